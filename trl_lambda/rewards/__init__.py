@@ -1,0 +1,56 @@
+r"""Math rewards: what counts as the answer, whether it is right, in workers that can be killed.
+
+    >>> from trl_lambda.rewards import grade
+    >>> grade(r"Half of it: \boxed{\frac12}", "0.5")
+    Grade(correct=True, reason='ok', extracted='\\frac12')
+
+`math_reward` is the same as a TRL reward function. Importing this package imports neither torch nor
+trl, and the worker processes import neither.
+
+**Which endings count as an answer**
+
+| Template | Ending | Example |
+|---|---|---|
+| Qwen-Math, MATH, most chat models | `\boxed{…}`, the last one | `\boxed{\frac{1}{2}}` |
+| R1 (`<think>…</think>` first) | the last `<answer>` element | `<answer>5</answer>` |
+| GSM8K | what follows the last `####` on its line | `#### 1,234` |
+
+- Of `\boxed` and `<answer>` the one that starts last decides, so `<answer>\boxed{5}</answer>` is 5.
+  `####` is looked at only where there is neither, since it is also a Markdown heading.
+- If the last one does not close, or has more than 4096 characters, there is no answer; an earlier
+  one never counts.
+- After `</think>` only what follows counts; while a `<think>` is open, nothing does.
+- A box in a box is that box; a box that holds a box and more is read as it stands, and fails.
+- An answer without a mark ("the value is 5") is none.
+
+**What is right** is decided by math-verify, the gold first, with these refusals of what it accepts:
+a percentage for a bare number (but 10 for the gold `10\%` is right, as MATH's own checker has it),
+another number base or a missing one, ordered for unordered (`(1,2)` for `\{1,2\}`) and the reverse,
+numerals side by side (`2\;3` for 5), a false equation (`1=2=5` for 5), alternatives in the text
+after a number (`6\text{ or 7}`), and 2 for `2m` where m is a variable. A unit, on either side, may
+be there or not, and is not compared.
+
+**Workers** are separate programs, so a script needs no `if __name__ == "__main__"`. They start when
+first needed, as many as there are cores for this rank and at most 8;
+`TRL_LAMBDA_REWARD_WORKERS` sets another number. In asyncio code, call
+`await asyncio.to_thread(grade_many, …)`.
+"""
+
+from trl_lambda.rewards.extraction import extract_answer
+from trl_lambda.rewards.grading import equivalent, equivalent_many, grade, grade_many
+from trl_lambda.rewards.pool import GraderPool
+from trl_lambda.rewards.trl_reward import math_reward
+from trl_lambda.rewards.verdict import REASONS, Grade, Reason
+
+__all__ = [
+    "REASONS",
+    "Grade",
+    "GraderPool",
+    "Reason",
+    "equivalent",
+    "equivalent_many",
+    "extract_answer",
+    "grade",
+    "grade_many",
+    "math_reward",
+]

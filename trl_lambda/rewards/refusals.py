@@ -1,0 +1,86 @@
+r"""Answers that math-verify reads as the gold although they say something else.
+
+Its parser drops number bases, takes a percentage for the number and for the fraction alike, adds
+up numerals that stand side by side, and strips text after a number as a unit. Each check here
+looks at the two texts alone; each is shown by cases in the tests.
+"""
+
+import re
+
+_PERCENT = re.compile(r"\\?%|(?:\\text\{\s*)?\b(?:percent(?:age)?|pct)\b(?:\s*\})?", re.IGNORECASE)
+
+# A numeral and its base: 4210_5, 4210_{5}, (4210)_5, \text{4210}_5, 4210_{\text{five}}; but
+# not the upper and lower limits in P^{10}_{4}.
+_BASE = re.compile(
+    r"(?:\d|\(\d+\)|(?<!\^)\{\d+\})\s*_\s*(?:\\text)?\{?\s*(?:\\text\{)?\s*(\d+|[a-z]+)"
+)
+_BASE_NAMES = {
+    "two": "2",
+    "three": "3",
+    "four": "4",
+    "five": "5",
+    "six": "6",
+    "seven": "7",
+    "eight": "8",
+    "nine": "9",
+    "ten": "10",
+    "twelve": "12",
+    "sixteen": "16",
+}
+
+_SPACE = r"(?:\s|~|\\[,;: ]|\\q?quad)"
+_THOUSANDS = re.compile(rf"(?<![\d.])\d{{1,3}}(?:{_SPACE}\d{{3}})+(?![\d.])")
+_FRACTION_IN_DIGITS = re.compile(r"\\[dtc]?frac\s*\d\s+\d")
+_SIDE_BY_SIDE = re.compile(rf"\d{_SPACE}+\d|\d\)\s*\(\d|(?<![a-zA-Z}}\]])\{{\d+\}}\s*\{{\d+\}}")
+
+_TRAILING_TEXT = re.compile(r"\S\s*\\(?:text|mbox|mathrm)\s*\{([^{}]*)\}\S{0,4}\s*$")
+_HEDGE = re.compile(r"\d|\b(?:or|and|not|nor|either|any|except|maybe)\b", re.IGNORECASE)
+
+# What math-verify's list of units would take for one, where a gold means variables: 2m, 3ab.
+_TRAILING_VARIABLE = re.compile(r"[\d\s}](?:[a-zA-Z]|ab|bc)$")
+
+
+def is_refused(gold: str, answer: str) -> bool:
+    """Whether the answer's wording rules it out whatever the parser makes of it."""
+    adds_percent = has_percent(answer) and not has_percent(gold)
+    other_bases = _bases(gold) != _bases(answer)
+    adds_numerals = _numerals_side_by_side(answer) and not _numerals_side_by_side(gold)
+    return adds_percent or other_bases or adds_numerals or _hedges(answer, gold)
+
+
+def has_percent(text: str) -> bool:
+    """Whether the text states a percentage."""
+    return _PERCENT.search(text) is not None
+
+
+def without_percent(text: str) -> str:
+    """The text without its percent signs and words."""
+    return _PERCENT.sub("", text)
+
+
+def join_thousands(text: str) -> str:
+    r"""Closes the gaps in `10\\,000`, which the parser reads as 10 · 000."""
+    return _THOUSANDS.sub(lambda found: re.sub(_SPACE, "", found[0]), text)
+
+
+def ends_in_variable(gold: str) -> bool:
+    """Whether the gold's last letters are variables although they could be read as a unit."""
+    return _TRAILING_VARIABLE.search(gold) is not None
+
+
+def _bases(text: str) -> list[str]:
+    """The bases of the text's numerals, without ten: 11_{10} is 11."""
+    bases = (_BASE_NAMES.get(base, base) for base in _BASE.findall(text))
+    return [base for base in bases if base != "10"]
+
+
+def _numerals_side_by_side(text: str) -> bool:
+    return _SIDE_BY_SIDE.search(_FRACTION_IN_DIGITS.sub("", text)) is not None
+
+
+def _hedges(answer: str, gold: str) -> bool:
+    r"""Whether text the parser strips as a unit offers more answers: `6\text{ or 7}`."""
+    trailing = _TRAILING_TEXT.search(answer)
+    if trailing is None or trailing[1] in gold:
+        return False
+    return _HEDGE.search(trailing[1]) is not None

@@ -1,0 +1,67 @@
+"""The grading process: `python -m trl_lambda.rewards.worker DESCRIPTOR`.
+
+It is a program of its own and not a `multiprocessing` child, because those run the training
+script's top level again: that would import torch into every worker, and would need an
+`if __name__ == "__main__"` in every script. It receives `(tasks, timeout)` and sends one reason a
+task.
+"""
+
+import os
+import resource
+import signal
+import sys
+from multiprocessing.connection import Connection
+
+from trl_lambda.rewards.verification import judge
+
+# A power tower fills the memory faster than any timeout; beyond this the parser gets a
+# MemoryError, which reads as "cannot be parsed".
+MEMORY_LIMIT_BYTES = 2 * 1024**3
+
+# How often an idle worker looks whether its parent is still there. The closed connection tells it
+# at once, unless a process that the parent forked holds the other end too.
+PARENT_CHECK_SECONDS = 5.0
+
+
+def main(descriptor: int) -> None:
+    """Serves gradings until the parent closes the connection or is gone."""
+    # Control-C goes to the whole process group; the parent decides what ends.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # The kernel ends an overrun, and no handler runs: the interpreter may be held. It works
+    # without the parent too, so a killed parent leaves no hanging worker. A parent may have blocked
+    # or ignored the signal, and both are inherited.
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
+    if sys.platform == "linux":  # Elsewhere the limit is refused or not kept.
+        _limit_memory()
+    with Connection(descriptor) as connection:
+        serve(connection)
+
+
+def _limit_memory() -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    soft = MEMORY_LIMIT_BYTES if hard == resource.RLIM_INFINITY else min(MEMORY_LIMIT_BYTES, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def serve(connection: Connection) -> None:
+    """Answers requests until the connection ends."""
+    parent = os.getppid()
+    connection.send("ready")
+    while True:
+        while not connection.poll(PARENT_CHECK_SECONDS):
+            if os.getppid() != parent:
+                return
+        try:
+            tasks, timeout = connection.recv()
+            for golds, answer in tasks:
+                signal.setitimer(signal.ITIMER_REAL, timeout)
+                reason = judge(golds, answer)
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                connection.send(reason)
+        except (EOFError, ConnectionError):
+            return
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
