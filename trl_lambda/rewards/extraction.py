@@ -37,7 +37,7 @@ def extract_answer(response: str) -> str | None:
         marked = _tag_content(text, tag_start)
     else:
         marked = _hashes_content(text)
-    if marked is None or len(marked) > MAX_ANSWER_CHARS:
+    if marked is None or len(marked.strip()) > MAX_ANSWER_CHARS:
         return None
     return bare(marked) or None
 

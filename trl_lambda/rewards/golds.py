@@ -24,7 +24,7 @@ def gold_texts(golds: Gold | Sequence[Gold]) -> tuple[str, ...]:
     Raises:
         TypeError: A gold is neither text nor a number.
     """
-    several = not isinstance(golds, str) and isinstance(golds, Sequence)
+    several = isinstance(golds, Sequence) and not isinstance(golds, (str, bytes))
     return tuple(_gold_text(gold) for gold in (golds if several else [golds]))
 
 

@@ -29,9 +29,13 @@ _BASE_NAMES = {
 }
 
 _SPACE = r"(?:\s|~|\\[,;: ]|\\q?quad)"
-_THOUSANDS = re.compile(rf"(?<![\d.])\d{{1,3}}(?:{_SPACE}\d{{3}})+(?![\d.])")
-_FRACTION_IN_DIGITS = re.compile(r"\\[dtc]?frac\s*\d\s+\d")
-_SIDE_BY_SIDE = re.compile(rf"\d{_SPACE}+\d|\d\)\s*\(\d|(?<![a-zA-Z}}\]])\{{\d+\}}\s*\{{\d+\}}")
+_NUMERAL_IN_PARENTHESES = r"\(\d+\)"
+# Digits that belong to a command: \frac 1 2, \frac1{2}, \log_2 8.
+_ARGUMENTS = re.compile(r"\\[dtc]?frac\s*\d\s*|_\s*\d(?=\s)")
+_SIDE_BY_SIDE = re.compile(
+    rf"\d{_SPACE}+\d|[\d)]\s*{_NUMERAL_IN_PARENTHESES}|{_NUMERAL_IN_PARENTHESES}\s*\d"
+    r"|\d\s*\{\d+\}|(?<![a-zA-Z}\]])\{\d+\}\s*\{\d+\}"
+)
 
 _TRAILING_TEXT = re.compile(r"\S\s*\\(?:text|mbox|mathrm)\s*\{([^{}]*)\}\S{0,4}\s*$")
 _HEDGE = re.compile(r"\d|\b(?:or|and|not|nor|either|any|except|maybe)\b", re.IGNORECASE)
@@ -58,11 +62,6 @@ def without_percent(text: str) -> str:
     return _PERCENT.sub("", text)
 
 
-def join_thousands(text: str) -> str:
-    r"""Closes the gaps in `10\\,000`, which the parser reads as 10 · 000."""
-    return _THOUSANDS.sub(lambda found: re.sub(_SPACE, "", found[0]), text)
-
-
 def ends_in_variable(gold: str) -> bool:
     """Whether the gold's last letters are variables although they could be read as a unit."""
     return _TRAILING_VARIABLE.search(gold) is not None
@@ -75,7 +74,7 @@ def _bases(text: str) -> list[str]:
 
 
 def _numerals_side_by_side(text: str) -> bool:
-    return _SIDE_BY_SIDE.search(_FRACTION_IN_DIGITS.sub("", text)) is not None
+    return _SIDE_BY_SIDE.search(_ARGUMENTS.sub("", text)) is not None
 
 
 def _hedges(answer: str, gold: str) -> bool:

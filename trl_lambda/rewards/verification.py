@@ -15,9 +15,9 @@ from sympy import And, Basic, Eq, FiniteSet, Interval, MatrixBase, Tuple
 from trl_lambda.rewards.refusals import (
     ends_in_variable,
     is_refused,
-    join_thousands,
     without_percent,
 )
+from trl_lambda.rewards.spelling import respell
 from trl_lambda.rewards.verdict import Reason
 
 # math-verify warns once that its timeout is off, which is the point here.
@@ -25,8 +25,8 @@ logging.getLogger("math_verify").setLevel(logging.ERROR)
 
 Parsed = list[Basic | MatrixBase | str]
 
-# Answers of the usual sets nest four deep; the parser's time grows with the square of the depth.
-MAX_BRACE_DEPTH = 64
+# Golds of the usual sets nest two deep; the time of the parser doubles with every level.
+MAX_BRACE_DEPTH = 16
 
 # The first verdict that one of several golds gives. A gold that cannot be read might have been the
 # one that is right, so it comes before "wrong".
@@ -40,13 +40,11 @@ def judge(golds: tuple[str, ...], answer: str) -> Reason:
         golds: Bare golds, as `gold_texts` gives them.
         answer: A bare answer, as `extract_answer` gives it.
     """
-    answer = join_thousands(answer)
-    return min((_judge_one(join_thousands(gold), answer) for gold in golds), key=_PRECEDENCE.index)
+    answer = respell(answer)
+    return min((_judge_one(respell(gold), answer) for gold in golds), key=_PRECEDENCE.index)
 
 
 def _judge_one(gold: str, answer: str) -> Reason:
-    if gold == answer and gold:
-        return "ok"
     units = not ends_in_variable(gold)
     parsed_gold = _parsed_gold(gold, units)
     parsed_answer = _parsed(answer, units)

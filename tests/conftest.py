@@ -1,0 +1,34 @@
+"""Fixtures several test modules share."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+DATA_VARIABLE = "TRL_LAMBDA_TEST_DATA"
+
+
+@pytest.fixture(scope="session")
+def real_problems() -> Callable[[str], list[dict]]:
+    """Returns a function that reads a set's rows, `problem` and `answers`, by its name.
+
+    The sets are not part of the project: without them the tests skip, but not in CI.
+    """
+    folder = os.environ.get(DATA_VARIABLE)
+    if not folder:
+        message = (
+            f"{DATA_VARIABLE} is not set: expected a folder with aime24.parquet, amc23.parquet, "
+            "math500.parquet, olympiadbench.parquet, gsm8k.parquet and asdiv.parquet, each with "
+            "the columns problem (text) and answers (list of texts)"
+        )
+        if os.environ.get("CI") == "true":
+            pytest.fail(message)
+        pytest.skip(message)
+
+    def read(name: str) -> list[dict]:
+        from pyarrow import parquet
+
+        return parquet.read_table(Path(folder) / f"{name}.parquet").to_pylist()
+
+    return read

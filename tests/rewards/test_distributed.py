@@ -1,0 +1,51 @@
+"""Two ranks of one launch, each with its own workers."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+import trl_lambda
+
+SCRIPT = r"""
+import psutil
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from trl_lambda.rewards import math_reward
+
+accelerator = Accelerator(cpu=True)
+rank = accelerator.process_index
+completions = [rf"\boxed{{\frac{{{n}}}{{7}}}}" for n in range(12)] + [r"\boxed{9^{9^{9}}}"]
+rewards = math_reward(completions, answer=[f"{rank}/7"] * 13)
+assert rewards == [float(n == rank) for n in range(13)], rewards
+pids = [child.pid for child in psutil.Process().children()]
+gathered = gather_object([(rank, *pids)])
+if accelerator.is_main_process:
+    for line in gathered:
+        print("rank", *line)
+accelerator.end_training()
+"""
+
+
+@pytest.mark.distributed
+def test_two_processes_under_accelerate(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    done = subprocess.run(
+        [sys.executable, "-m", "accelerate.commands.launch"]
+        + ["--num_processes", "2", "--cpu", "--main_process_port", "0", str(script)],
+        env=os.environ | {"PYTHONPATH": str(Path(trl_lambda.__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
+    assert done.returncode == 0, done.stderr
+    ranks = [line.split()[1:] for line in done.stdout.splitlines() if line.startswith("rank")]
+    assert [rank for rank, *_ in ranks] == ["0", "1"]
+    workers = [set(map(int, pids)) for _, *pids in ranks]
+    assert all(workers)
+    assert not workers[0] & workers[1]
+    assert not any(psutil.pid_exists(pid) for pid in workers[0] | workers[1])
