@@ -18,9 +18,10 @@ from trl_lambda.rewards import math_reward
 
 accelerator = Accelerator(cpu=True)
 rank = accelerator.process_index
-completions = [rf"\boxed{{\frac{{{n}}}{{7}}}}" for n in range(12)] + [r"\boxed{9^{9^{9}}}"]
+hang = r"\boxed{9^{9^{9^{9}}}}"
+completions = [hang, *(rf"\boxed{{\frac{{{n}}}{{7}}}}" for n in range(12))]
 rewards = math_reward(completions, answer=[f"{rank}/7"] * 13)
-assert rewards == [float(n == rank) for n in range(13)], rewards
+assert rewards == [0.0, *(float(n == rank) for n in range(12))], rewards
 pids = [child.pid for child in psutil.Process().children()]
 gathered = gather_object([(rank, *pids)])
 if accelerator.is_main_process:
@@ -29,14 +30,17 @@ if accelerator.is_main_process:
 accelerator.end_training()
 """
 
+LAUNCH = ["--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]
+
 
 @pytest.mark.distributed
 def test_two_processes_under_accelerate(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
+    # With --cpu, accelerate starts one process and leaves the others to mpirun; the launcher for
+    # several GPUs is torchrun, which starts both here, and the script asks for the CPU.
     done = subprocess.run(
-        [sys.executable, "-m", "accelerate.commands.launch"]
-        + ["--num_processes", "2", "--cpu", "--main_process_port", "0", str(script)],
+        [sys.executable, "-m", "accelerate.commands.launch", *LAUNCH, str(script)],
         env=os.environ | {"PYTHONPATH": str(Path(trl_lambda.__file__).parents[1])},
         capture_output=True,
         text=True,

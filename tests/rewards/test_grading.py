@@ -36,7 +36,7 @@ def test_no_responses_give_no_grades() -> None:
 
 @pytest.mark.parametrize("timeout", [0, -1.0, float("nan"), float("inf")])
 def test_a_senseless_timeout_is_refused(timeout: float) -> None:
-    with pytest.raises(ValueError, match="timeout is .*, expected a positive number of seconds"):
+    with pytest.raises(ValueError, match=r"timeout is .*, expected a positive number of seconds"):
         grade("5", "5", timeout=timeout)
 
 

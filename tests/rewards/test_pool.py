@@ -283,7 +283,7 @@ def test_a_senseless_number_of_workers_is_refused(
     monkeypatch: pytest.MonkeyPatch, value: str
 ) -> None:
     monkeypatch.setenv("TRL_LAMBDA_REWARD_WORKERS", value)
-    with pytest.raises(ValueError, match="TRL_LAMBDA_REWARD_WORKERS is .*, expected a number"):
+    with pytest.raises(ValueError, match=r"TRL_LAMBDA_REWARD_WORKERS is .*, expected a number"):
         pool_module._default_num_workers()
     with pytest.raises(ValueError, match="num_workers is 0, expected at least 1"):
         GraderPool(0)
