@@ -10,7 +10,7 @@ from trl_lambda.rewards import Grade, GraderPool, grade_many
 def grades(pool: GraderPool) -> list[Grade]:
     responses, golds, _ = zip(*all_cases(), strict=True)
     # One batch: the hanging ones must leave the others alone.
-    return grade_many(responses, golds, timeout=3.0, pool=pool)
+    return grade_many(responses, golds, timeout=2.0, pool=pool)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Pipe
 from pathlib import Path
 
 import psutil
@@ -17,6 +18,7 @@ import pytest
 import trl_lambda
 from trl_lambda.rewards import GraderPool, grade_many
 from trl_lambda.rewards import pool as pool_module
+from trl_lambda.rewards import worker as worker_module
 from trl_lambda.rewards.pool import Task, WorkerLost
 
 ROOT = str(Path(trl_lambda.__file__).parents[1])
@@ -67,7 +69,7 @@ def test_a_hang_costs_its_timeout_and_nothing_else() -> None:
         seconds = time.monotonic() - start
         assert pool.judge_many([HALF], timeout=10.0) == ["ok"]
     # The timeout, the start of a worker (half a second on an idle machine), 39 quick gradings.
-    assert 1.5 <= seconds < 1.5 + 6
+    assert 1.5 <= seconds < 1.5 + 3.5
 
 
 def test_the_worker_that_hung_is_replaced_and_none_is_left() -> None:
@@ -121,6 +123,29 @@ def test_the_parent_ends_a_worker_whose_alarm_fails(monkeypatch: pytest.MonkeyPa
         worker.suspend()
         assert pool.judge_many([HALF, THIRD], timeout=0.5) == ["timeout", "wrong"]
         assert not worker.is_running()
+
+
+def test_a_worker_ends_when_it_has_done_its_share() -> None:
+    ours, theirs = Pipe()
+    with ours, theirs, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(worker_module, "GRADINGS_PER_WORKER", 3)
+        for tasks in ([HALF, THIRD], [HALF], [HALF]):
+            ours.send((tasks, 30.0))
+        worker_module.serve(theirs)
+        theirs.close()
+        replies = [ours.recv() for _ in range(4)]
+        assert replies == ["ready", "ok", "wrong", "ok"]
+        with pytest.raises((EOFError, ConnectionError)):
+            ours.recv()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit holds on Linux only")
+def test_a_worker_may_not_fill_the_memory() -> None:
+    before = {worker.pid for worker in _workers()}
+    with GraderPool(1) as pool:
+        pool.judge_many([HALF], timeout=10.0)
+        (worker,) = (worker for worker in _workers() if worker.pid not in before)
+        assert 0 < worker.rlimit(psutil.RLIMIT_AS)[0] <= worker_module.MEMORY_LIMIT_BYTES
 
 
 def test_a_worker_that_cannot_start_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

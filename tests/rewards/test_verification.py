@@ -58,10 +58,12 @@ def test_equivalence_holds_in_both_directions(pool: GraderPool) -> None:
         ("10", r"10\%"),
         ("5", "6"),
         (r"\frac12", "0.6"),
-        ("9^{9^{9^{9}}}", "5"),
     ]
-    expected = [True, True, True, False, False, False, False]
-    assert equivalent_many(pairs, timeout=1.0, pool=pool) == expected
-    reversed_pairs = [pair[::-1] for pair in pairs]
-    assert equivalent_many(reversed_pairs, timeout=1.0, pool=pool) == expected
+    expected = [True, True, True, False, False, False]
+    assert equivalent_many(pairs, pool=pool) == expected
+    assert equivalent_many([pair[::-1] for pair in pairs], pool=pool) == expected
+
+
+def test_a_comparison_that_hangs_counts_as_unequal() -> None:
     assert equivalent("7", "7")
+    assert not equivalent("9^{9^{9^{9}}}", "5", timeout=0.5)

@@ -14,7 +14,7 @@ MAX_ANSWER_CHARS = 4096
 _BOX = re.compile(r"\\boxed\s*+\{")
 # `\\` is a line break, so the brace after it groups; `\{` is a printed brace and does not.
 _BRACE = re.compile(r"\\boxed\s*+\{|\\\\(?!boxed)|\\[{}]|[{}]")
-_HASHES = re.compile(r"(?<!#)####(?!#)([^\n]*)")
+_HASHES = re.compile(r"(?<!#)####(?!#)")
 _WRAPPERS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"))
 
 
@@ -113,7 +113,5 @@ def _tag_content(text: str, tag_start: int) -> str | None:
 
 
 def _hashes_content(text: str) -> str | None:
-    content = None
-    for found in _HASHES.finditer(text):
-        content = found[1]
-    return content
+    start = _last_start(_HASHES, text)
+    return text[start + len("####") :].partition("\n")[0] if start >= 0 else None

@@ -24,8 +24,9 @@ def gold_texts(golds: Gold | Sequence[Gold]) -> tuple[str, ...]:
     Raises:
         TypeError: A gold is neither text nor a number.
     """
-    several = isinstance(golds, Sequence) and not isinstance(golds, (str, bytes))
-    return tuple(_gold_text(gold) for gold in (golds if several else [golds]))
+    if isinstance(golds, Sequence) and not isinstance(golds, (str, bytes)):
+        return tuple(map(_gold_text, golds))
+    return (_gold_text(golds),)
 
 
 def _gold_text(gold: Gold) -> str:

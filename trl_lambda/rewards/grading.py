@@ -60,16 +60,17 @@ def grade_many(
     """
     _check(responses, golds, timeout)
     answers = [extract_answer(response) for response in responses]
-    tasks = [(gold_texts(gold), answer) for gold, answer in zip(golds, answers, strict=True)]
-    reasons = [_plain_reason(*task) for task in tasks]
+    tasks = [(gold_texts(gold), answer or "") for gold, answer in zip(golds, answers, strict=True)]
+    plain = [_plain_reason(*task) for task in tasks]
     # Completions of a group often agree: each pair is compared once.
-    hard = list(dict.fromkeys(t for t, r in zip(tasks, reasons, strict=True) if r is None))
+    hard = list(
+        dict.fromkeys(task for task, reason in zip(tasks, plain, strict=True) if not reason)
+    )
     judged = dict(zip(hard, _judge(hard, timeout, pool), strict=True))
+    reasons = [reason or judged[task] for task, reason in zip(tasks, plain, strict=True)]
     return [
         Grade(reason == "ok", reason, answer)
-        for answer, reason in (
-            (task[1], reason or judged[task]) for task, reason in zip(tasks, reasons, strict=True)
-        )
+        for reason, answer in zip(reasons, answers, strict=True)
     ]
 
 
@@ -96,7 +97,7 @@ def equivalent_many(
     """
     tasks = [((gold,), answer) for pair in pairs for gold, answer in (pair, pair[::-1])]
     reasons = [shortcut(*task) for task in tasks]
-    hard = [t for t, r in zip(tasks, reasons, strict=True) if r is None]
+    hard = [task for task, reason in zip(tasks, reasons, strict=True) if not reason]
     judged = iter(_judge(hard, timeout, pool))
     equal = [(reason or next(judged)) == "ok" for reason in reasons]
     return [there and back for there, back in zip(equal[::2], equal[1::2], strict=True)]
@@ -117,11 +118,11 @@ def _check(responses: Sequence[str], golds: Sequence[object], timeout: float) ->
             )
 
 
-def _plain_reason(golds: Sequence[str], answer: str | None) -> Reason | None:
-    """The reason where no parser is needed."""
+def _plain_reason(golds: Sequence[str], answer: str) -> Reason | None:
+    """The reason where no parser is needed; an empty answer is none."""
     if not any(golds):
         return "unparseable_gold"
-    return "no_answer" if answer is None else shortcut(golds, answer)
+    return shortcut(golds, answer) if answer else "no_answer"
 
 
 def _judge(tasks: Sequence[Task], timeout: float, pool: GraderPool | None) -> list[Reason]:

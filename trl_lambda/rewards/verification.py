@@ -41,7 +41,8 @@ def judge(golds: tuple[str, ...], answer: str) -> Reason:
         answer: A bare answer, as `extract_answer` gives it.
     """
     answer = respell(answer)
-    return min((_judge_one(respell(gold), answer) for gold in golds), key=_PRECEDENCE.index)
+    reasons: list[Reason] = [_judge_one(respell(gold), answer) for gold in golds]
+    return min(reasons, key=_PRECEDENCE.index)
 
 
 def _judge_one(gold: str, answer: str) -> Reason:

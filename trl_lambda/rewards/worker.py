@@ -18,6 +18,10 @@ from trl_lambda.rewards.verification import judge
 # MemoryError, which reads as "cannot be parsed".
 MEMORY_LIMIT_BYTES = 2 * 1024**3
 
+# Parsing leaves about half a kilobyte behind, so a worker makes room long before the limit. The
+# pool takes the next grading to a new one.
+GRADINGS_PER_WORKER = 100_000
+
 # How often an idle worker looks whether its parent is still there. The closed connection tells it
 # at once, unless a process that the parent forked holds the other end too.
 PARENT_CHECK_SECONDS = 5.0
@@ -45,10 +49,13 @@ def _limit_memory() -> None:
 
 
 def serve(connection: Connection) -> None:
-    """Answers requests until the connection ends."""
+    """Answers requests until the connection ends or the worker has done its share."""
     parent = os.getppid()
+    graded = 0
+    # A cold parser takes many times as long; no answer's timeout shall pay for that.
+    judge((r"\frac{1}{2}, x",), r"\sqrt{2}")
     connection.send("ready")
-    while True:
+    while graded < GRADINGS_PER_WORKER:
         while not connection.poll(PARENT_CHECK_SECONDS):
             if os.getppid() != parent:
                 return
@@ -59,6 +66,7 @@ def serve(connection: Connection) -> None:
                 reason = judge(golds, answer)
                 signal.setitimer(signal.ITIMER_REAL, 0)
                 connection.send(reason)
+            graded += len(tasks)
         except (EOFError, ConnectionError):
             return
 
