@@ -10,9 +10,9 @@ import re
 _PERCENT = re.compile(r"\\?%|(?:\\text\{\s*)?\b(?:percent(?:age)?|pct)\b(?:\s*\})?", re.IGNORECASE)
 
 # A numeral and its base: 4210_5, 4210_{5}, (4210)_5, \text{4210}_5, 4210_{\text{five}}; but
-# not the upper and lower limits in P^{10}_{4}.
+# not the upper and lower index in P^{10}_{4}.
 _BASE = re.compile(
-    r"(?:\d|\(\d+\)|(?<!\^)\{\d+\})\s*_\s*(?:\\text)?\{?\s*(?:\\text\{)?\s*(\d+|[a-z]+)"
+    r"(?:(?<![\^\d])\d+|\(\d+\)|(?<!\^)\{\d+\})\s*_\s*(?:\\text)?\{?\s*(?:\\text\{)?\s*(\d+|[a-z]+)"
 )
 _BASE_NAMES = {
     "two": "2",
@@ -37,8 +37,8 @@ _SIDE_BY_SIDE = re.compile(
     r"|\d\s*\{\d+\}|(?<![a-zA-Z}\]])\{\d+\}\s*\{\d+\}"
 )
 
-_TRAILING_TEXT = re.compile(r"\S\s*\\(?:text|mbox|mathrm)\s*\{([^{}]*)\}\S{0,4}\s*$")
-_HEDGE = re.compile(r"\d|\b(?:or|and|not|nor|either|any|except|maybe)\b", re.IGNORECASE)
+_TRAILING_TEXT = re.compile(r"\S\s*\\(?:text|mbox|mathrm)\s*\{([^{}]*)\}(?:\^\{?\d\}?)?\s*$")
+_HEDGE = re.compile(r"(?<![\w^])\d|\b(?:or|and|not|nor|either|any|except|maybe)\b", re.IGNORECASE)
 
 # What math-verify's list of units would take for one, where a gold means variables: 2m, 3ab.
 _TRAILING_VARIABLE = re.compile(r"[\d\s}](?:[a-zA-Z]|ab|bc)$")

@@ -12,11 +12,7 @@ from latex2sympy2_extended import NormalizationConfig
 from math_verify import LatexExtractionConfig, parse, verify
 from sympy import And, Basic, Eq, FiniteSet, Interval, MatrixBase, Tuple
 
-from trl_lambda.rewards.refusals import (
-    ends_in_variable,
-    is_refused,
-    without_percent,
-)
+from trl_lambda.rewards.refusals import ends_in_variable, is_refused, without_percent
 from trl_lambda.rewards.spelling import respell
 from trl_lambda.rewards.verdict import Reason
 
