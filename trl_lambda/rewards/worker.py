@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection
 
 from trl_lambda.rewards.verification import judge
 
-# A power tower fills the memory faster than any timeout; beyond this the parser gets a
+# A power tower can fill a machine's memory within its timeout. Beyond this the parser gets a
 # MemoryError, which reads as "cannot be parsed".
 MEMORY_LIMIT_BYTES = 2 * 1024**3
 
