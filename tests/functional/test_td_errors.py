@@ -49,14 +49,14 @@ def test_normalised_globally_and_placed_locally_is_the_same(case, scale, cut):
     cut = min(cut, len(mask))
     flat = normalize_steps(steps, torch.tensor(groups), scale=scale, dtype=torch.float64)
     halves = [
-        place_steps(flat.rows(first, last), mask[first:last])
+        place_steps(flat.rows(slice(first, last)), mask[first:last])
         for first, last in ((0, cut), (cut, len(mask)))
     ]
     assert torch.equal(torch.cat(halves), whole)
 
 
 def test_process_supervision_is_the_sum_over_later_steps():
-    """DeepSeekMath, section 4.1.3: Â_t sums the normalised rewards of the steps ending from t on."""
+    """DeepSeekMath, section 4.1.3: Â_t sums the normalised rewards of steps ending from t on."""
     steps = [[(1, 1.0), (4, 0.0)], [(2, 2.0)]]
     mask, groups = torch.ones(2, 5, dtype=torch.float64), torch.tensor([0, 0])
     delta = step_td_errors(steps, mask, groups)

@@ -8,6 +8,7 @@ from .process_sets import (
     prefix_sets,
     prefix_values,
     process_set_sizes,
+    split_groups_by_prompt,
 )
 from .td_errors import step_td_errors, terminal_td_errors, tree_td_errors
 from .traces import TRACE_STYLES, eligibility_trace, lambda_return, trace_weights
@@ -24,6 +25,7 @@ __all__ = [
     "prefix_values",
     "process_set_sizes",
     "reward_denominator",
+    "split_groups_by_prompt",
     "step_td_errors",
     "terminal_td_errors",
     "trace_weights",

@@ -5,7 +5,7 @@ Shape suffixes: N values (rewards of completions, or of steps), of any number of
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor
@@ -66,7 +66,7 @@ def reward_denominator(values_N: Tensor, group_ids_N: Tensor, *, scale: Scale = 
 
 
 def _numbered(group_ids_N: Tensor) -> tuple[Tensor, int]:
-    names, group_N = torch.unique(group_ids_N, return_inverse=True)
+    names, group_N = cast(tuple[Tensor, Tensor], torch.unique(group_ids_N, return_inverse=True))
     return group_N, names.numel()
 
 

@@ -12,6 +12,7 @@ matters.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -147,12 +148,11 @@ def prefix_sets(token_ids_BT: Tensor, lengths_B: Tensor, group_ids_B: Tensor) ->
     _check(token_ids_BT, lengths_B, group_ids_B)
     T = token_ids_BT.shape[1]
     rows_BT1 = _comparable_rows(token_ids_BT, lengths_B, group_ids_B)
-    rank_B: Tensor = torch.unique(rows_BT1, dim=0, return_inverse=True)[1]  # lexicographic
-    order_B = rank_B.argsort(stable=True)
+    order_B = _lexicographic_rank(rows_BT1).argsort(stable=True)
     shared_B = _shared_with_row_before(rows_BT1[order_B])
     # The group id leads each row: n shared tokens are n + 1 shared columns. Two rows of different
     # groups (0 columns) never meet, so the shortest prefix that can split is the empty one.
-    splits_E: Tensor = shared_B.clamp(min=1).unique()
+    splits_E = cast(Tensor, torch.unique(shared_B.clamp(min=1)))
     opens_set_BE = shared_B[:, None] < splits_E
     never_BE = torch.ones_like(opens_set_BE[:, :1])  # longer than any shared prefix
     return PrefixSets(
@@ -161,6 +161,20 @@ def prefix_sets(token_ids_BT: Tensor, lengths_B: Tensor, group_ids_B: Tensor) ->
         stretch_T1=torch.searchsorted(splits_E, torch.arange(1, T + 2, device=splits_E.device)),
         lengths_B=lengths_B,
     )
+
+
+def split_groups_by_prompt(group_ids_B: Tensor, prompt_ids_BP: Tensor) -> Tensor:
+    """`(B,)` int64 group ids that also differ where the prompts do: the prompt is part of a prefix.
+
+    Args:
+        group_ids_B: `(B,)`, integer.
+        prompt_ids_BP: `(B, P)`, integer, padded alike (same side) with an id that is no token.
+    """
+    return _lexicographic_rank(torch.cat([group_ids_B[:, None].long(), prompt_ids_BP.long()], 1))
+
+
+def _lexicographic_rank(rows: Tensor) -> Tensor:
+    return cast(Tensor, torch.unique(rows, dim=0, return_inverse=True)[1])
 
 
 def _comparable_rows(token_ids_BT: Tensor, lengths_B: Tensor, group_ids_B: Tensor) -> Tensor:

@@ -118,10 +118,19 @@ class Steps:
     end_S: Tensor
     value_S: Tensor
 
-    def rows(self, first: int, last: int) -> Steps:
-        """The steps of the rows first … last−1, renumbered from 0."""
-        keep = (self.row_S >= first) & (self.row_S < last)
-        return Steps(self.row_S[keep] - first, self.end_S[keep], self.value_S[keep])
+    @classmethod
+    def concatenate(cls, parts: Sequence[Steps]) -> Steps:
+        """The steps of several sources over the same rows."""
+        return cls(
+            torch.cat([part.row_S for part in parts]),
+            torch.cat([part.end_S for part in parts]),
+            torch.cat([part.value_S for part in parts]),
+        )
+
+    def rows(self, rows: slice) -> Steps:
+        """The steps of consecutive rows start … stop−1, renumbered from 0."""
+        keep = (self.row_S >= rows.start) & (self.row_S < rows.stop)
+        return Steps(self.row_S[keep] - rows.start, self.end_S[keep], self.value_S[keep])
 
 
 def check_steps(steps: Sequence[StepRewards | None], lengths: Sequence[int], *, where: str) -> None:
