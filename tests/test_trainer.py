@@ -265,15 +265,10 @@ def test_logged_metrics(tmp_path):
     assert metrics["process_sets/intermediate_proportion"] == [pytest.approx(sum(shares) / 8)]
     assert metrics["process_sets/trivial_groups"] == [0.0]
     assert metrics["groups/zero_variance"] == [0.0]
-    gains = oracles.transposed(torch.ones(1, 4), torch.ones(1, 4), 0.99, "recent", normalize=True)[
-        0
-    ]
-    # Of 6 tokens, of 4, of 3 and of 2: a tenth is one token.
     first = []
     for n in map(len, COMPLETIONS):
         ones = torch.ones(1, n)
         first.append(oracles.transposed(ones, ones, 0.99, "recent", True)[0, 0].item())
-    assert gains[0].item() in [pytest.approx(value) for value in first]
     assert metrics["trace/weight_first_tenth"] == [pytest.approx(sum(first) / 8)]
 
 

@@ -9,6 +9,7 @@ import tempfile
 
 import torch
 from datasets import Dataset
+from safetensors.torch import save_model
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 from trl import GRPOConfig, GRPOTrainer
@@ -59,7 +60,11 @@ def _saved_model(seed: int, overrides: tuple) -> str:
     }
     folder = tempfile.mkdtemp(prefix="trl_lambda_tiny_")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    Qwen2ForCausalLM(Qwen2Config(**(settings | dict(overrides)))).save_pretrained(folder)
+    made = Qwen2ForCausalLM(Qwen2Config(**(settings | dict(overrides))))
+    made.config.architectures = [type(made).__name__]
+    made.config.save_pretrained(folder)
+    # By hand: under several processes save_pretrained writes on one of them only.
+    save_model(made, f"{folder}/model.safetensors", metadata={"format": "pt"})
     return folder
 
 
