@@ -30,7 +30,9 @@ from trl import GRPOTrainer
 from .functional.td_errors import StepRewards, check_steps
 from .kl import LossScale, per_token_kl
 
-KNOWN_TRL = "1.15.0 to 1.16.0"
+# Oldest and newest TRL that the tests ran with. 1.15 has the same methods, but its log-probability
+# kernel runs on a GPU only, so no test here could train with it.
+KNOWN_TRL = ("1.16.0", "1.16.0")
 
 _SIGNATURES = {
     "_calculate_rewards": ["self", "inputs", "prompts", "completions", "completion_ids_list"],
@@ -62,9 +64,11 @@ def check_seam(trainer_class: type = GRPOTrainer, version: str = trl.__version__
     """Raises IncompatibleTRLError unless TRL has the methods and shapes we build on."""
     faults = [*_signature_faults(trainer_class), *_source_faults(trainer_class)]
     if faults:
+        oldest, newest = KNOWN_TRL
         raise IncompatibleTRLError(
             f"trl_lambda does not fit trl {version}: {'; '.join(faults)}. It is known to work with "
-            f'trl {KNOWN_TRL}: pip install "trl>=1.15.0,<=1.16.0", or look for a newer trl-lambda.'
+            f'trl {oldest} to {newest}: pip install "trl>={oldest},<={newest}", or look for a '
+            "newer trl-lambda."
         )
 
 
