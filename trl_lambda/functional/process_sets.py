@@ -100,19 +100,24 @@ class PrefixSets:
         set_BE: number of the set of each sorted completion in each stretch (unique in a column).
         stretch_T1: the stretch of the prefix of n tokens, n = 0 … T.
         lengths_B: lengths, in the caller's order.
+        longest_shared: tokens of the longest prefix that two completions share.
     """
 
     order_B: Tensor
     set_BE: Tensor
     stretch_T1: Tensor
     lengths_B: Tensor
+    longest_shared: int
 
     def sizes(self) -> Tensor:
         """See `process_set_sizes`."""
-        ones = torch.ones_like(self.set_BE)
-        size_BT = self._sum_over_sets(ones).index_select(1, self.stretch_T1[1:])
-        t = torch.arange(size_BT.shape[1], device=size_BT.device)
-        return size_BT.masked_fill_(t >= self.lengths_B[:, None], 0)
+        t = torch.arange(self.stretch_T1.shape[0] - 1, device=self.lengths_B.device)
+        size_BT = (t < self.lengths_B[:, None]).long()
+        size_BE = self._sum_over_sets(torch.ones_like(self.set_BE))
+        # Later prefixes are all singletons: usually most of a completion.
+        stretch = self.stretch_T1[1 : self.longest_shared + 1]
+        size_BT[:, : self.longest_shared] *= size_BE.index_select(1, stretch)
+        return size_BT
 
     def mean(self, rewards_B: Tensor) -> Tensor:
         """See `prefix_values`."""
@@ -143,13 +148,14 @@ class PrefixSets:
 def prefix_sets(token_ids_BT: Tensor, lengths_B: Tensor, group_ids_B: Tensor) -> PrefixSets:
     """Finds all process sets of whole groups at once; arguments as in `process_set_sizes`.
 
-    One call synchronises with the device (once per generated batch, not per optimiser step).
+    One call synchronises with the device a few times: it is made once per generated batch, not
+    once per optimiser step.
     """
     _check(token_ids_BT, lengths_B, group_ids_B)
     T = token_ids_BT.shape[1]
     rows_BT1 = _comparable_rows(token_ids_BT, lengths_B, group_ids_B)
     order_B = _lexicographic_rank(rows_BT1).argsort(stable=True)
-    shared_B = _shared_with_row_before(rows_BT1[order_B])
+    shared_B = _shared_with_row_before(rows_BT1.index_select(0, order_B))
     # The group id leads each row: n shared tokens are n + 1 shared columns. Two rows of different
     # groups (0 columns) never meet, so the shortest prefix that can split is the empty one.
     splits_E = cast(Tensor, torch.unique(shared_B.clamp(min=1)))
@@ -160,6 +166,7 @@ def prefix_sets(token_ids_BT: Tensor, lengths_B: Tensor, group_ids_B: Tensor) ->
         set_BE=torch.cat([opens_set_BE, never_BE], 1).cumsum(0),
         stretch_T1=torch.searchsorted(splits_E, torch.arange(1, T + 2, device=splits_E.device)),
         lengths_B=lengths_B,
+        longest_shared=min(int(splits_E[-1]) - 1, T),
     )
 
 
@@ -179,12 +186,13 @@ def _lexicographic_rank(rows: Tensor) -> Tensor:
 
 def _comparable_rows(token_ids_BT: Tensor, lengths_B: Tensor, group_ids_B: Tensor) -> Tensor:
     """`(B, T+1)`: group id, tokens, and past the end a filler that is no token."""
-    token_ids_BT = token_ids_BT.long()
-    if token_ids_BT.numel():
-        filler = token_ids_BT.amin() - 1
-        t = torch.arange(token_ids_BT.shape[1], device=token_ids_BT.device)
-        token_ids_BT = torch.where(t < lengths_B[:, None], token_ids_BT, filler)
-    return torch.cat([group_ids_B[:, None].long(), token_ids_BT], 1)
+    B, T = token_ids_BT.shape
+    t = torch.arange(T, device=token_ids_BT.device)
+    rows_BT1 = torch.empty(B, T + 1, dtype=torch.int64, device=token_ids_BT.device)
+    rows_BT1[:, 0] = group_ids_B
+    rows_BT1[:, 1:] = token_ids_BT
+    rows_BT1[:, 1:].masked_fill_(t >= lengths_B[:, None], torch.iinfo(torch.int64).min)
+    return rows_BT1
 
 
 def _shared_with_row_before(rows_BT1: Tensor) -> Tensor:

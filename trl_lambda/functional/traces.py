@@ -184,7 +184,8 @@ def _decayed_sum(x_BT: Tensor, decay: float) -> Tensor:
     """R_t = x_t + c·R_{t−1} by doubling: after step s each R_t covers its last 2s terms."""
     reach, factor = 1, decay
     while reach < x_BT.shape[1] and factor > torch.finfo(x_BT.dtype).tiny:
-        x_BT = x_BT + factor * pad(x_BT[:, :-reach], (reach, 0))
+        later_BT = torch.add(x_BT[:, reach:], x_BT[:, :-reach], alpha=factor)
+        x_BT = torch.cat([x_BT[:, :reach], later_BT], 1)
         reach, factor = 2 * reach, factor * factor
     return x_BT
 
