@@ -1,12 +1,18 @@
-"""Fixtures several test modules share."""
+"""Settings and fixtures that several test modules share."""
 
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from hypothesis import settings
 
 DATA_VARIABLE = "TRL_LAMBDA_TEST_DATA"
+
+torch.set_num_threads(1)  # tiny tensors: threads only add noise
+settings.register_profile("default", deadline=None, max_examples=60)
+settings.load_profile("default")
 
 
 @pytest.fixture(scope="session")

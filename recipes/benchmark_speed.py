@@ -1,0 +1,330 @@
+"""How fast the credit is: ratios measured in one run, on this machine.
+
+    python recipes/benchmark_speed.py                 # everything, about two minutes on two cores
+    python recipes/benchmark_speed.py --parts traces process_sets
+
+Three parts: traces against the dense T×T product, process sets against a Python prefix tree, and a
+training step with everything on against stock GRPO, with stock against stock beside it as control.
+Absolute times depend on the machine; quote the ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from trl import GRPOConfig, GRPOTrainer
+
+from trl_lambda import LambdaGRPOConfig, LambdaGRPOTrainer
+from trl_lambda.functional import eligibility_trace, lambda_return, process_set_sizes
+
+
+def milliseconds(function: Callable[[], object], repeats: int) -> float:
+    """Median over `repeats` calls, after one to warm up."""
+    function()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        function()
+        times.append(1e3 * (time.perf_counter() - start))
+    return statistics.median(times)
+
+
+def dense_trace_matrix(T: int, decay: float, style: str) -> torch.Tensor:
+    t = torch.arange(T, dtype=torch.float32)
+    lag = t[:, None] - t
+    weight = decay ** lag.clamp(min=0)
+    if style == "both":
+        weight = torch.maximum(weight, decay**t)
+    return weight.where(lag >= 0, 0.0)
+
+
+def traces(repeats: int) -> list[dict]:
+    """Against x @ W.T, with W built as for each new T, and with W (268 MB) at hand."""
+    B, T, decay = 16, 8192, 0.99
+    x, mask = torch.randn(B, T), torch.ones(B, T)
+    rows = []
+    for style in ("recent", "both"):
+        W = dense_trace_matrix(T, decay, style)
+        product = milliseconds(lambda W=W: x @ W.T, 5)
+        build = milliseconds(lambda style=style: dense_trace_matrix(T, decay, style), 3)
+        for function in (eligibility_trace, lambda_return):
+            ours = milliseconds(
+                lambda f=function, style=style: f(x, mask, decay=decay, style=style), repeats
+            )
+            for baseline, dense in (("build W, multiply", build + product), ("multiply", product)):
+                name = f"{function.__name__}, {style}; dense: {baseline}"
+                rows.append({"what": name, "ours_ms": ours, "baseline_ms": dense})
+    return rows
+
+
+def prefix_tree_sizes(groups: list[list[list[int]]]) -> list[list[int]]:
+    """Process-set sizes by a prefix tree in Python: nodes are numbers, one dict holds the edges."""
+    sizes = []
+    for completions in groups:
+        edges: dict[tuple[int, int], int] = {}
+        counts: list[int] = []
+        paths = []
+        for tokens in completions:
+            node, path = -1, []
+            for token in tokens:
+                edge = (node, token)
+                node = edges.get(edge, -1)
+                if node < 0:
+                    node = edges[edge] = len(counts)
+                    counts.append(0)
+                counts[node] += 1
+                path.append(node)
+            paths.append(path)
+        sizes += [[counts[node] for node in path] for path in paths]
+    return sizes
+
+
+def branching_completions(groups: int, size: int, longest: int) -> list[list[list[int]]]:
+    """Completions of uneven length that leave each other after up to 64 shared tokens."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(high: int, count: int) -> list[int]:
+        return torch.randint(0, high, (count,), generator=generator).tolist()
+
+    result = []
+    for _ in range(groups):
+        stem = draw(50_000, 64)
+        lengths = [longest - n for n in draw(longest // 2, size)]
+        shared = draw(64, size)
+        result.append(
+            [stem[:own] + draw(50_000, n - own) for n, own in zip(lengths, shared, strict=True)]
+        )
+    return result
+
+
+def process_sets(repeats: int) -> list[dict]:
+    rows = []
+    identical = [[[7] * 16384] * 8] * 8
+    for name, groups in (
+        ("8 groups × 8 completions, up to 4096 tokens", branching_completions(8, 8, 4096)),
+        ("worst case, 8 groups × 8 identical, 16384 tokens", identical),
+    ):
+        flat = [tokens for group in groups for tokens in group]
+        lengths = torch.tensor([len(tokens) for tokens in flat])
+        ids = torch.nn.utils.rnn.pad_sequence(list(map(torch.tensor, flat)), batch_first=True)
+        group_ids = torch.arange(len(flat)) // 8
+        tree = milliseconds(lambda groups=groups: prefix_tree_sizes(groups), 5)
+        arguments = (ids, lengths, group_ids)
+        ours = milliseconds(lambda arguments=arguments: process_set_sizes(*arguments), repeats)
+        found = process_set_sizes(*arguments)
+        assert [row[row > 0].tolist() for row in found] == prefix_tree_sizes(groups)
+        rows.append(
+            {"what": f"{name}, against a prefix tree", "ours_ms": ours, "baseline_ms": tree}
+        )
+    return rows
+
+
+def training_step(rounds: int) -> list[dict]:
+    """Steps of three trainers in turn: stock, stock again (the control), ours with all on."""
+    steps_per_round = 4
+    with tempfile.TemporaryDirectory() as folder:
+        trainers = {
+            "stock": _trainer(GRPOTrainer, GRPOConfig, folder, rounds * steps_per_round),
+            "control": _trainer(GRPOTrainer, GRPOConfig, folder, rounds * steps_per_round),
+            "ours": _trainer(LambdaGRPOTrainer, LambdaGRPOConfig, folder, rounds * steps_per_round),
+        }
+        own_seconds = _time_own_calls(trainers["ours"])
+        batch = [{"prompt": "1"}] * trainers["stock"].args.generation_batch_size
+        seconds: dict[str, list[float]] = {name: [] for name in trainers}
+        shares = []
+        for trainer in trainers.values():
+            trainer.create_optimizer()
+            trainer.current_gradient_accumulation_steps = 1
+            trainer.model.train()
+        names = list(trainers)
+        for turn in track(range(rounds + 1), description="training steps"):
+            # The order rotates, so that no trainer always runs on the warmest cache.
+            for name in names[turn % 3 :] + names[: turn % 3]:
+                own_seconds.clear()
+                elapsed = _step_seconds(trainers[name], batch)
+                if turn == 0:
+                    continue  # warms up
+                seconds[name].append(elapsed)
+                if name == "ours":
+                    shares.append(sum(own_seconds) / elapsed)
+    ratio = [ours / stock for ours, stock in zip(seconds["ours"], seconds["stock"], strict=True)]
+    control = [b / a for a, b in zip(seconds["stock"], seconds["control"], strict=True)]
+    return [
+        {
+            "what": "share of a step inside our own calls",
+            "percent": 100 * statistics.median(shares),
+        },
+        {"what": f"step, ours / stock, {rounds} pairs", **_percent_above_one(ratio)},
+        {"what": f"step, stock / stock, {rounds} pairs", **_percent_above_one(control)},
+    ]
+
+
+def _percent_above_one(ratios: list[float]) -> dict:
+    quartiles = statistics.quantiles(ratios, n=4)
+    return {
+        "percent": 100 * (statistics.median(ratios) - 1),
+        "quartiles": [100 * (q - 1) for q in (quartiles[0], quartiles[2])],
+    }
+
+
+def _step_seconds(trainer: GRPOTrainer, batch: list[dict]) -> float:
+    """Score a batch, one forward and backward pass, one optimiser step; no sampling."""
+    start = time.perf_counter()
+    inputs = trainer._prepare_inputs(batch)
+    trainer.compute_loss(trainer.model, inputs).backward()
+    trainer.optimizer.step()
+    trainer.optimizer.zero_grad()
+    trainer._step += 1
+    return time.perf_counter() - start
+
+
+def _time_own_calls(trainer: LambdaGRPOTrainer) -> list[float]:
+    """Wraps what the subclass adds to a step; the list receives the seconds of each call."""
+    spent: list[float] = []
+
+    def timed(function):
+        def wrapper(*args, **kwargs):
+            start = time.perf_counter()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                spent.append(time.perf_counter() - start)
+
+        return wrapper
+
+    plan_of = trainer.loss_plan
+
+    def loss_plan(inputs, mask):
+        plan = timed(plan_of)(inputs, mask)
+        plan.trace = timed(plan.trace)
+        return plan
+
+    trainer.credit = timed(trainer.credit)
+    trainer.loss_plan = loss_plan
+    trainer._kl_term = timed(trainer._kl_term)
+    return spent
+
+
+def _trainer(trainer_class, config_class, folder: str, steps: int):
+    """Scripted completions: sampling would drown the difference."""
+    extra = {}
+    if config_class is LambdaGRPOConfig:
+        extra = {"trace_mode": "ratio", "trace_style": "both"}
+    config = config_class(
+        output_dir=folder,
+        per_device_train_batch_size=16,
+        num_generations=8,
+        max_completion_length=512,
+        max_steps=steps,
+        beta=0.04,
+        loss_type="dapo",
+        report_to="none",
+        bf16=False,
+        use_cpu=not torch.cuda.is_available(),
+        gradient_checkpointing=False,
+        **extra,
+    )
+    stem = torch.randint(3, 1000, (64,)).tolist()
+    completions = [
+        stem[: 4 * i] + torch.randint(3, 1000, (512 - 4 * i,)).tolist() for i in range(16)
+    ]
+
+    def rollout(prompts, trainer):
+        return {
+            "prompt_ids": [[3]] * len(prompts),
+            "completion_ids": completions[: len(prompts)],
+            "logprobs": None,
+        }
+
+    def reward(completions, **columns):
+        return [float(i % 3) for i in range(len(completions))]
+
+    return trainer_class(
+        _model(folder),
+        reward,
+        config,
+        train_dataset=Dataset.from_list([{"prompt": "1"}] * 64),
+        processing_class=_tokenizer(),
+        rollout_func=rollout,
+    )
+
+
+def _model(folder: str) -> Qwen2ForCausalLM:
+    """Twelve million parameters: the model, not the credit, is what takes the time."""
+    where = Path(folder) / "model"
+    if not where.exists():
+        config = Qwen2Config(
+            vocab_size=1000,
+            hidden_size=384,
+            intermediate_size=1024,
+            num_hidden_layers=6,
+            num_attention_heads=6,
+            num_key_value_heads=2,
+            max_position_embeddings=1024,
+        )
+        Qwen2ForCausalLM(config).save_pretrained(where)
+    return Qwen2ForCausalLM.from_pretrained(where, dtype=torch.float32)
+
+
+def _tokenizer() -> PreTrainedTokenizerFast:
+    vocabulary = {"<pad>": 0, "<eos>": 1, "<unk>": 2} | {str(i): i for i in range(3, 1000)}
+    core = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>"
+    )
+
+
+PARTS = {"traces": traces, "process_sets": process_sets, "step": training_step}
+
+
+def show(console: Console, name: str, rows: list[dict]) -> None:
+    table = Table(title=name, title_justify="left")
+    if "percent" in rows[0]:
+        for column in ("what", "%", "middle half"):
+            table.add_column(column)
+        for row in rows:
+            low_high = " … ".join(f"{q:+.2f}" for q in row.get("quartiles", ()))
+            table.add_row(row["what"], f"{row['percent']:+.2f}", low_high)
+    else:
+        for column in ("what", "ours, ms", "baseline, ms", "times faster"):
+            table.add_column(column)
+        for row in rows:
+            ratio = row["baseline_ms"] / row["ours_ms"]
+            cells = f"{row['ours_ms']:.2f}", f"{row['baseline_ms']:.1f}", f"{ratio:.0f}"
+            table.add_row(row["what"], *cells)
+    console.print(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--repeats", type=int, default=20, help="timed calls of a kernel (20)")
+    parser.add_argument("--rounds", type=int, default=20, help="pairs of training steps (20)")
+    parser.add_argument("--threads", type=int, default=1, help="threads of torch (1: less noise)")
+    parser.add_argument("--json", type=Path, help="also write the numbers to this file")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    results = {}
+    for name in options.parts:
+        results[name] = PARTS[name](options.rounds if name == "step" else options.repeats)
+        show(Console(), name, results[name])
+    if options.json:
+        options.json.write_text(json.dumps(results | {"torch": torch.__version__}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""Run by `accelerate launch`: groups of four over processes that hold six rows each.
+
+Twelve scripted completions of uneven length, however many processes there are. Each process writes
+what it got, `<folder>/<case>.<rank>.pt`.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import tiny
+import torch
+from accelerate import PartialState
+from datasets import Dataset
+
+ROWS, GROUP = 12, 4
+EOS = tiny.EOS
+# The second group is split between the processes; the second process has the longest completion.
+COMPLETIONS = [
+    [5, 6, 7, EOS],
+    [5, 6, 8, EOS],
+    [5, 9, EOS],
+    [4, 6, EOS],
+    [7, 7, EOS],
+    [7, 8, 9, EOS],
+    [7, 7, EOS],
+    [7, 8, 9, 9, 9, 9, EOS],
+    [6, EOS],
+    [6, 6, EOS],
+    [6, 6, EOS],
+    [6, 6, 5, EOS],
+]
+REWARDS = [1.0, 0.0, 0.5, 0.0, 1.0, 0.0, 0.5, None, 0.0, 1.0, 0.0, 1.0]
+STEPS = [[(len(row) - 1, float(i % 5)), (0, 1.0)] for i, row in enumerate(COMPLETIONS)]
+STEPS[6] = None
+
+CASES = {
+    "default": {},
+    "tree": {"td_error": "tree", "trace_lambda": 0.9, "scale_rewards": "group"},
+    "ratio_kl": {"trace_mode": "ratio", "trace_style": "both", "beta": 0.04},
+    "weight_batch_std": {"trace_mode": "weight", "scale_rewards": "batch", "loss_type": "dapo"},
+    "process": {"td_error": "process", "scale_rewards": "group", "loss_type": "grpo"},
+    "process_batch_std": {"td_error": "process", "scale_rewards": "batch", "reward_weights": [1.0]},
+}
+
+
+def own(values: list) -> list:
+    """This process's share of twelve values."""
+    state = PartialState(cpu=True)
+    count = ROWS // state.num_processes
+    return values[state.process_index * count : (state.process_index + 1) * count]
+
+
+def rollout(prompts, trainer):
+    encode = trainer.processing_class
+    return {
+        "prompt_ids": [encode(text)["input_ids"] for text in prompts],
+        "completion_ids": own(COMPLETIONS),
+        "logprobs": None,
+    }
+
+
+def reward(completions, **columns):
+    return own(REWARDS)
+
+
+def steps(completions, **columns):
+    return own(STEPS)
+
+
+def run(case: str, folder: Path) -> dict:
+    """Trains three steps; what the last batch got, the metrics, the parameters."""
+    state = PartialState(cpu=True)
+    settings = {
+        "per_device_train_batch_size": ROWS // state.num_processes,
+        "num_generations": GROUP,
+        "num_iterations": 1,
+        # The prompts say nothing: every process must see the same ones in any case.
+        "shuffle_dataset": False,
+    } | CASES[case]
+    trainer = tiny.trainer(
+        folder / case,
+        reward_funcs=reward,
+        rollout_func=rollout,
+        settings=settings,
+        train_dataset=Dataset.from_list([{"prompt": "1+1="}] * 3),
+        process_reward_funcs=steps if settings.get("td_error") == "process" else None,
+    )
+    trainer.train()
+    trainer.model.train()
+    output = trainer._generate_and_score_completions([{"prompt": "1+1="}] * len(own(REWARDS)))
+    result = {
+        "advantages": output["advantages"],
+        "kl_weight": output.get("kl_weight"),
+        "parameters": tiny.parameters(trainer),
+        "logs": trainer.state.log_history[:3],
+    }
+    torch.save(result, folder / f"{case}.{state.process_index}.pt")
+    return result
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    for name in sys.argv[2:] or CASES:
+        run(name, Path(sys.argv[1]))

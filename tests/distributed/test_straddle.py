@@ -1,0 +1,65 @@
+"""Groups that straddle two processes give the credit, and the model, of one process."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import straddle  # isort: skip
+
+pytestmark = pytest.mark.distributed
+COMPARED = ("loss", "kl", "process_sets/", "trace/", "groups/", "reward")
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory):
+    """Folder with the results of two gloo processes, all cases in one launch."""
+    folder = tmp_path_factory.mktemp("two")
+    here = Path(__file__).parent
+    root = here.parents[1]
+    path = os.pathsep.join(map(str, (root, here.parent, here)))
+    # `--cpu` would need MPI; `--multi_gpu` is torchrun, and the processes are told to use the CPU.
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
+    command += ["--num_processes", "2", "--num_cpu_threads_per_process", "1"]
+    command += ["--main_process_port", "0", str(here / "straddle.py"), str(folder)]
+    environment = os.environ | {"PYTHONPATH": path, "ACCELERATE_USE_CPU": "true"}
+    run = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+    assert run.returncode == 0, run.stderr[-3000:]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def one_process(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("one")
+    return {case: straddle.run(case, folder) for case in straddle.CASES}
+
+
+@pytest.mark.parametrize("case", straddle.CASES)
+def test_credit_of_two_processes_is_that_of_one(two_processes, one_process, case):
+    ranks = [torch.load(two_processes / f"{case}.{rank}.pt") for rank in (0, 1)]
+    whole = one_process[case]
+    for name in ("advantages", "kl_weight"):
+        if whole[name] is None:
+            assert all(rank[name] is None for rank in ranks)
+            continue
+        width = whole[name].shape[1]
+        parts = [
+            torch.nn.functional.pad(rank[name], (0, width - rank[name].shape[1])) for rank in ranks
+        ]
+        # The same sums of rewards in the same order: equal to the last bit or nearly so.
+        torch.testing.assert_close(torch.cat(parts), whole[name], rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("case", straddle.CASES)
+def test_training_of_two_processes_is_that_of_one(two_processes, one_process, case):
+    ranks = [torch.load(two_processes / f"{case}.{rank}.pt") for rank in (0, 1)]
+    assert torch.equal(ranks[0]["parameters"], ranks[1]["parameters"])
+    torch.testing.assert_close(
+        ranks[0]["parameters"], one_process[case]["parameters"], rtol=1e-3, atol=2e-4
+    )
+    for ours, theirs in zip(ranks[0]["logs"], one_process[case]["logs"], strict=True):
+        compared = {k: v for k, v in theirs.items() if k.startswith(COMPARED)}
+        assert {k: ours[k] for k in compared} == pytest.approx(compared, rel=1e-3, abs=1e-5)

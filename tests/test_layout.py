@@ -1,0 +1,107 @@
+"""The rooms of the package: which way imports run, and where privates of others may be touched."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "trl_lambda"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+# What each module of ours may import of ours. `functional` is one room.
+ARROWS = {
+    "": {"config", "trainer"},
+    "functional": {"functional"},
+    "credit": {"functional"},
+    "kl": set(),
+    "config": {"credit"},
+    "metrics": {"functional"},
+    "seam": {"functional", "kl"},
+    "groups": {"functional", "seam"},
+    "rewards": set(),
+    "trainer": {"config", "credit", "functional", "groups", "metrics", "seam"},
+}
+# Attributes of others that start with an underscore, and the one file that may say them.
+PRIVATES = {
+    # TRL's trainer
+    "_calculate_rewards": "seam.py",
+    "_compute_loss": "seam.py",
+    "_entropy_bonus_enabled": "seam.py",
+    "_generate_and_score_completions": "seam.py",
+    "_get_per_token_logps_and_entropies": "seam.py",
+    "_log_completion_extra": "seam.py",
+    "_log_metric": "seam.py",
+    "_logs": "seam.py",
+    "_metrics": "seam.py",
+    # TRL's model card
+    "_name": "trainer.py",
+    "_tag_names": "trainer.py",
+    # transformers' config
+    "_name_or_path": "trainer.py",
+}
+
+
+def room(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return "" if parts == ("__init__",) else parts[0]
+
+
+def imported(path: Path) -> set[str]:
+    """Rooms of ours that a file imports, lazily or not."""
+    depth = len(path.relative_to(PACKAGE).parts)
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            if node.level == depth:
+                found |= (
+                    {node.module.split(".")[0]} if node.module else {a.name for a in node.names}
+                )
+            elif node.level:
+                found.add(room(path))
+            elif node.module and node.module.split(".")[0] == "trl_lambda":
+                found |= set(node.module.split(".")[1:2])
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_run_one_way(path):
+    own = room(path)
+    assert own in ARROWS, f"{path.name} is a new room: say in ARROWS what it may import"
+    assert imported(path) <= ARROWS[own] | {own}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_privates_of_others_are_touched_in_one_file(path):
+    said = set(re.findall(r"\b_[a-z]\w+", path.read_text()))
+    assert {name for name in said & set(PRIVATES) if PRIVATES[name] != path.name} == set()
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_no_private_of_others_is_left_out_of_the_list(path):
+    """An underscored attribute is our own, or stands in PRIVATES."""
+    own, read = set(), set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            own.add(node.name)
+        elif isinstance(node, ast.Attribute) and re.match(r"_[a-z]", node.attr):
+            (own if isinstance(node.ctx, ast.Store) else read).add(node.attr)
+    assert read - own <= set(PRIVATES)
+
+
+def test_functional_needs_torch_alone():
+    third_party = set()
+    for path in FILES:
+        if room(path) == "functional":
+            for node in ast.walk(ast.parse(path.read_text())):
+                names = []
+                if isinstance(node, ast.Import):
+                    names = [alias.name for alias in node.names]
+                elif isinstance(node, ast.ImportFrom) and not node.level:
+                    names = [node.module]
+                third_party |= {name.split(".")[0] for name in names}
+    assert third_party - {"__future__", "collections", "dataclasses", "math", "typing"} == {"torch"}
+
+
+def test_files_stay_small():
+    assert {p.name: n for p in FILES if (n := len(p.read_text().splitlines())) > 400} == {}

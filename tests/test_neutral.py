@@ -1,0 +1,105 @@
+"""Neutral settings are TRL's GRPO bit for bit: parameters, losses and logged metrics."""
+
+import itertools
+
+import pytest
+import tiny
+import torch
+from trl import GRPOTrainer
+
+from trl_lambda import LambdaGRPOTrainer
+
+LOSS_TYPES = ["grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo"]
+# (gradient_accumulation_steps, steps_per_generation)
+WINDOWS = [(1, 1), (1, 2), (2, 4), (4, 2)]
+TIMINGS = ("step_time", "runtime", "per_second", "profiling")
+
+
+def run(cls, output_dir, settings):
+    trainer = tiny.trainer(output_dir, cls, settings=settings)
+    trainer.train()
+    return trainer
+
+
+def logged(trainer):
+    return [
+        {k: v for k, v in entry.items() if not any(word in k for word in TIMINGS)}
+        for entry in trainer.state.log_history
+    ]
+
+
+def assert_same_run(ours, stock):
+    assert torch.equal(tiny.parameters(ours), tiny.parameters(stock))
+    for own, theirs in zip(logged(ours), logged(stock), strict=True):
+        assert {k: own[k] for k in theirs} == theirs
+
+
+@pytest.mark.parametrize(
+    ("loss_type", "beta", "num_iterations", "window"),
+    [
+        # Every loss type with every β and μ; the windows take turns.
+        (loss_type, beta, mu, WINDOWS[i % len(WINDOWS)])
+        for i, (loss_type, beta, mu) in enumerate(
+            itertools.product(LOSS_TYPES, (0.0, 0.04), (1, 2))
+        )
+    ],
+)
+def test_equals_stock_bit_for_bit(tmp_path, loss_type, beta, num_iterations, window):
+    accumulation, per_generation = window
+    settings = {
+        "loss_type": loss_type,
+        "scale_rewards": "group",
+        "beta": beta,
+        "num_iterations": num_iterations,
+        "gradient_accumulation_steps": accumulation,
+        "steps_per_generation": per_generation,
+        "per_device_train_batch_size": 4,
+    }
+    stock = run(GRPOTrainer, tmp_path / "stock", settings)
+    ours = run(LambdaGRPOTrainer, tmp_path / "ours", settings | tiny.NEUTRAL)
+    assert_same_run(ours, stock)
+
+
+@pytest.mark.parametrize(
+    "special",
+    [
+        {"importance_sampling_level": "sequence"},
+        {"importance_sampling_level": "sequence", "loss_type": "luspo"},
+        {"loss_type": "vespo"},
+        {"off_policy_mask_threshold": 0.1, "num_iterations": 2},
+        {"multi_objective_aggregation": "normalize_then_sum"},
+        {"entropy_coef": 0.01, "top_entropy_quantile": 0.5},
+    ],
+    ids=str,
+)
+def test_what_token_level_credit_refuses_is_stock_when_neutral(tmp_path, special):
+    settings = {"scale_rewards": "group", "loss_type": "dapo"} | special
+    stock = run(GRPOTrainer, tmp_path / "stock", settings)
+    ours = run(LambdaGRPOTrainer, tmp_path / "ours", settings | tiny.NEUTRAL)
+    assert_same_run(ours, stock)
+
+
+def test_not_neutral_differs(tmp_path):
+    """The comparison above can fail."""
+    settings = {"loss_type": "dapo", "scale_rewards": "group"}
+    stock = run(GRPOTrainer, tmp_path / "stock", settings)
+    ours = run(LambdaGRPOTrainer, tmp_path / "ours", settings | {"process_set_weighting": False})
+    assert not torch.equal(tiny.parameters(ours), tiny.parameters(stock))
+
+
+def test_no_trace_left_is_stock(tmp_path):
+    """λ = 0, recent, every mode: GRPO, through the token-level path."""
+    stock = run(GRPOTrainer, tmp_path / "stock", {"loss_type": "dapo", "scale_rewards": "group"})
+    for mode in ("advantage", "ratio", "weight"):
+        ours = run(
+            LambdaGRPOTrainer,
+            tmp_path / mode,
+            {
+                "loss_type": "dapo",
+                "scale_rewards": "group",
+                "trace_mode": mode,
+                "trace_lambda": 0.0,
+                "process_set_weighting": False,
+            },
+        )
+        assert torch.equal(tiny.parameters(ours), tiny.parameters(stock)), mode

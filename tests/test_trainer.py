@@ -1,0 +1,406 @@
+"""What the trainer hands to TRL's loss, in the situations that TRL allows."""
+
+import functools
+import math
+
+import oracles
+import pandas as pd
+import pytest
+import tiny
+import torch
+from datasets import Dataset, IterableDataset
+from peft import LoraConfig
+from strategies import padded
+from trl import GRPOConfig
+
+from trl_lambda import LambdaGRPOConfig, LambdaGRPOTrainer
+from trl_lambda.credit import CreditRule
+
+EOS = tiny.EOS
+# Two groups of four; the second has a copy, a proper prefix and a lone branch.
+COMPLETIONS = [
+    [5, 6, 7, EOS],
+    [5, 6, 8, EOS],
+    [5, 9, EOS],
+    [4, 6, EOS],
+    [7, 7, EOS],
+    [7, 7, EOS],
+    [7, EOS],
+    [8, 7, 7, 7, 7, EOS],
+]
+REWARDS = [1.0, 0.0, 0.5, 0.0, 1.0, 0.0, 0.0, 1.0]
+GROUPS = [0] * 4 + [1] * 4
+
+
+def scripted_reward(rewards):
+    """A reward function that answers by the row of the batch."""
+
+    def by_row(completions, **columns):
+        return [rewards[i % len(rewards)] for i in range(len(completions))]
+
+    return by_row
+
+
+def build(tmp_path, *, completions=COMPLETIONS, rewards=REWARDS, extra=None, settings=None, **kw):
+    return tiny.trainer(
+        tmp_path,
+        reward_funcs=kw.pop("reward_funcs", None) or scripted_reward(rewards),
+        rollout_func=tiny.scripted(completions, **(extra or {})),
+        settings=settings,
+        **kw,
+    )
+
+
+def score(trainer, count=8, **columns):
+    """One generated and scored batch of whole groups, before TRL shuffles it."""
+    trainer.model.train()
+    size = trainer.num_generations
+    rows = [
+        {"prompt": f"{i // size}+1=", **{name: values[i] for name, values in columns.items()}}
+        for i in range(count)
+    ]
+    return trainer._generate_and_score_completions(rows)
+
+
+def expected(rule, rewards=REWARDS, mask=None, scale="none", steps=None, **options):
+    tokens, lengths = padded(COMPLETIONS)
+    mask = (torch.arange(tokens.shape[1]) < lengths[:, None]).long() if mask is None else mask
+    return oracles.credit(rule, COMPLETIONS, GROUPS, rewards, mask, steps, scale, **options)[0]
+
+
+def assert_credit(output, want):
+    torch.testing.assert_close(output["advantages"].double(), want, rtol=1e-5, atol=1e-6)
+
+
+SETTINGS = [
+    {},
+    {"trace_style": "both", "normalize_trace": False, "trace_gamma": 0.9},
+    {"trace_mode": "weight", "trace_lambda": 0.5},
+    {"trace_mode": "ratio", "process_set_weighting": False},
+    {"td_error": "terminal"},
+    {"td_error": "tree", "trace_lambda": 0.9},
+    {"td_error": "tree", "trace_style": "none"},
+    {"advantage_floor": -0.1},
+]
+
+
+@pytest.mark.parametrize("scale", ["none", "group", "batch"])
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_credit_equals_the_definition(tmp_path, settings, scale):
+    trainer = build(tmp_path, settings=settings | {"scale_rewards": scale})
+    want = expected(trainer.args.credit_rule, scale=scale)
+    assert_credit(score(trainer), want)
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_trains_and_evaluates(tmp_path, settings):
+    settings = settings | {
+        "beta": 0.04,
+        "eval_strategy": "steps",
+        "eval_steps": 2,
+        "num_iterations": 2,
+        "per_device_eval_batch_size": 6,
+        "num_generations_eval": 3,
+    }
+    trainer = tiny.trainer(tmp_path, settings=settings, eval_dataset=tiny.prompts(4))
+    start = tiny.parameters(trainer).clone()
+    trainer.train()
+    evaluated = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
+    assert evaluated
+    assert all(math.isfinite(entry["eval_loss"]) for entry in evaluated)
+    assert "eval_process_sets/size" in evaluated[0]
+    assert torch.isfinite(tiny.parameters(trainer)).all()
+    assert not torch.equal(tiny.parameters(trainer), start)
+
+
+def test_groups_of_evaluation_have_their_own_size(tmp_path):
+    trainer = build(tmp_path, settings={"num_generations_eval": 2, "td_error": "tree"})
+    trainer.model.eval()
+    rows = [{"prompt": f"{i // 2}+1="} for i in range(8)]
+    output = trainer._generate_and_score_completions(rows)
+    rule, mask = trainer.args.credit_rule, output["completion_mask"]
+    groups = [0, 0, 1, 1, 2, 2, 3, 3]
+    want = oracles.credit(rule, COMPLETIONS, groups, REWARDS, mask, None, "none")[0]
+    assert_credit(output, want)
+
+
+def test_environment_tokens_are_state_but_not_policy(tmp_path):
+    env_mask = [[1] * len(row) for row in COMPLETIONS]
+    env_mask[0][1] = env_mask[1][1] = env_mask[7][2] = 0
+    mask, _ = padded(env_mask)
+    for settings in SETTINGS:
+        trainer = build(tmp_path, extra={"env_mask": env_mask}, settings=settings)
+        output = score(trainer)
+        assert_credit(output, expected(trainer.args.credit_rule, mask=mask))
+
+
+def test_truncated_completions_leave_the_counts_and_every_value_but_the_root(tmp_path):
+    completions = [row[:-1] if i in (0, 4) else row for i, row in enumerate(COMPLETIONS)]
+    for settings in ({}, {"td_error": "tree"}):
+        trainer = build(
+            tmp_path,
+            completions=completions,
+            settings=settings | {"mask_truncated_completions": True},
+        )
+        output = score(trainer)
+        counted = [[] if i in (0, 4) else row for i, row in enumerate(completions)]
+        mask = output["completion_mask"]
+        assert not mask[0].any()
+        rule = trainer.args.credit_rule
+        want = oracles.credit(rule, counted, GROUPS, REWARDS, mask, None, "none")[0]
+        assert_credit(output, want)
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_a_row_without_reward_learns_nothing_and_is_no_baseline(tmp_path, settings):
+    rewards = [None, *REWARDS[1:]]
+    trainer = build(tmp_path, rewards=rewards, settings=settings)
+    output = score(trainer)
+    known = [math.nan, *REWARDS[1:]]
+    assert_credit(output, expected(trainer.args.credit_rule, rewards=known))
+    assert not output["advantages"][0].any()
+
+
+def test_zero_variance_groups_teach_nothing(tmp_path):
+    for settings in SETTINGS:
+        trainer = build(tmp_path, rewards=[0.5], settings=settings)
+        assert not score(trainer)["advantages"].any()
+        assert trainer._metrics["train"]["groups/zero_variance"] == [1.0]
+
+
+def test_weighted_reward_functions(tmp_path):
+    other = [0.0, 3.0, 1.0, None, 2.0, 0.0, 1.0, 0.0]
+    trainer = build(
+        tmp_path,
+        reward_funcs=[scripted_reward(REWARDS), scripted_reward(other)],
+        settings={"td_error": "tree", "reward_weights": [1.0, 0.5]},
+    )
+    rewards = [a + 0.5 * (b or 0.0) for a, b in zip(REWARDS, other, strict=True)]
+    assert_credit(score(trainer), expected(trainer.args.credit_rule, rewards=rewards))
+
+
+STEPS = [[(1, 1.0), (3, 0.0)], [(0, 2.0)], None, [(2, 1.0)], [], [(1, 1.0)], [(1, 0.0)], [(4, 3.0)]]
+
+
+def step_rewards(completions, completion_ids, gold, **columns):
+    assert len(completions) == len(completion_ids) == len(gold)
+    return STEPS
+
+
+@pytest.mark.parametrize("weights", [None, [1.0]])
+@pytest.mark.parametrize("scale", ["none", "group", "batch"])
+def test_process_rewards(tmp_path, scale, weights):
+    settings = {"td_error": "process", "scale_rewards": scale, "reward_weights": weights}
+    trainer = build(tmp_path, settings=settings, process_reward_funcs=step_rewards)
+    rule = trainer.args.credit_rule
+    want = expected(rule, scale=scale, steps=STEPS, outcome=weights is not None)
+    assert_credit(score(trainer, gold=list("abcdefgh")), want)
+    assert trainer._metrics["train"]["reward"] == [pytest.approx(sum(REWARDS) / 8)]
+
+
+def test_process_reward_functions_are_normalised_by_themselves(tmp_path):
+    def hundredfold(**columns):
+        return [[(end, 100 * r) for end, r in own or []] for own in STEPS]
+
+    settings = {"td_error": "process", "scale_rewards": "group"}
+    one = build(tmp_path, settings=settings, process_reward_funcs=[step_rewards])
+    two = build(tmp_path, settings=settings, process_reward_funcs=[step_rewards, hundredfold])
+    columns = {"gold": list("abcdefgh")}
+    torch.testing.assert_close(
+        score(two, **columns)["advantages"],
+        2 * score(one, **columns)["advantages"],
+        rtol=1e-3,  # 1e-4 is added to a deviation a hundred times larger
+        atol=1e-5,
+    )
+
+
+def test_different_prompts_share_no_prefix(tmp_path):
+    """An environment may append to the prompt of a group member."""
+    trainer = build(tmp_path, completions=[[5, 6, EOS]] * 4)
+    inner = trainer.rollout_func
+
+    def rollout(prompts, trainer):
+        output = inner(prompts, trainer)
+        for i in (1, 2, 5, 6):
+            output["prompt_ids"][i] = [*output["prompt_ids"][i], 9]
+        return output
+
+    trainer.rollout_func = rollout
+    score(trainer)
+    assert trainer._metrics["train"]["process_sets/size"] == [2.0]
+
+
+def test_completions_table_shows_what_was_trained_on(tmp_path):
+    trainer = build(tmp_path, settings={"log_completions": True})
+    output = score(trainer)
+    tokens = output["completion_mask"].sum(1)
+    mean_credit = output["advantages"].sum(1) / tokens
+    logs = trainer._logs
+    assert list(logs["advantages"]) == pytest.approx(mean_credit.tolist())
+    group_mean = [sum(REWARDS[:4]) / 4] * 4 + [sum(REWARDS[4:]) / 4] * 4
+    group_advantage = [r - m for r, m in zip(REWARDS, group_mean, strict=True)]
+    assert list(logs["extra"]["group_advantage"]) == pytest.approx(group_advantage)
+    weights = [sum(1 / n for n in row) / len(row) for row in oracles.set_sizes(COMPLETIONS, GROUPS)]
+    assert list(logs["extra"]["process_set_weight"]) == pytest.approx(weights)
+    assert len(logs["prompt"]) == len(logs["advantages"]) == 8
+
+
+def test_completions_table_is_written(tmp_path):
+    trainer = build(tmp_path, settings={"log_completions": True, "max_steps": 1})
+    trainer.train()
+    table = pd.read_parquet(next((tmp_path / "completions").glob("*.parquet")))
+    assert {"advantage", "group_advantage", "process_set_weight"} <= set(table.columns)
+
+
+def test_logged_metrics(tmp_path):
+    trainer = build(tmp_path)
+    score(trainer)
+    metrics = trainer._metrics["train"]
+    sizes = oracles.set_sizes(COMPLETIONS, GROUPS)
+    flat = [n for row in sizes for n in row]
+    assert metrics["process_sets/size"] == [pytest.approx(sum(flat) / len(flat))]
+    depths = [len({n for n in row if 2 <= n <= 3}) for row in sizes]
+    assert metrics["process_sets/path_depth"] == [pytest.approx(sum(depths) / 8)]
+    shares = [sum(n >= 2 for n in row) / len(row) for row in sizes]
+    assert metrics["process_sets/intermediate_proportion"] == [pytest.approx(sum(shares) / 8)]
+    assert metrics["process_sets/trivial_groups"] == [0.0]
+    assert metrics["groups/zero_variance"] == [0.0]
+    first = []
+    for n in map(len, COMPLETIONS):
+        ones = torch.ones(1, n)
+        first.append(oracles.transposed(ones, ones, 0.99, "recent", True)[0, 0].item())
+    assert metrics["trace/weight_first_tenth"] == [pytest.approx(sum(first) / 8)]
+
+
+def test_ratio_mode_logs_the_trace(tmp_path):
+    settings = {"trace_mode": "ratio", "num_iterations": 2, "max_steps": 2, "beta": 0.04}
+    trainer = build(tmp_path, settings=settings)
+    trainer.train()
+    first, second = trainer.state.log_history[:2]
+    assert first["trace/z_abs_max"] == pytest.approx(0.0, abs=1e-5)
+    assert second["trace/z_abs_max"] > 0.01
+    assert second["trace/z_abs_max"] >= second["trace/z_abs_mean"] > 0
+    assert 0 < second["trace/ratio_clipped"] <= 1
+    assert second["trace/z_clamped"] == 0
+    assert second["kl"] > 0
+
+
+def test_an_empty_completion_is_refused_by_name(tmp_path):
+    trainer = build(tmp_path, completions=[*COMPLETIONS[:5], [], *COMPLETIONS[6:]])
+    with pytest.raises(ValueError, match="empty completion for row 5 of 8"):
+        score(trainer)
+
+
+@pytest.mark.parametrize("reward", [math.inf, -math.inf])
+def test_an_infinite_reward_is_refused_by_name(tmp_path, reward):
+    trainer = build(tmp_path, rewards=[*REWARDS[:7], reward])
+    with pytest.raises(ValueError, match=rf"'by_row' returned {reward} for completion 7"):
+        score(trainer)
+
+
+@pytest.mark.parametrize(
+    ("steps", "message"),
+    [
+        ([[(4, 1.0)]] + [None] * 7, r"'bad': completion 0 has 4 tokens, .* got 4"),
+        ([None] * 7, r"'bad' returned 7 entries for 8 completions"),
+        ([None] * 7 + [[(0, math.inf)]], r"'bad': the step of completion 7 .* reward inf"),
+    ],
+)
+def test_bad_steps_are_refused_by_name(tmp_path, steps, message):
+    def bad(**columns):
+        return steps
+
+    trainer = build(tmp_path, settings={"td_error": "process"}, process_reward_funcs=bad)
+    with pytest.raises(ValueError, match=message):
+        score(trainer)
+
+
+def test_process_needs_its_functions_and_they_need_it(tmp_path):
+    with pytest.raises(ValueError, match="td_error='process' needs process_reward_funcs"):
+        tiny.trainer(tmp_path, settings={"td_error": "process"})
+    with pytest.raises(ValueError, match="td_error='group' does not read them"):
+        tiny.trainer(tmp_path, process_reward_funcs=[step_rewards])
+
+
+def test_images_from_tools_are_refused(tmp_path):
+    trainer = build(tmp_path)
+    rows = [{"prompt": "x", "image": object()}, {"prompt": "x", "images": [1, 2]}, {"prompt": "x"}]
+    trainer._refuse_images_from_tools(rows, {"num_images": [1, 2, 0]})
+    for counts in ([1, 3, 0], None):
+        with pytest.raises(NotImplementedError, match="returned images"):
+            trainer._refuse_images_from_tools(rows, {"num_images": counts})
+
+
+def test_plain_config_keeps_its_values(tmp_path, caplog):
+    trainer = tiny.trainer(tmp_path, config_class=GRPOConfig, settings={"loss_type": "bnpo"})
+    assert isinstance(trainer.args, LambdaGRPOConfig)
+    assert (trainer.args.loss_type, trainer.args.scale_rewards) == ("bnpo", "group")
+    assert trainer.args.credit_rule == CreditRule()
+    lines = [r for r in caplog.records if "got a plain GRPOConfig" in r.getMessage()]
+    assert len(lines) == 1
+    trainer.train()
+
+
+def test_no_config_at_all(monkeypatch, tmp_path):
+    on_cpu = functools.partial(LambdaGRPOConfig, use_cpu=True, bf16=False)
+    monkeypatch.setattr("trl_lambda.trainer.LambdaGRPOConfig", on_cpu)
+    monkeypatch.chdir(tmp_path)
+    trainer = LambdaGRPOTrainer(
+        tiny.model(),
+        tiny.letter_reward,
+        train_dataset=tiny.prompts(),
+        processing_class=tiny.tokenizer(),
+    )
+    assert trainer.args.output_dir.endswith("-LambdaGRPO")
+    assert trainer.args.credit_rule == CreditRule()
+
+
+def test_iterable_dataset(tmp_path):
+    rows = list(tiny.prompts())
+    stream = IterableDataset.from_generator(lambda: iter(rows))
+    trainer = tiny.trainer(tmp_path, train_dataset=stream, settings={"td_error": "tree"})
+    trainer.train()
+    assert trainer.state.global_step == 3
+
+
+def test_torch_compile(tmp_path):
+    settings = {
+        "trace_mode": "ratio",
+        "beta": 0.04,
+        "torch_compile": True,
+        "torch_compile_backend": "eager",
+        "num_iterations": 2,
+    }
+    compiled = build(tmp_path, settings=settings)
+    compiled.train()
+    plain = build(tmp_path, settings=settings | {"torch_compile": False})
+    plain.train()
+    torch.testing.assert_close(tiny.parameters(compiled), tiny.parameters(plain))
+
+
+def test_lora_with_gradient_checkpointing(tmp_path):
+    settings = {"trace_mode": "ratio", "beta": 0.04, "gradient_checkpointing": True}
+    trainer = build(
+        tmp_path,
+        settings=settings,
+        peft_config=LoraConfig(target_modules=["q_proj", "v_proj"], r=2),
+    )
+    start = tiny.parameters(trainer).clone()
+    trainer.train()
+    assert not torch.equal(tiny.parameters(trainer), start)
+    assert trainer.state.log_history[1]["kl"] > 0
+
+
+def test_conversational_prompts(tmp_path):
+    tokenizer = tiny.tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    dataset = Dataset.from_list([{"prompt": [{"role": "user", "content": "1+1="}]}] * 8)
+
+    def reward(completions, **columns):
+        return [len(messages[0]["content"]) / 10 for messages in completions]
+
+    trainer = tiny.trainer(
+        tmp_path, reward_funcs=reward, train_dataset=dataset, processing_class=tokenizer
+    )
+    trainer.train()
+    assert trainer.state.global_step == 3

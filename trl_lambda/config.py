@@ -1,0 +1,241 @@
+"""`LambdaGRPOConfig`: our fields, their help, and what is refused before anything is trained."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from trl import GRPOConfig
+
+from .credit import TD_ERRORS, TRACE_MODES, TRACE_STYLES, CreditRule, TDError, TraceMode, TraceStyle
+
+
+@dataclass
+class LambdaGRPOConfig(GRPOConfig):
+    """`GRPOConfig` with the credit of single tokens.
+
+    How the options interact: `td_error` says what a token newly tells about the reward (δ), the
+    trace (`trace_style`, decay c = `trace_gamma`·`trace_lambda`) spreads it over time, and
+    `trace_mode` says where the trace acts: on the advantage (A = Wᵀδ), on the log-ratio inside the
+    loss (z = Wx), or as a weight on the loss's terms. `process_set_weighting` then divides each
+    token's term by the number of completions that share its prefix.
+
+    `trace_style="none"`, `td_error="group"`, `process_set_weighting=False` is TRL's GRPO, bit for
+    bit. Two defaults differ from `GRPOConfig`: `loss_type="dr_grpo"` and `scale_rewards="none"`,
+    which together are Dr. GRPO.
+
+    Raises:
+        ValueError: a value out of range, or a combination that means nothing; the message names
+            the field, its value and the remedy.
+    """
+
+    loss_type: str = field(
+        default="dr_grpo",
+        metadata={
+            "help": "TRL's loss type. Default here 'dr_grpo' (sum over tokens divided by the "
+            "constant rows × max_completion_length), in TRL 'dapo'. Token-level credit works with "
+            "grpo, bnpo, dr_grpo, dapo, cispo and sapo."
+        },
+    )
+    scale_rewards: str = field(
+        default="none",
+        metadata={
+            "help": "Divisor of centred rewards: the 'group' or 'batch' standard deviation, or "
+            "'none' (default here, as Dr. GRPO advises; TRL's is 'group')."
+        },
+    )
+    td_error: TDError = field(
+        default="group",
+        metadata={
+            "help": "TD error of a token. 'group' (default): the group-normalised reward on every "
+            "token (GRPO-λ). 'terminal': on the last token only, the λ-return of an outcome reward "
+            "with V = 0. 'tree': change of the mean reward of the completions that share the "
+            "prefix, on top of the group-normalised reward (TEMPO, and with λ > 0 the λ-return of "
+            "that critic). 'process': normalised rewards of steps from process_reward_funcs "
+            "(DeepSeekMath); outcome rewards are then trained on only if reward_weights is set."
+        },
+    )
+    trace_style: TraceStyle = field(
+        default="recent",
+        metadata={
+            "help": "Eligibility trace over tokens. 'recent' (default): weight c^(t-k) on token k "
+            "at the term t. 'both': max(c^(t-k), c^k), first tokens stay eligible (the better "
+            "one in the GRPO-λ paper). 'none': no trace."
+        },
+    )
+    trace_mode: TraceMode = field(
+        default="advantage",
+        metadata={
+            "help": "Where the trace acts. 'advantage' (default): on the TD errors, A = Wᵀδ; costs "
+            "nothing in the loss and composes exactly with process sets. 'ratio': on the log-ratio "
+            "in the loss, the paper's ε-trace. 'weight': row sums of the trace weigh the policy "
+            "term, the paper's ε-weight."
+        },
+    )
+    trace_lambda: float = field(
+        default=0.99,
+        metadata={
+            "help": "λ in [0, 1]; with trace_gamma the decay c = γ·λ. Default 0.99, the GRPO-λ "
+            "paper's. 0 with 'recent' is no trace."
+        },
+    )
+    trace_gamma: float = field(
+        default=1.0, metadata={"help": "γ in [0, 1], the other factor of the decay. Default 1."}
+    )
+    normalize_trace: bool = field(
+        default=True,
+        metadata={
+            "help": "Divide the rows of the trace by their sums (default), so that the gradient "
+            "keeps the size of GRPO's. False is the paper's trace: gradients up to 1/(1-c) times "
+            "larger, so a smaller learning rate, and clipping far sooner."
+        },
+    )
+    advantage_floor: float | None = field(
+        default=None,
+        metadata={
+            "help": "Lower bound (≤ 0) of the group-normalised reward, before any trace. None "
+            "(default): none. The GRPO-λ paper uses -0.1; a replication found it harmful."
+        },
+    )
+    process_set_weighting: bool = field(
+        default=True,
+        metadata={
+            "help": "Divide each token's term (policy and KL) by the number of completions of the "
+            "group that share its prefix (λ-GRPO). Default True."
+        },
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.check_method()
+
+    @classmethod
+    def from_grpo_config(cls, config: GRPOConfig) -> LambdaGRPOConfig:
+        """All values of `config`, also where our default differs; our own fields at their defaults.
+
+        Raises:
+            ValueError: a value of `config` that does not go with our defaults.
+        """
+        converted = cls.__new__(cls)
+        converted.__dict__.update(copy.copy(config.__dict__))
+        for own in own_fields():
+            setattr(converted, own, cls.__dataclass_fields__[own].default)
+        converted.check_method()
+        return converted
+
+    @property
+    def credit_rule(self) -> CreditRule:
+        return CreditRule(
+            td_error=self.td_error,
+            trace_style=self.trace_style,
+            trace_mode=self.trace_mode,
+            decay=self.trace_gamma * self.trace_lambda,
+            normalize_trace=self.normalize_trace,
+            advantage_floor=self.advantage_floor,
+            process_set_weighting=self.process_set_weighting,
+        )
+
+    def check_method(self) -> None:
+        """Raises ValueError for values out of range and combinations that mean nothing."""
+        self._check_values()
+        self._check_trace()
+        self._check_td_error()
+        if self.credit_rule.token_level:
+            self._check_token_level()
+
+    def _check_values(self) -> None:
+        for name, choices in (
+            ("td_error", TD_ERRORS),
+            ("trace_style", TRACE_STYLES),
+            ("trace_mode", TRACE_MODES),
+        ):
+            if getattr(self, name) not in choices:
+                self._refuse(name, f"it must be one of {', '.join(map(repr, choices))}")
+        for name in ("trace_lambda", "trace_gamma"):
+            value = getattr(self, name)
+            if not (_is_number(value) and 0.0 <= value <= 1.0):
+                self._refuse(name, "it must be a number in [0, 1]")
+        floor = self.advantage_floor
+        if floor is not None and not (_is_number(floor) and -math.inf < floor <= 0.0):
+            self._refuse("advantage_floor", "it must be a finite number ≤ 0, or None for no floor")
+
+    def _check_trace(self) -> None:
+        if self.trace_style != "none":
+            if self.trace_mode == "ratio" and self.top_entropy_quantile < 1.0:
+                self._refuse(
+                    "top_entropy_quantile",
+                    "with trace_mode='ratio' a token that it masks would still learn through the "
+                    "trace of later ones; set it to 1.0, or use trace_mode='advantage'",
+                )
+            return
+        for name in ("trace_mode", "trace_lambda", "trace_gamma", "normalize_trace"):
+            if getattr(self, name) != _default(name):
+                self._refuse(
+                    name,
+                    "with trace_style='none' there is no trace for it to act on; leave it at "
+                    f"{_default(name)!r}, or set trace_style to 'recent' or 'both'",
+                )
+
+    def _check_td_error(self) -> None:
+        if self.td_error == "tree":
+            if self.trace_style != "none" and self.trace_mode != "advantage":
+                self._refuse(
+                    "trace_mode",
+                    "td_error='tree' adds the untraced group-normalised reward to the traced TD "
+                    "errors, which only trace_mode='advantage' can",
+                )
+            if self.multi_objective_aggregation == "normalize_then_sum":
+                self._refuse(
+                    "multi_objective_aggregation",
+                    "td_error='tree' needs one reward and one deviation per completion; use "
+                    "'sum_then_normalize'",
+                )
+        if self.td_error == "process" and self.advantage_floor is not None:
+            self._refuse(
+                "advantage_floor",
+                "it bounds the group-normalised outcome reward, and td_error='process' trains on "
+                "step rewards; set it to None",
+            )
+
+    def _check_token_level(self) -> None:
+        plain = (
+            "or train without token-level credit (trace_style='none', td_error='group', "
+            "process_set_weighting=False)"
+        )
+        if self.importance_sampling_level != "token":
+            self._refuse(
+                "importance_sampling_level",
+                "one ratio per sequence leaves nothing for token-level credit to act on; use "
+                f"'token', {plain}",
+            )
+        if self.loss_type in ("luspo", "vespo"):
+            self._refuse(
+                "loss_type",
+                "it is a sequence-level loss; use grpo, bnpo, dr_grpo, dapo, cispo or sapo, "
+                f"{plain}",
+            )
+        if self.off_policy_mask_threshold is not None:
+            self._refuse(
+                "off_policy_mask_threshold",
+                "it masks whole sequences by the sign of their advantage, which token-level credit "
+                f"does not have; set it to None, {plain}",
+            )
+
+    def _refuse(self, name: str, reason: str) -> None:
+        raise ValueError(f"{name}={getattr(self, name)!r}: {reason}.")
+
+
+def own_fields() -> list[str]:
+    """Names of the fields that `GRPOConfig` lacks."""
+    theirs = {f.name for f in fields(GRPOConfig)}
+    return [f.name for f in fields(LambdaGRPOConfig) if f.name not in theirs]
+
+
+def _default(name: str) -> Any:
+    return LambdaGRPOConfig.__dataclass_fields__[name].default
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

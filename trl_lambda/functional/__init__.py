@@ -1,0 +1,33 @@
+"""The method as pure functions of tensors: torch alone, no TRL, no config, no logging."""
+
+from .normalization import group_mean, reward_denominator
+from .process_sets import (
+    PrefixSets,
+    intermediate_proportion,
+    path_depth,
+    prefix_sets,
+    prefix_values,
+    process_set_sizes,
+    split_groups_by_prompt,
+)
+from .td_errors import step_td_errors, terminal_td_errors, tree_td_errors
+from .traces import TRACE_STYLES, eligibility_trace, lambda_return, trace_weights
+
+__all__ = [
+    "TRACE_STYLES",
+    "PrefixSets",
+    "eligibility_trace",
+    "group_mean",
+    "intermediate_proportion",
+    "lambda_return",
+    "path_depth",
+    "prefix_sets",
+    "prefix_values",
+    "process_set_sizes",
+    "reward_denominator",
+    "split_groups_by_prompt",
+    "step_td_errors",
+    "terminal_td_errors",
+    "trace_weights",
+    "tree_td_errors",
+]

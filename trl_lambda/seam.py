@@ -1,0 +1,395 @@
+"""The seam to TRL: every private of `GRPOTrainer` that this package touches, in one file.
+
+`SeamTrainer` turns TRL's methods into two hooks with names of ours: `credit` (a scored batch in,
+tensors for the loss out) and `loss_plan` (what the loss shall see in place of the log-ratio and of
+the KL term). `check_seam` compares TRL with what is assumed here when the package is imported.
+
+The traced ratio needs no copy of TRL's loss. `_compute_loss` calls
+`_get_per_token_logps_and_entropies` once and forms exp(logps − old): while the loss is computed,
+that call hands back z, and zeros stand for `old`.
+
+Shape suffixes: B completions of this process, N of all processes, T completion positions,
+P prompt positions, F reward functions.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import torch
+import trl
+from accelerate.utils import gather_object
+from torch import Tensor
+from trl import GRPOTrainer
+
+from .functional.td_errors import StepRewards, check_steps
+from .kl import LossScale, per_token_kl
+
+# Oldest and newest TRL that the tests ran with. 1.15 has the same methods, but its log-probability
+# kernel runs on a GPU only, so no test here could train with it.
+KNOWN_TRL = ("1.16.0", "1.16.0")
+
+_SIGNATURES = {
+    "_calculate_rewards": ["self", "inputs", "prompts", "completions", "completion_ids_list"],
+    "_generate_and_score_completions": ["self", "inputs"],
+    "_compute_loss": ["self", "model", "inputs"],
+    "_get_per_token_logps_and_entropies": [
+        "self",
+        "model",
+        "input_ids",
+        "attention_mask",
+        "logits_to_keep",
+    ],
+}
+# What the source of `_compute_loss` must say, and how often (None: at least once).
+_LOSS_SOURCE = {
+    r"self\._get_per_token_logps_and_entropies\(": 1,
+    r'inputs\["advantages"\]': None,
+    r'inputs\.get\("old_per_token_logps"\)': None,
+    r"self\.beta != 0\.0": None,
+    r"per_token_logps - old_per_token_logps": 1,
+}
+
+
+class IncompatibleTRLError(ImportError):
+    """The installed TRL is not the one this package knows how to stand on."""
+
+
+def check_seam(trainer_class: type = GRPOTrainer, version: str = trl.__version__) -> None:
+    """Raises IncompatibleTRLError unless TRL has the methods and shapes we build on."""
+    faults = [*_signature_faults(trainer_class), *_source_faults(trainer_class)]
+    if faults:
+        oldest, newest = KNOWN_TRL
+        raise IncompatibleTRLError(
+            f"trl_lambda does not fit trl {version}: {'; '.join(faults)}. It is known to work with "
+            f'trl {oldest} to {newest}: pip install "trl>={oldest},<={newest}", or look for a '
+            "newer trl-lambda."
+        )
+
+
+def _signature_faults(trainer_class: type) -> list[str]:
+    faults = []
+    for name, expected in _SIGNATURES.items():
+        method = getattr(trainer_class, name, None)
+        if method is None:
+            faults.append(f"{trainer_class.__name__}.{name} is gone")
+            continue
+        found = list(inspect.signature(method).parameters)[: len(expected)]
+        if found != expected:
+            faults.append(f"{name} takes {found}, not {expected}")
+    logps = getattr(trainer_class, "_get_per_token_logps_and_entropies", None)
+    if logps is not None:
+        returned = get_args(inspect.signature(logps).return_annotation)
+        if len(returned) != 3:
+            faults.append(f"{logps.__name__} returns {len(returned)} values, not 3")
+    return faults
+
+
+def _source_faults(trainer_class: type) -> list[str]:
+    """No faults where the source cannot be read: the signatures have to do then."""
+    try:
+        source = inspect.getsource(trainer_class._compute_loss)
+    except (OSError, TypeError, AttributeError):
+        return []
+    faults = []
+    for pattern, times in _LOSS_SOURCE.items():
+        found = len(re.findall(pattern, source))
+        if found == 0 or times not in (None, found):
+            faults.append(f"_compute_loss has {found} times {pattern!r}, not {times or 'some'}")
+    return faults
+
+
+check_seam()
+
+
+@dataclass(frozen=True)
+class ScoredBatch:
+    """A generated batch after TRL scored it; local rows (B) unless the suffix says all (N).
+
+    Attributes:
+        completion_ids_BT, prompt_ids_BP: token ids, −1 where padded.
+        lengths_B: completion tokens, tool tokens included; 0 if masked out as truncated.
+        mask_BT: policy tokens, bool.
+        advantage_B: TRL's group-normalised reward.
+        reward_N: weighted sum of the outcome rewards, NaN where all abstain.
+        steps: for each process reward function the steps of all N completions.
+        first_row: index among the N of this process's first row.
+        group_size: completions per prompt, in training or evaluation.
+    """
+
+    completion_ids_BT: Tensor
+    prompt_ids_BP: Tensor
+    lengths_B: Tensor
+    mask_BT: Tensor
+    advantage_B: Tensor
+    reward_N: Tensor
+    steps: list[list[StepRewards | None]]
+    first_row: int
+    group_size: int
+
+    @property
+    def rows(self) -> slice:
+        """This process's rows among the N."""
+        return slice(self.first_row, self.first_row + self.lengths_B.shape[0])
+
+    @property
+    def group_ids_N(self) -> Tensor:
+        rows_N = torch.arange(self.reward_N.shape[0], device=self.reward_N.device)
+        return rows_N // self.group_size
+
+
+@dataclass
+class LossPlan:
+    """What one call of TRL's loss shall see.
+
+    Attributes:
+        trace: maps the log-ratio x to z, or None to leave the ratio alone.
+        kl_weight_BT: weight of the KL term (ones where it is unweighted), or None to leave TRL's.
+        logps_BT: the raw log-probabilities, once the loss has asked for them.
+    """
+
+    trace: Any
+    kl_weight_BT: Tensor | None
+    mask_BT: Tensor
+    old_logps_BT: Tensor | None
+    logps_BT: Tensor | None = None
+
+    def intercept(self, logps_BT: Tensor) -> Tensor:
+        """Takes log π_θ on its way into the loss and hands on what shall stand in its place."""
+        self.logps_BT = logps_BT
+        if self.old_logps_BT is None:
+            self.old_logps_BT = logps_BT.detach()
+        return logps_BT if self.trace is None else self.trace(logps_BT - self.old_logps_BT)
+
+
+class SeamTrainer(GRPOTrainer):
+    """`GRPOTrainer` with two hooks; subclasses override `credit` and `loss_plan` and no private."""
+
+    def __init__(self, *args, process_reward_funcs: Sequence = (), **kwargs):
+        self.process_reward_funcs = list(process_reward_funcs)
+        self._scored: tuple[Tensor, list[int], list] | None = None
+        self._loss_plan: LossPlan | None = None
+        super().__init__(*args, **kwargs)
+        if self.rollout_func is not None:
+            self.rollout_func = _without_empty_completions(self.rollout_func)
+
+    # -- hooks ---------------------------------------------------------------------------------
+
+    def credit(self, batch: ScoredBatch) -> dict[str, Tensor]:
+        """Tensors, first dimension B, to add to (or replace in) what the loss gets as `inputs`."""
+        raise NotImplementedError
+
+    def loss_plan(self, inputs: dict[str, Any], mask_BT: Tensor) -> LossPlan | None:
+        """What TRL's loss shall see for this micro-batch; None leaves it untouched."""
+        raise NotImplementedError
+
+    # -- for subclasses ------------------------------------------------------------------------
+
+    @property
+    def mode(self) -> str:
+        return "train" if self.model.training else "eval"
+
+    def log_metric(self, name: str, value: float) -> None:
+        """Averages `value` into the next log; the same on all processes."""
+        self._metrics[self.mode][name].append(value)
+
+    def show_in_completions_table(self, column: str, values_N: list[float]) -> None:
+        """Fills a column of the completions table for the batch just scored, all processes' rows.
+
+        The column `advantage` is TRL's own and replaced, any other is added.
+        """
+        if column != "advantage":
+            self._logs["extra"][column].extend(values_N)
+            return
+        shown = self._logs["advantages"]
+        for _ in range(min(len(values_N), len(shown))):
+            shown.pop()
+        shown.extend(values_N)
+
+    # -- TRL's methods -------------------------------------------------------------------------
+
+    def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
+        rewards_NF = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        self._check_finite(rewards_NF)
+        lengths = [len(ids) for ids in completion_ids_list]
+        columns = self._reward_columns(inputs)
+        columns |= {
+            "prompts": prompts,
+            "completions": completions,
+            "completion_ids": completion_ids_list,
+        }
+        steps = [self._steps_of(func, columns, lengths) for func in self.process_reward_funcs]
+        self._scored = (rewards_NF, lengths, steps)
+        return rewards_NF
+
+    def _generate_and_score_completions(self, inputs):
+        output = super()._generate_and_score_completions(inputs)
+        assert self._scored is not None
+        rewards_NF, lengths, steps = self._scored
+        self._scored = None
+        self._refuse_images_from_tools(inputs, output)
+        output |= self.credit(self._scored_batch(output, rewards_NF, lengths, steps))
+        return output
+
+    def _compute_loss(self, model, inputs):
+        mask_BT = inputs["completion_mask"]
+        if "tool_mask" in inputs:
+            mask_BT = mask_BT * inputs["tool_mask"]
+        plan = self.loss_plan(inputs, mask_BT)
+        if plan is None:
+            return super()._compute_loss(model, inputs)
+        if plan.trace is not None:
+            # A copy: the buffered inputs serve the next iteration too.
+            zeros_BT = torch.zeros(mask_BT.shape, device=mask_BT.device)
+            inputs = {**inputs, "old_per_token_logps": zeros_BT}
+        beta = self.beta
+        self._loss_plan, self.beta = plan, 0.0 if plan.kl_weight_BT is not None else beta
+        try:
+            loss = super()._compute_loss(model, inputs)
+        finally:
+            self._loss_plan, self.beta = None, beta
+        if plan.kl_weight_BT is not None:
+            loss = loss + self._kl_term(plan, inputs)
+        return loss
+
+    def _get_per_token_logps_and_entropies(self, *args, **kwargs):
+        logps_BT, entropies_BT, aux_loss = super()._get_per_token_logps_and_entropies(
+            *args, **kwargs
+        )
+        if self._loss_plan is not None:
+            logps_BT = self._loss_plan.intercept(logps_BT)
+        return logps_BT, entropies_BT, aux_loss
+
+    # -- parts of the above --------------------------------------------------------------------
+
+    def _kl_term(self, plan: LossPlan, inputs: dict[str, Any]) -> Tensor:
+        """β·KL as TRL would have added it, weighted; logged where TRL would have logged it."""
+        assert plan.logps_BT is not None
+        assert plan.old_logps_BT is not None
+        kl_BT = per_token_kl(
+            plan.logps_BT,
+            inputs["ref_per_token_logps"],
+            plan.old_logps_BT,
+            bias_correction=self.args.use_bias_correction_kl,
+        )
+        scale = self._loss_scale(inputs)
+        term = self.beta * scale.reduce(kl_BT * plan.kl_weight_BT, plan.mask_BT)
+        totals = torch.stack([(kl_BT * plan.mask_BT).sum(), plan.mask_BT.sum()]).detach()
+        kl_sum, tokens = self.accelerator.reduce(totals, reduction="sum").tolist()
+        self.log_metric("kl", kl_sum / max(tokens, 1.0))
+        policy_losses = self._metrics[self.mode].get("policy_loss")
+        if policy_losses:  # TRL logs it, KL included, where there is an entropy bonus
+            policy_losses[-1] += self.accelerator.gather(term.detach()).mean().item()
+        return term / scale.divisor
+
+    def _loss_scale(self, inputs: dict[str, Any]) -> LossScale:
+        training = self.mode == "train"
+        accumulation = self.current_gradient_accumulation_steps if training else 1
+        windows = self.args.steps_per_generation / accumulation if training else 1.0
+        return LossScale(
+            loss_type=self.loss_type,
+            max_completion_length=self.max_completion_length,
+            num_items_in_batch=inputs["num_items_in_batch"],
+            num_processes=self.accelerator.num_processes,
+            accumulation=accumulation,
+            windows=windows,
+        )
+
+    def _scored_batch(self, output, rewards_NF, lengths, steps) -> ScoredBatch:
+        completion_mask, prompt_mask = output["completion_mask"], output["prompt_mask"]
+        mask_BT = completion_mask * output.get("tool_mask", 1)
+        B, T = completion_mask.shape
+        lengths_B = torch.tensor(lengths, device=completion_mask.device)
+        # TRL masks out all tokens of a truncated completion: it leaves the counts.
+        lengths_B = lengths_B * completion_mask.any(1)
+        t = torch.arange(T, device=completion_mask.device)
+        weights_F = self.reward_weights.to(rewards_NF.device)
+        reward_N = (rewards_NF * weights_F).nansum(1)
+        return ScoredBatch(
+            completion_ids_BT=output["completion_ids"].masked_fill(t >= lengths_B[:, None], -1),
+            prompt_ids_BP=output["prompt_ids"].masked_fill(prompt_mask == 0, -1),
+            lengths_B=lengths_B,
+            mask_BT=mask_BT.bool(),
+            advantage_B=output["advantages"],
+            reward_N=reward_N.masked_fill(rewards_NF.isnan().all(1), torch.nan),
+            steps=steps,
+            first_row=self.accelerator.process_index * B,
+            group_size=self.num_generations if self.mode == "train" else self.num_generations_eval,
+        )
+
+    def _reward_columns(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        """The keyword arguments that TRL gives a reward function, but for the completions."""
+        names = [n for n in inputs[0] if n not in ("prompt", "completion", "completion_ids")]
+        columns: dict[str, Any] = {name: [row[name] for row in inputs] for name in names}
+        columns |= {
+            "trainer_state": self.state,
+            "log_extra": self._log_completion_extra,
+            "log_metric": self._log_metric,
+        }
+        if self.environments is not None:
+            columns["environments"] = self.environments
+        return columns
+
+    def _steps_of(self, func, columns: dict[str, Any], lengths: list[int]) -> list:
+        """The step rewards of all N completions, checked on all processes alike."""
+        name = getattr(func, "__name__", type(func).__name__)
+        own = list(func(**columns))
+        if len(own) != len(lengths):
+            raise ValueError(
+                f"The process reward function {name!r} returned {len(own)} entries for "
+                f"{len(lengths)} completions; return one list of (index of the token that ends "
+                "the step, reward) per completion, or None to abstain."
+            )
+        gathered = gather_object(list(zip(own, lengths, strict=True)))
+        steps, all_lengths = zip(*gathered, strict=True)
+        check_steps(steps, all_lengths, where=f"process reward function {name!r}")
+        return list(steps)
+
+    def _check_finite(self, rewards_NF: Tensor) -> None:
+        infinite = rewards_NF.isinf().nonzero().tolist()
+        if infinite:
+            row, func = infinite[0]
+            raise ValueError(
+                f"The reward function {self.reward_func_names[func]!r} returned "
+                f"{rewards_NF[row, func].item()} for completion {row} of the batch; rewards must "
+                "be finite. Return None to abstain."
+            )
+
+    def _refuse_images_from_tools(self, inputs: list[dict[str, Any]], output: dict) -> None:
+        """Two images can stand behind the same placeholder tokens: those are no shared prefix."""
+        if "num_images" not in output:
+            return
+        if output["num_images"] != [_image_count(row) for row in inputs]:
+            raise NotImplementedError(
+                "A tool or an environment returned images. Completions that show different images "
+                "have the same placeholder tokens, so process sets cannot tell them apart, and "
+                "credit would be wrong. Train without such tools."
+            )
+
+
+def _image_count(row: dict[str, Any]) -> int:
+    if "images" in row:
+        return len(row["images"] or ())
+    return int(row.get("image") is not None)
+
+
+def _without_empty_completions(rollout_func):
+    """TRL dies of an IndexError at a completion without tokens; this says which one it was."""
+
+    @functools.wraps(rollout_func)
+    def checked(prompts, *args, **kwargs):
+        output = rollout_func(prompts, *args, **kwargs)
+        for row, ids in enumerate(output.get("completion_ids", ())):
+            if len(ids) == 0:
+                raise ValueError(
+                    f"rollout_func returned an empty completion for row {row} of {len(prompts)}; "
+                    "every completion needs at least one token (EOS, say)."
+                )
+        return output
+
+    return checked

@@ -1,0 +1,219 @@
+"""`LambdaGRPOTrainer`: wires the method into TRL's GRPO.
+
+Shape suffixes: B completions of this process, N of all processes, T completion positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from accelerate.logging import get_logger
+from torch import Tensor
+from trl import GRPOConfig
+
+from .config import LambdaGRPOConfig
+from .credit import (
+    Z_LIMIT,
+    Signal,
+    assign_credit,
+    token_gains,
+    traced_log_ratio,
+)
+from .functional import reward_denominator
+from .functional.td_errors import Steps, normalize_steps
+from .groups import WholeGroups, whole_groups
+from .metrics import (
+    gain_statistics,
+    means_over_processes,
+    process_set_statistics,
+    traced_ratio_statistics,
+    zero_variance_share,
+)
+from .seam import LossPlan, ScoredBatch, SeamTrainer
+
+logger = get_logger(__name__)
+
+ProcessRewardFunc = Callable[..., Sequence[Sequence[tuple[int, float]] | None]]
+
+
+class LambdaGRPOTrainer(SeamTrainer):
+    """`GRPOTrainer` with credit for single tokens; takes all that it takes, in the same order.
+
+    Args:
+        model, reward_funcs, args, ...: as for `GRPOTrainer`. `args` is a `LambdaGRPOConfig`; a
+            plain `GRPOConfig` keeps all its values and gets the defaults of our fields.
+        process_reward_funcs: one callable or several, for `td_error="process"`. Each is called with
+            `prompts`, `completions`, `completion_ids` and the data set's columns (like a reward
+            function) and returns for each completion a list of (index of the token that ends the
+            step, reward), or None to abstain. Each function's rewards are normalised by themselves,
+            then added. Outcome rewards (`reward_funcs`) are logged; they are trained on as well, as
+            a TD error on the last policy token, if `args.reward_weights` is set.
+
+    Raises:
+        ValueError: settings that mean nothing (see `LambdaGRPOConfig`), process rewards without
+            `td_error="process"` or the other way round.
+    """
+
+    _tag_names = ["trl", "trl-lambda", "grpo"]  # noqa: RUF012 (TRL's attribute, TRL's type)
+    _name = "LambdaGRPO"
+
+    def __init__(
+        self,
+        model: Any,
+        reward_funcs: Any = None,
+        args: GRPOConfig | None = None,
+        *positional: Any,
+        process_reward_funcs: ProcessRewardFunc | Sequence[ProcessRewardFunc] | None = None,
+        **options: Any,
+    ):
+        args = _lambda_config(model, args)
+        if process_reward_funcs is None:
+            process_reward_funcs = []
+        elif callable(process_reward_funcs):
+            process_reward_funcs = [process_reward_funcs]
+        _check_process_rewards(args, process_reward_funcs)
+        self.rule = args.credit_rule
+        super().__init__(
+            model,
+            reward_funcs,
+            args,
+            *positional,
+            process_reward_funcs=process_reward_funcs,
+            **options,
+        )
+
+    def credit(self, batch: ScoredBatch) -> dict[str, Tensor]:
+        groups = whole_groups(self.accelerator, batch)
+        sizes_WT = groups.sets.sizes()
+        self._log_batch(batch, sizes_WT)
+        if not self.rule.token_level:
+            return self._sequence_credit(batch)
+        sizes_BT = groups.local_sizes(sizes_WT)
+        credit = assign_credit(self.rule, self._signal(batch, groups, sizes_BT))
+        self._show_credit(batch, credit.advantage_BT, credit.weight_BT)
+        tensors = {"advantages": credit.advantage_BT}
+        if self.rule.process_set_weighting and self.beta != 0.0:
+            tensors["kl_weight"] = credit.weight_BT
+        return tensors
+
+    def loss_plan(self, inputs: dict[str, Any], mask_BT: Tensor) -> LossPlan | None:
+        kl_weight_BT = inputs.get("kl_weight")
+        if self.rule.traces_ratio and self.beta != 0.0 and kl_weight_BT is None:
+            kl_weight_BT = torch.ones_like(mask_BT)
+        if not self.rule.traces_ratio and kl_weight_BT is None:
+            return None
+
+        def trace(log_ratio_BT: Tensor) -> Tensor:
+            z_BT = traced_log_ratio(self.rule, log_ratio_BT, mask_BT)
+            self._log_traced_ratio(z_BT.detach(), mask_BT)
+            return z_BT.clamp(-Z_LIMIT, Z_LIMIT)
+
+        return LossPlan(
+            trace=trace if self.rule.traces_ratio else None,
+            kl_weight_BT=kl_weight_BT,
+            mask_BT=mask_BT,
+            old_logps_BT=inputs.get("old_per_token_logps"),
+        )
+
+    def _signal(self, batch: ScoredBatch, groups: WholeGroups, sizes_BT: Tensor) -> Signal:
+        if self.rule.td_error == "process":
+            weighted = self.args.reward_weights is not None
+            return Signal(
+                mask_BT=batch.mask_BT,
+                advantage_B=batch.advantage_B if weighted else torch.zeros_like(batch.advantage_B),
+                sizes_BT=sizes_BT,
+                steps=self._normalized_steps(batch),
+            )
+        if self.rule.td_error == "tree":
+            return Signal(
+                mask_BT=batch.mask_BT,
+                advantage_B=batch.advantage_B,
+                sizes_BT=sizes_BT,
+                values_BT1=groups.local_values(),
+                denominator_B=self._denominator(batch),
+            )
+        return Signal(batch.mask_BT, batch.advantage_B, sizes_BT)
+
+    def _denominator(self, batch: ScoredBatch) -> Tensor:
+        """`(B,)`: what TRL divided A_i by; infinite where no reward is known: nothing is learnt."""
+        denominator_N = reward_denominator(
+            batch.reward_N, batch.group_ids_N, scale=self.args.scale_rewards
+        )
+        return denominator_N.masked_fill(batch.reward_N.isnan(), torch.inf)[batch.rows]
+
+    def _normalized_steps(self, batch: ScoredBatch) -> Steps:
+        parts = [
+            normalize_steps(steps, batch.group_ids_N, scale=self.args.scale_rewards)
+            for steps in batch.steps
+        ]
+        return Steps.concatenate(parts).rows(batch.rows)
+
+    def _sequence_credit(self, batch: ScoredBatch) -> dict[str, Tensor]:
+        """Stock GRPO, but for the floor."""
+        if self.rule.advantage_floor is None:
+            return {}
+        advantage_B = batch.advantage_B.clamp(min=self.rule.advantage_floor)
+        shown = self.accelerator.gather(advantage_B)
+        self.show_in_completions_table("advantage", shown.tolist())
+        return {"advantages": advantage_B}
+
+    def _log_batch(self, batch: ScoredBatch, sizes_WT: Tensor) -> None:
+        statistics = process_set_statistics(sizes_WT, batch.group_size)
+        if self.rule.traced:
+            statistics |= gain_statistics(token_gains(self.rule, batch.mask_BT), batch.mask_BT)
+        for name, value in means_over_processes(self.accelerator, statistics).items():
+            self.log_metric(name, value)
+        share = zero_variance_share(batch.reward_N, batch.group_size)
+        self.log_metric("groups/zero_variance", share)
+
+    def _log_traced_ratio(self, z_BT: Tensor, mask_BT: Tensor) -> None:
+        statistics = traced_ratio_statistics(
+            z_BT,
+            mask_BT,
+            limit=Z_LIMIT,
+            lower=1 - self.epsilon_low,
+            upper=1 + self.epsilon_high,
+        )
+        for name, value in means_over_processes(self.accelerator, statistics).items():
+            self.log_metric(name, value)
+        self.log_metric("trace/z_abs_max", self.accelerator.gather(z_BT.abs().max()).max().item())
+
+    def _show_credit(self, batch: ScoredBatch, advantage_BT: Tensor, weight_BT: Tensor) -> None:
+        """In the completions table: means over policy tokens of what is trained on, and A_i."""
+        tokens_B = batch.mask_BT.sum(1).clamp(min=1)
+        local = [advantage_BT.sum(1) / tokens_B, batch.advantage_B, weight_BT.sum(1) / tokens_B]
+        columns = ("advantage", "group_advantage", "process_set_weight")
+        shown = self.accelerator.gather(torch.stack(local, 1))
+        for column, values_N in zip(columns, shown.unbind(1), strict=True):
+            self.show_in_completions_table(column, values_N.tolist())
+
+
+def _lambda_config(model: Any, args: GRPOConfig | None) -> LambdaGRPOConfig:
+    if args is None:
+        name = model if isinstance(model, str) else model.config._name_or_path
+        return LambdaGRPOConfig(f"{(name or 'model').split('/')[-1]}-LambdaGRPO")
+    if isinstance(args, LambdaGRPOConfig):
+        return args
+    converted = LambdaGRPOConfig.from_grpo_config(args)
+    logger.warning(
+        "LambdaGRPOTrainer got a plain GRPOConfig: its values are kept (loss_type=%r, "
+        "scale_rewards=%r), the fields of LambdaGRPOConfig get their defaults.",
+        args.loss_type,
+        args.scale_rewards,
+    )
+    return converted
+
+
+def _check_process_rewards(args: LambdaGRPOConfig, funcs: Sequence[ProcessRewardFunc]) -> None:
+    if args.td_error == "process" and not funcs:
+        raise ValueError(
+            "td_error='process' needs process_reward_funcs, and none were given. Pass "
+            "process_reward_funcs=[...] to LambdaGRPOTrainer, or choose another td_error."
+        )
+    if funcs and args.td_error != "process":
+        raise ValueError(
+            f"process_reward_funcs were given, but td_error={args.td_error!r} does not read them. "
+            "Set td_error='process', or leave them out."
+        )
