@@ -18,13 +18,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import scripted
 import torch
-from datasets import Dataset
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from tokenizers import Tokenizer, models
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 from trl import GRPOConfig, GRPOTrainer
 
 from trl_lambda import LambdaGRPOConfig, LambdaGRPOTrainer
@@ -92,7 +90,7 @@ def prefix_tree_sizes(groups: list[list[list[int]]]) -> list[list[int]]:
     return sizes
 
 
-def branching_completions(groups: int, size: int, longest: int) -> list[list[list[int]]]:
+def ragged_completions(groups: int, size: int, longest: int) -> list[list[list[int]]]:
     """Completions of uneven length that leave each other after up to 64 shared tokens."""
     generator = torch.Generator().manual_seed(0)
 
@@ -114,7 +112,7 @@ def process_sets(repeats: int) -> list[dict]:
     rows = []
     identical = [[[7] * 16384] * 8] * 8
     for name, groups in (
-        ("8 groups × 8 completions, up to 4096 tokens", branching_completions(8, 8, 4096)),
+        ("8 groups × 8 completions, up to 4096 tokens", ragged_completions(8, 8, 4096)),
         ("worst case, 8 groups × 8 identical, 16384 tokens", identical),
     ):
         flat = [tokens for group in groups for tokens in group]
@@ -219,7 +217,7 @@ def _time_own_calls(trainer: LambdaGRPOTrainer) -> list[float]:
 
 
 def _trainer(trainer_class, config_class, folder: str, steps: int):
-    """Scripted completions: sampling would drown the difference."""
+    """Twelve million parameters: the model, not the credit, is what takes the time."""
     extra = {}
     if config_class is LambdaGRPOConfig:
         extra = {"trace_mode": "ratio", "trace_style": "both"}
@@ -231,59 +229,16 @@ def _trainer(trainer_class, config_class, folder: str, steps: int):
         max_steps=steps,
         beta=0.04,
         loss_type="dapo",
-        report_to="none",
-        bf16=False,
-        use_cpu=not torch.cuda.is_available(),
-        gradient_checkpointing=False,
+        **scripted.QUIET,
         **extra,
     )
-    stem = torch.randint(3, 1000, (64,)).tolist()
-    completions = [
-        stem[: 4 * i] + torch.randint(3, 1000, (512 - 4 * i,)).tolist() for i in range(16)
-    ]
-
-    def rollout(prompts, trainer):
-        return {
-            "prompt_ids": [[3]] * len(prompts),
-            "completion_ids": completions[: len(prompts)],
-            "logprobs": None,
-        }
-
-    def reward(completions, **columns):
-        return [float(i % 3) for i in range(len(completions))]
-
-    return trainer_class(
-        _model(folder),
-        reward,
+    return scripted.trainer(
+        trainer_class,
         config,
-        train_dataset=Dataset.from_list([{"prompt": "1"}] * 64),
-        processing_class=_tokenizer(),
-        rollout_func=rollout,
-    )
-
-
-def _model(folder: str) -> Qwen2ForCausalLM:
-    """Twelve million parameters: the model, not the credit, is what takes the time."""
-    where = Path(folder) / "model"
-    if not where.exists():
-        config = Qwen2Config(
-            vocab_size=1000,
-            hidden_size=384,
-            intermediate_size=1024,
-            num_hidden_layers=6,
-            num_attention_heads=6,
-            num_key_value_heads=2,
-            max_position_embeddings=1024,
-        )
-        Qwen2ForCausalLM(config).save_pretrained(where)
-    return Qwen2ForCausalLM.from_pretrained(where, dtype=torch.float32)
-
-
-def _tokenizer() -> PreTrainedTokenizerFast:
-    vocabulary = {"<pad>": 0, "<eos>": 1, "<unk>": 2} | {str(i): i for i in range(3, 1000)}
-    core = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    return PreTrainedTokenizerFast(
-        tokenizer_object=core, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>"
+        scripted.branching_completions(groups=2, size=8, length=512),
+        hidden_size=384,
+        num_hidden_layers=6,
+        model_folder=Path(folder) / "model",
     )
 
 

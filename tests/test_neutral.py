@@ -12,26 +12,12 @@ from trl_lambda import LambdaGRPOTrainer
 LOSS_TYPES = ["grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo"]
 # (gradient_accumulation_steps, steps_per_generation)
 WINDOWS = [(1, 1), (1, 2), (2, 4), (4, 2)]
-TIMINGS = ("step_time", "runtime", "per_second", "profiling")
 
 
 def run(cls, output_dir, settings):
     trainer = tiny.trainer(output_dir, cls, settings=settings)
     trainer.train()
     return trainer
-
-
-def logged(trainer):
-    return [
-        {k: v for k, v in entry.items() if not any(word in k for word in TIMINGS)}
-        for entry in trainer.state.log_history
-    ]
-
-
-def assert_same_run(ours, stock):
-    assert torch.equal(tiny.parameters(ours), tiny.parameters(stock))
-    for own, theirs in zip(logged(ours), logged(stock), strict=True):
-        assert {k: own[k] for k in theirs} == theirs
 
 
 @pytest.mark.parametrize(
@@ -57,7 +43,7 @@ def test_equals_stock_bit_for_bit(tmp_path, loss_type, beta, num_iterations, win
     }
     stock = run(GRPOTrainer, tmp_path / "stock", settings)
     ours = run(LambdaGRPOTrainer, tmp_path / "ours", settings | tiny.NEUTRAL)
-    assert_same_run(ours, stock)
+    tiny.assert_same_run(ours, stock)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +62,7 @@ def test_what_token_level_credit_refuses_is_stock_when_neutral(tmp_path, special
     settings = {"scale_rewards": "group", "loss_type": "dapo"} | special
     stock = run(GRPOTrainer, tmp_path / "stock", settings)
     ours = run(LambdaGRPOTrainer, tmp_path / "ours", settings | tiny.NEUTRAL)
-    assert_same_run(ours, stock)
+    tiny.assert_same_run(ours, stock)
 
 
 def test_not_neutral_differs(tmp_path):

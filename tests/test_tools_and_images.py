@@ -9,7 +9,6 @@ import tiny_chat
 import tiny_vision
 import torch
 from datasets import Dataset
-from test_neutral import assert_same_run
 from tiny_chat import dice, in_order, script, script_first_turn, transcript
 from trl import GRPOTrainer
 
@@ -271,7 +270,7 @@ def test_neutral_is_stock_on_images(tmp_path, beta):
         )
         assert_trains(trainer)
         runs.append(trainer)
-    assert_same_run(runs[1], runs[0])
+    tiny.assert_same_run(runs[1], runs[0])
 
 
 def look(count: int) -> list:
@@ -299,3 +298,18 @@ def test_images_from_environments_are_refused(tmp_path):
     script(trainer, ["b"])
     with pytest.raises(NotImplementedError, match="A tool or an environment returned images"):
         score(trainer)
+
+
+def test_images_of_environments_are_fine_where_no_prefix_is_shared(tmp_path):
+    settings = {"process_set_weighting": False}
+    trainer = build(tmp_path, vision=True, environment_factory=worlds([look(1)]), settings=settings)
+    script(trainer, ["b"])
+    assert score(trainer)["num_images"] == [1] * 8
+
+
+def test_images_in_the_messages_of_the_data_set(tmp_path):
+    picture, question = ({"type": "image"} | {"image": tiny_vision.image(9)}, {"type": "text"})
+    data = [{"prompt": [{"role": "user", "content": [picture, question | {"text": "1+1="}]}]}] * 8
+    trainer = build(tmp_path, vision=True)
+    script(trainer, ["b"])
+    assert score(trainer, data)["num_images"] == [1] * 8

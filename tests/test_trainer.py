@@ -322,15 +322,6 @@ def test_process_needs_its_functions_and_they_need_it(tmp_path):
         tiny.trainer(tmp_path, process_reward_funcs=[step_rewards])
 
 
-def test_images_from_tools_are_refused(tmp_path):
-    trainer = build(tmp_path)
-    rows = [{"prompt": "x", "image": object()}, {"prompt": "x", "images": [1, 2]}, {"prompt": "x"}]
-    trainer._refuse_images_from_tools(rows, {"num_images": [1, 2, 0]})
-    for counts in ([1, 3, 0], None):
-        with pytest.raises(NotImplementedError, match="returned images"):
-            trainer._refuse_images_from_tools(rows, {"num_images": counts})
-
-
 def test_plain_config_keeps_its_values(tmp_path, caplog):
     trainer = tiny.trainer(tmp_path, config_class=GRPOConfig, settings={"loss_type": "bnpo"})
     assert isinstance(trainer.args, LambdaGRPOConfig)

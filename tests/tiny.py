@@ -18,6 +18,7 @@ from trl_lambda import LambdaGRPOConfig, LambdaGRPOTrainer
 
 PAD, EOS = 0, 1
 CHARACTERS = "0123456789+-=# abcdefghijklmnopqrstuvwxyz"
+TIMINGS = ("step_time", "runtime", "per_second", "profiling")
 NEUTRAL = {"trace_style": "none", "td_error": "group", "process_set_weighting": False}
 
 
@@ -151,3 +152,17 @@ def capture_inputs(trainer) -> list[dict]:
 
 def parameters(trainer) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
+
+
+def _logged(trainer):
+    return [
+        {k: v for k, v in entry.items() if not any(word in k for word in TIMINGS)}
+        for entry in trainer.state.log_history
+    ]
+
+
+def assert_same_run(ours, stock):
+    """Bit for bit: parameters, and all that stock logged but for times."""
+    assert torch.equal(parameters(ours), parameters(stock))
+    for own, theirs in zip(_logged(ours), _logged(stock), strict=True):
+        assert {k: own[k] for k in theirs} == theirs

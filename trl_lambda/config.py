@@ -89,7 +89,8 @@ class LambdaGRPOConfig(GRPOConfig):
         metadata={
             "help": "Divide the rows of the trace by their sums (default), so that the gradient "
             "keeps the size of GRPO's. False is the paper's trace: gradients up to 1/(1-c) times "
-            "larger, so a smaller learning rate, and clipping far sooner."
+            "larger, so a smaller learning rate, and clipping far sooner. With TD errors on few "
+            "tokens ('terminal', 'process') there is nothing to even out: use False."
         },
     )
     advantage_floor: float | None = field(

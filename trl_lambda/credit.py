@@ -56,6 +56,11 @@ class CreditRule:
         return self.traced and self.trace_mode == "ratio"
 
     @property
+    def shares_prefixes(self) -> bool:
+        """Whether credit depends on which completions share a prefix."""
+        return self.process_set_weighting or self.td_error == "tree"
+
+    @property
     def token_level(self) -> bool:
         """Whether tokens of one completion can differ in credit."""
         return self.traced or self.td_error != "group" or self.process_set_weighting

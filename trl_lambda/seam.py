@@ -118,6 +118,7 @@ class ScoredBatch:
         advantage_B: TRL's group-normalised reward.
         reward_N: weighted sum of the outcome rewards, NaN where all abstain.
         steps: for each process reward function the steps of all N completions.
+        images_added: whether completions show images that are not in the data set.
         first_row: index among the N of this process's first row.
         group_size: completions per prompt, in training or evaluation.
     """
@@ -129,6 +130,7 @@ class ScoredBatch:
     advantage_B: Tensor
     reward_N: Tensor
     steps: list[list[StepRewards | None]]
+    images_added: bool
     first_row: int
     group_size: int
 
@@ -232,8 +234,7 @@ class SeamTrainer(GRPOTrainer):
         assert self._scored is not None
         rewards_NF, lengths, steps = self._scored
         self._scored = None
-        self._refuse_images_from_tools(inputs, output)
-        output |= self.credit(self._scored_batch(output, rewards_NF, lengths, steps))
+        output |= self.credit(self._scored_batch(inputs, output, rewards_NF, lengths, steps))
         return output
 
     def _compute_loss(self, model, inputs):
@@ -300,7 +301,7 @@ class SeamTrainer(GRPOTrainer):
             windows=windows,
         )
 
-    def _scored_batch(self, output, rewards_NF, lengths, steps) -> ScoredBatch:
+    def _scored_batch(self, inputs, output, rewards_NF, lengths, steps) -> ScoredBatch:
         completion_mask, prompt_mask = output["completion_mask"], output["prompt_mask"]
         mask_BT = completion_mask * output.get("tool_mask", 1)
         B, T = completion_mask.shape
@@ -318,6 +319,7 @@ class SeamTrainer(GRPOTrainer):
             advantage_B=output["advantages"],
             reward_N=reward_N.masked_fill(rewards_NF.isnan().all(1), torch.nan),
             steps=steps,
+            images_added=_images_added(inputs, output),
             first_row=self.accelerator.process_index * B,
             group_size=self.num_generations if self.mode == "train" else self.num_generations_eval,
         )
@@ -360,22 +362,21 @@ class SeamTrainer(GRPOTrainer):
                 "be finite. Return None to abstain."
             )
 
-    def _refuse_images_from_tools(self, inputs: list[dict[str, Any]], output: dict) -> None:
-        """Two images can stand behind the same placeholder tokens: those are no shared prefix."""
-        if "num_images" not in output:
-            return
-        if output["num_images"] != [_image_count(row) for row in inputs]:
-            raise NotImplementedError(
-                "A tool or an environment returned images. Completions that show different images "
-                "have the same placeholder tokens, so process sets cannot tell them apart, and "
-                "credit would be wrong. Train without such tools."
-            )
+
+def _images_added(inputs: list[dict[str, Any]], output: dict[str, Any]) -> bool:
+    """Whether the model saw images that the data set does not hold: a tool's, an environment's."""
+    return "num_images" in output and output["num_images"] != list(map(_image_count, inputs))
 
 
 def _image_count(row: dict[str, Any]) -> int:
+    """Images of a data set's row: in its column, or in the blocks of its messages."""
+    prompt = row.get("prompt")
+    messages = prompt if isinstance(prompt, list) else []
+    blocks = [block for m in messages if isinstance(m["content"], list) for block in m["content"]]
+    in_blocks = sum(block.get("image") is not None for block in blocks)
     if "images" in row:
-        return len(row["images"] or ())
-    return int(row.get("image") is not None)
+        return in_blocks + len(row["images"] or ())
+    return in_blocks + (row.get("image") is not None)
 
 
 def _without_empty_completions(rollout_func):

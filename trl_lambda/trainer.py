@@ -85,6 +85,13 @@ class LambdaGRPOTrainer(SeamTrainer):
         )
 
     def credit(self, batch: ScoredBatch) -> dict[str, Tensor]:
+        if batch.images_added and self.rule.shares_prefixes:
+            raise NotImplementedError(
+                "A tool or an environment returned images. Completions that show different images "
+                "have the same placeholder tokens, so process sets cannot tell them apart. Train "
+                "without such tools, or with process_set_weighting=False and another td_error "
+                "than 'tree'."
+            )
         groups = whole_groups(self.accelerator, batch)
         sizes_WT = groups.sets.sizes()
         self._log_batch(batch, sizes_WT)
