@@ -132,54 +132,49 @@ def process_sets(repeats: int) -> list[dict]:
 
 def training_step(rounds: int) -> list[dict]:
     """Steps of three trainers in turn: stock, stock again (the control), ours with all on."""
-    steps_per_round = 4
     with tempfile.TemporaryDirectory() as folder:
         trainers = {
-            "stock": _trainer(GRPOTrainer, GRPOConfig, folder, rounds * steps_per_round),
-            "control": _trainer(GRPOTrainer, GRPOConfig, folder, rounds * steps_per_round),
-            "ours": _trainer(LambdaGRPOTrainer, LambdaGRPOConfig, folder, rounds * steps_per_round),
+            "stock": _trainer(GRPOTrainer, GRPOConfig, folder),
+            "control": _trainer(GRPOTrainer, GRPOConfig, folder),
+            "ours": _trainer(LambdaGRPOTrainer, LambdaGRPOConfig, folder),
         }
-        own_seconds = _time_own_calls(trainers["ours"])
-        batch = [{"prompt": "1"}] * trainers["stock"].args.generation_batch_size
+        own_calls = _time_own_calls(trainers["ours"])
         seconds: dict[str, list[float]] = {name: [] for name in trainers}
-        shares = []
-        for trainer in trainers.values():
-            trainer.create_optimizer()
-            trainer.current_gradient_accumulation_steps = 1
-            trainer.model.train()
-        names = list(trainers)
-        for turn in track(range(rounds + 1), description="training steps"):
+        own_share = []
+        for turn in track(range(-1, rounds), description="training steps"):
             # The order rotates, so that no trainer always runs on the warmest cache.
-            for name in names[turn % 3 :] + names[: turn % 3]:
-                own_seconds.clear()
-                elapsed = _step_seconds(trainers[name], batch)
-                if turn == 0:
+            for name in _rotated(list(trainers), turn):
+                own_calls.clear()
+                elapsed = _step_seconds(trainers[name])
+                if turn < 0:
                     continue  # warms up
                 seconds[name].append(elapsed)
                 if name == "ours":
-                    shares.append(sum(own_seconds) / elapsed)
-    ratio = [ours / stock for ours, stock in zip(seconds["ours"], seconds["stock"], strict=True)]
-    control = [b / a for a, b in zip(seconds["stock"], seconds["control"], strict=True)]
+                    own_share.append(100 * sum(own_calls) / elapsed)
+    share = statistics.median(own_share)
     return [
-        {
-            "what": "share of a step inside our own calls",
-            "percent": 100 * statistics.median(shares),
-        },
-        {"what": f"step, ours / stock, {rounds} pairs", **_percent_above_one(ratio)},
-        {"what": f"step, stock / stock, {rounds} pairs", **_percent_above_one(control)},
+        {"what": "share of a step inside our own calls", "percent": share},
+        _compared(f"step, ours / stock, {rounds} pairs", seconds["ours"], seconds["stock"]),
+        _compared(f"step, stock / stock, {rounds} pairs", seconds["control"], seconds["stock"]),
     ]
 
 
-def _percent_above_one(ratios: list[float]) -> dict:
-    quartiles = statistics.quantiles(ratios, n=4)
-    return {
-        "percent": 100 * (statistics.median(ratios) - 1),
-        "quartiles": [100 * (q - 1) for q in (quartiles[0], quartiles[2])],
-    }
+def _rotated(names: list[str], turn: int) -> list[str]:
+    first = turn % len(names)
+    return names[first:] + names[:first]
 
 
-def _step_seconds(trainer: GRPOTrainer, batch: list[dict]) -> float:
+def _compared(what: str, seconds: list[float], baseline: list[float]) -> dict:
+    """Percent by which the pairs differ: median and quartiles."""
+    percent = [100 * (a / b - 1) for a, b in zip(seconds, baseline, strict=True)]
+    quartiles = statistics.quantiles(percent, n=4)
+    middle_half = [quartiles[0], quartiles[2]]
+    return {"what": what, "percent": statistics.median(percent), "quartiles": middle_half}
+
+
+def _step_seconds(trainer: GRPOTrainer) -> float:
     """Score a batch, one forward and backward pass, one optimiser step; no sampling."""
+    batch = [{"prompt": "3"}] * trainer.args.generation_batch_size
     start = time.perf_counter()
     inputs = trainer._prepare_inputs(batch)
     trainer.compute_loss(trainer.model, inputs).backward()
@@ -216,8 +211,8 @@ def _time_own_calls(trainer: LambdaGRPOTrainer) -> list[float]:
     return spent
 
 
-def _trainer(trainer_class, config_class, folder: str, steps: int):
-    """Twelve million parameters: the model, not the credit, is what takes the time."""
+def _trainer(trainer_class, config_class, folder: str):
+    """Three million parameters: the model, not the credit, is what takes the time."""
     extra = {}
     if config_class is LambdaGRPOConfig:
         extra = {"trace_mode": "ratio", "trace_style": "both"}
@@ -225,21 +220,25 @@ def _trainer(trainer_class, config_class, folder: str, steps: int):
         output_dir=folder,
         per_device_train_batch_size=16,
         num_generations=8,
-        max_completion_length=512,
-        max_steps=steps,
+        max_completion_length=256,
+        max_steps=1,
         beta=0.04,
         loss_type="dapo",
         **scripted.QUIET,
         **extra,
     )
-    return scripted.trainer(
+    trainer = scripted.trainer(
         trainer_class,
         config,
-        scripted.branching_completions(groups=2, size=8, length=512),
-        hidden_size=384,
-        num_hidden_layers=6,
+        scripted.branching_completions(groups=2, size=8, length=256),
+        hidden_size=256,
+        num_hidden_layers=4,
         model_folder=Path(folder) / "model",
     )
+    trainer.create_optimizer()
+    trainer.current_gradient_accumulation_steps = 1
+    trainer.model.train()
+    return trainer
 
 
 PARTS = {"traces": traces, "process_sets": process_sets, "step": training_step}
