@@ -180,7 +180,7 @@ def common_settings(seed: int) -> dict[str, Any]:
 def grpo_settings(budget: Budget, seed: int) -> dict[str, Any]:
     """What both GRPO trainers are told; everything else is each one's own default."""
     return common_settings(seed) | {
-        "learning_rate": 3e-4,
+        "learning_rate": 5e-4,
         "max_steps": budget.steps,
         "per_device_train_batch_size": per_process(budget.completions, "completions"),
         "max_completion_length": SOLUTION_TOKENS,
@@ -270,6 +270,7 @@ def main() -> None:
     began = time.perf_counter()
     args = parse_arguments()
     budget = SMOKE if args.smoke else FULL
+    torch.set_num_threads(1)  # tensors this small: a second thread costs more than it gives
     state = PartialState(cpu=not torch.cuda.is_available())
     check_output_dir(args.output_dir, args.overwrite)
     state.wait_for_everyone()  # nobody writes before everybody has looked
