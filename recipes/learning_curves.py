@@ -43,13 +43,20 @@ def plot_curves(curves: list[Curve], path: Path, *, title: str, subtitle: str) -
     axes.plot([], [], color=INK, alpha=0.35, linewidth=1, label="mean training reward of a step")
     axes.set_xlabel("GRPO step")
     axes.set_ylabel("share of right answers, sampled")
-    axes.set_ylim(0, 1)
-    axes.set_xlim(left=0)
+    axes.set_ylim(0, 1.02)
     axes.grid(axis="y", color="#dddddd", linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="lower right", frameon=False)
     axes.set_title(subtitle, loc="left", fontsize=9, color=INK)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
+    axes.annotate(
+        title,
+        (0, 1),
+        xytext=(0, 36),  # above the two lines of the subtitle
+        xycoords="axes fraction",
+        textcoords="offset points",
+        fontsize=12,
+        fontweight="bold",
+    )
     figure.savefig(path, dpi=150)
     plt.close(figure)
 

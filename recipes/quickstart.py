@@ -8,7 +8,7 @@ A Qwen2 of 0.1 million weights is made in memory and warm-started (SFTTrainer) o
 well, sampled it is wrong more often than right. From that start, with the same seed and settings,
 TRL's GRPOTrainer and LambdaGRPOTrainer train it on verifiable rewards. OUTPUT_DIR gets
 
-    summary.json    held-out accuracy before and after, seconds, settings, versions
+    summary.json    held-out accuracy before and after, seconds (imports apart), settings, versions
     curves.json     reward and held-out accuracy along both runs
     learning.png    the two as a picture
     warm_start/     the model and tokenizer before GRPO
@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import os
 import random
 import time
 from dataclasses import asdict, dataclass
@@ -154,6 +155,12 @@ def check_output_dir(folder: Path, overwrite: bool) -> None:
         )
 
 
+def use_one_gpu_without_launcher() -> None:
+    """Else the Trainer spreads a single process over all GPUs; call before CUDA is touched."""
+    if "LOCAL_RANK" not in os.environ:
+        os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
+
+
 def per_process(total: int, what: str) -> int:
     """Each process's share of `total`, which does not depend on how many there are."""
     processes = PartialState().num_processes
@@ -170,7 +177,7 @@ def common_settings(seed: int) -> dict[str, Any]:
     return {
         "seed": seed,
         "bf16": False,
-        # Not torch.accelerator: on a model this small Apple's MPS has nothing to win over the CPU.
+        # CUDA or CPU: on Apple's MPS this has not been tried, and the CPU is fast enough.
         "use_cpu": not torch.cuda.is_available(),
         "gradient_checkpointing": False,
         "save_strategy": "no",
@@ -221,16 +228,22 @@ def warm_start(data: Data, tokenizer: PreTrainedTokenizerFast, budget: Budget, a
 def train(
     trainer_class: type[GRPOTrainer],
     config: GRPOConfig,
+    *,
     start: Path,
     data: Data,
     tokenizer: PreTrainedTokenizerFast,
-    *,
     name: str,
-    measure_every: int,
+    part: str,
+    every: int,
 ) -> Run:
-    """One GRPO run from the model in `start`, saved to the config's output_dir."""
+    """A GRPO run from the model in `start`, saved to the config's output_dir.
+
+    Args:
+        name: of the run, in the picture and, after `part`, at the progress bar.
+        every: steps between two measurements of held-out accuracy.
+    """
     began = time.perf_counter()
-    accuracy = AccuracyCurve(tokenizer, data.held_out, measure_every)
+    accuracy = AccuracyCurve(tokenizer, data.held_out, every)
     trainer = trainer_class(
         Qwen2ForCausalLM.from_pretrained(start, dtype=torch.float32),
         answer_reward,
@@ -239,11 +252,11 @@ def train(
         processing_class=tokenizer,
         callbacks=[accuracy],
     )
-    show_progress(trainer, name, ("reward",))
+    show_progress(trainer, f"{part} {name}", ("reward",))
     trainer.train()
     trainer.save_model()
     rewards = [log["reward"] for log in trainer.state.log_history if "reward" in log]
-    curve = Curve(trainer_class.__name__, rewards, accuracy.points, len(data.held_out))
+    curve = Curve(name, rewards, accuracy.points, len(data.held_out))
     return Run(curve, time.perf_counter() - began)
 
 
@@ -258,56 +271,65 @@ def write_results(folder: Path, summary: dict[str, Any], curves: list[Curve]) ->
     plot_curves(
         curves,
         folder / "learning.png",
-        title="Differences modulo 10 with written-out steps",
+        title="Differences modulo 10 with written-out steps: GRPO after a warm start",
         subtitle=(
-            "Qwen2 with 0.1 million weights, the same warm start, seed and settings for both; "
-            f"{curves[0].problems} held-out problems, bars: 95 %"
+            "Qwen2 with 0.1 million weights; both trainers from the same start, with seed "
+            f"{summary['seed']} and the same settings.\n"
+            f"Points: {curves[0].problems} held-out problems, one sample each, with 95 % intervals."
         ),
     )
 
 
-def main() -> None:
-    began = time.perf_counter()
-    args = parse_arguments()
-    budget = SMOKE if args.smoke else FULL
-    torch.set_num_threads(1)  # tensors this small: a second thread costs more than it gives
-    state = PartialState(cpu=not torch.cuda.is_available())
-    check_output_dir(args.output_dir, args.overwrite)
-    state.wait_for_everyone()  # nobody writes before everybody has looked
-    console = Console(quiet=not state.is_main_process)
-    settings = grpo_settings(budget, args.seed)
-    folders = {"grpo": args.output_dir / "grpo", "ours": args.output_dir / "model"}
-    configs = {
-        "grpo": GRPOConfig(output_dir=str(folders["grpo"]), **settings),
-        "ours": LambdaGRPOConfig(output_dir=str(folders["ours"]), **settings),
-    }
-    changed = changed_settings(configs["ours"], list(settings))
-    print_settings(console, changed)
-
-    data, tokenizer = Data.draw(budget, args.seed), character_tokenizer()
-    start = warm_start(data, tokenizer, budget, args)
-    common = {"tokenizer": tokenizer, "measure_every": budget.measure_every}
-    grpo = train(GRPOTrainer, configs["grpo"], start, data, name="2/3 TRL's GRPOTrainer", **common)
-    ours = train(
-        LambdaGRPOTrainer, configs["ours"], start, data, name="3/3 LambdaGRPOTrainer", **common
-    )
-    if not state.is_main_process:
-        return
-    summary = {
+def summarize(before_greedy: float, grpo: Run, ours: Run, budget: Budget, args) -> dict[str, Any]:
+    """What summary.json has, but for the settings that were changed and the total time."""
+    return {
         "accuracy_before": ours.curve.accuracy[0][1],
         "accuracy_after": ours.accuracy,
         "accuracy_after_grpo": grpo.accuracy,
-        "accuracy_before_greedy": greedy_accuracy(start, data, tokenizer),
-        "seconds": time.perf_counter() - began,
+        "accuracy_before_greedy": before_greedy,
         "seconds_grpo": grpo.seconds,
         "seconds_ours": ours.seconds,
         "seed": args.seed,
         "smoke": args.smoke,
         "label_noise": LABEL_NOISE,
         "budget": asdict(budget),
-        "differs_from_defaults": {name: value for name, _, value, _ in changed},
         **surroundings(),
     }
+
+
+def start_processes(args: argparse.Namespace) -> PartialState:
+    """Processes that all know that the output folder may be written to."""
+    use_one_gpu_without_launcher()
+    # Tensors this small gain nothing from more threads, and lose much where cores are shared.
+    torch.set_num_threads(1)
+    state = PartialState(cpu=not torch.cuda.is_available())
+    check_output_dir(args.output_dir, args.overwrite)
+    state.wait_for_everyone()  # nobody writes before everybody has looked
+    return state
+
+
+def main() -> None:
+    began = time.perf_counter()
+    args = parse_arguments()
+    state = start_processes(args)
+    budget = SMOKE if args.smoke else FULL
+    settings = grpo_settings(budget, args.seed)
+    stock_config = GRPOConfig(output_dir=str(args.output_dir / "grpo"), **settings)
+    our_config = LambdaGRPOConfig(output_dir=str(args.output_dir / "model"), **settings)
+    console = Console(quiet=not state.is_main_process)
+    changed = changed_settings(our_config, settings)
+    print_settings(console, changed)
+
+    data, tokenizer = Data.draw(budget, args.seed), character_tokenizer()
+    start = warm_start(data, tokenizer, budget, args)
+    same = {"start": start, "data": data, "tokenizer": tokenizer, "every": budget.measure_every}
+    grpo = train(GRPOTrainer, stock_config, name="TRL's GRPOTrainer", part="2/3", **same)
+    ours = train(LambdaGRPOTrainer, our_config, name="LambdaGRPOTrainer", part="3/3", **same)
+    if not state.is_main_process:
+        return
+    summary = summarize(greedy_accuracy(start, data, tokenizer), grpo, ours, budget, args)
+    summary["differs_from_defaults"] = {name: value for name, _, value, _ in changed}
+    summary["seconds"] = time.perf_counter() - began
     write_results(args.output_dir, summary, [grpo.curve, ours.curve])
     print_results(console, summary, args.output_dir)
 

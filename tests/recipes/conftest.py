@@ -21,7 +21,9 @@ PACKAGE_PARENT = Path(trl_lambda.__file__).parents[1]
 def run_recipe(tmp_path):
     """Runs a recipe in `tmp_path`; `run_recipe(name, *arguments)` gives the finished process."""
 
-    def run(name: str, *arguments: str, seconds: int = 120) -> subprocess.CompletedProcess:
+    def run(
+        name: str, *arguments: str, launcher: tuple[str, ...] = (), seconds: int = 120
+    ) -> subprocess.CompletedProcess:
         paths = [str(PACKAGE_PARENT), str(HERE), os.environ.get("PYTHONPATH", "")]
         environment = os.environ | {
             "PYTHONPATH": os.pathsep.join(filter(None, paths)),
@@ -30,7 +32,7 @@ def run_recipe(tmp_path):
             "HF_DATASETS_CACHE": str(tmp_path / "datasets_cache"),
         }
         return subprocess.run(
-            [sys.executable, str(RECIPES / name), *arguments],
+            [sys.executable, *launcher, str(RECIPES / name), *arguments],
             cwd=tmp_path,
             env=environment,
             capture_output=True,

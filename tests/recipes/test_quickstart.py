@@ -55,6 +55,20 @@ def test_earlier_results_are_kept_unless_told_otherwise(smoke, tmp_path):
     assert (out / "notes.txt").read_text() == "mine"
 
 
+@pytest.mark.distributed
+@pytest.mark.slow
+def test_two_processes_write_one_result(run_recipe, tmp_path):
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    process = run_recipe(
+        "quickstart.py", "--output_dir", "out", "--smoke", launcher=launcher, seconds=180
+    )
+    assert process.returncode == 0, process.stderr[-3000:]
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["processes"] == 2
+    assert summary["differs_from_defaults"]["per_device_train_batch_size"] == 32  # half of 64
+    assert process.stdout.count("Sampled accuracy") == 1
+
+
 @pytest.mark.slow
 def test_full_run_learns(run_recipe, tmp_path):
     process = run_recipe("quickstart.py", "--output_dir", "out", seconds=600)
