@@ -31,14 +31,21 @@ def run_recipe(tmp_path):
             "HF_HUB_OFFLINE": "1",
             "HF_DATASETS_CACHE": str(tmp_path / "datasets_cache"),
         }
-        return subprocess.run(
+        process = subprocess.Popen(
             [sys.executable, *launcher, str(RECIPES / name), *arguments],
             cwd=tmp_path,
             env=environment,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            timeout=seconds,
         )
+        try:
+            output = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            process.terminate()  # not kill: a launcher then ends its processes as well
+            process.communicate(timeout=60)
+            raise
+        return subprocess.CompletedProcess(process.args, process.returncode, *output)
 
     return run
 

@@ -16,6 +16,5 @@ def last_token_step(completion_ids, **columns) -> list[list[tuple[int, float]]]:
     return [[(len(ids) - 1, float(len(ids)))] for ids in completion_ids]
 
 
-def chat_length(completions, **columns) -> list[float]:
-    """Reads completions as messages; fails on plain texts."""
-    return [float(len(messages[0]["content"])) for messages in completions]
+def brevity(completions, **columns) -> list[float]:
+    return [-float(len(text)) for text in completions]

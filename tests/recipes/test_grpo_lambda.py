@@ -105,7 +105,10 @@ def test_resuming_equals_never_having_stopped(run_recipe, tiny_model, problems, 
 
     whole = train("whole", "4")
     half = train("parts", "2", resume_from_checkpoint="last")  # none yet: from the beginning
+    second_step = tmp_path / "parts" / "checkpoint-2" / "trainer_state.json"
+    written = second_step.stat().st_mtime_ns
     parts = train("parts", "4", resume_from_checkpoint="last")
+    assert second_step.stat().st_mtime_ns == written  # steps 1 and 2 were not run again
     assert any((half[name] != whole[name]).any() for name in whole)
     assert all((parts[name] == whole[name]).all() for name in whole)
 
@@ -114,7 +117,7 @@ def test_several_rewards_and_step_rewards(run_recipe, tiny_model, problems, tmp_
     given = arguments(
         tiny_model,
         problems,
-        reward_funcs=f"{REWARD} rewards_for_tests.mentions_answer",
+        reward_funcs=f"{REWARD} rewards_for_tests.brevity",
         process_reward_funcs="rewards_for_tests.last_token_step",
         td_error="process",
         save_strategy="steps",
@@ -122,7 +125,8 @@ def test_several_rewards_and_step_rewards(run_recipe, tiny_model, problems, tmp_
     )
     process = run_recipe("grpo_lambda.py", *given)
     assert process.returncode == 0, process.stderr[-3000:]
-    assert log_of(tmp_path / "out", 2)
+    first, _ = log_of(tmp_path / "out", 2)
+    assert {"rewards/mentions_answer/mean", "rewards/brevity/mean"} <= first.keys()
 
 
 @pytest.mark.parametrize(
