@@ -1,0 +1,93 @@
+"""Held-out accuracy of a model that samples as it does in training, now and along a run."""
+
+from __future__ import annotations
+
+import torch
+from arithmetic import SOLUTION_TOKENS, Problem, answer_reward
+from tqdm.auto import tqdm
+from transformers import (
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    TrainerCallback,
+)
+
+BATCH = 256
+SEED = 0
+
+
+def held_out_accuracy(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    problems: list[Problem],
+    *,
+    sample: bool = True,
+    show: bool = True,
+) -> float:
+    """Share of the problems answered right, with one completion each.
+
+    Args:
+        sample: at temperature 1 from the whole distribution, as in training; else greedily.
+        show: a progress bar.
+
+    The sampling seed is always the same, and the caller's random state is left as it was: a run
+    that is measured on the way trains exactly as one that is not.
+    """
+    starts = range(0, len(problems), BATCH)
+    was_training = model.training
+    model.eval()
+    right = 0.0
+    # Without arguments all CUDA devices are forked as well.
+    with torch.random.fork_rng(), torch.inference_mode():
+        torch.manual_seed(SEED)
+        for start in tqdm(starts, "Held-out problems", leave=False, disable=not show):
+            batch = problems[start : start + BATCH]
+            completions = _complete(model, tokenizer, [p.prompt for p in batch], sample)
+            right += sum(answer_reward(completions, [p.answer for p in batch]))
+    model.train(was_training)
+    return right / len(problems)
+
+
+def _complete(model, tokenizer, prompts: list[str], sample: bool) -> list[str]:
+    encoded = tokenizer(prompts, padding=True, return_tensors="pt").to(model.device)
+    # top_k=0: generate() would keep the 50 most likely tokens, training keeps all.
+    sampling = {"do_sample": True, "temperature": 1.0, "top_k": 0} if sample else {}
+    generated = model.generate(
+        input_ids=encoded["input_ids"],
+        attention_mask=encoded["attention_mask"],
+        generation_config=GenerationConfig(
+            max_new_tokens=SOLUTION_TOKENS,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            **sampling,
+        ),
+    )
+    completion_ids = generated[:, encoded["input_ids"].shape[1] :]
+    return tokenizer.batch_decode(completion_ids, skip_special_tokens=True)
+
+
+class AccuracyCurve(TrainerCallback):
+    """Measures `held_out_accuracy` before the first step, every few steps, and after the last.
+
+    Attributes:
+        points: (step, accuracy) so far.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, problems: list[Problem], every: int):
+        self.tokenizer = tokenizer
+        self.problems = problems
+        self.every = every
+        self.points: list[tuple[int, float]] = []
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        self._measure(model, state)
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        if state.global_step % self.every == 0 or state.global_step == state.max_steps:
+            self._measure(model, state)
+
+    def _measure(self, model, state):
+        accuracy = held_out_accuracy(
+            model, self.tokenizer, self.problems, show=state.is_world_process_zero
+        )
+        self.points.append((state.global_step, accuracy))

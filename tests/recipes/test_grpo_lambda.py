@@ -1,0 +1,159 @@
+"""The general training script, run as users run it: a few steps of a tiny random Qwen2."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+REWARD = "rewards_for_tests.mentions_answer"
+
+
+def arguments(model: str, data: Path | str | None, **overrides: str | None) -> list[str]:
+    """A short run; an override of None takes the option out, of "" makes it a bare switch."""
+    options = {
+        "model_name_or_path": model,
+        "dataset_name": None if data is None else str(data),
+        "prompt_column": "problem",
+        "reward_funcs": REWARD,
+        "output_dir": "out",
+        "max_steps": "2",
+        "per_device_train_batch_size": "4",
+        "num_generations": "4",
+        "max_completion_length": "6",
+        "learning_rate": "1e-2",
+        "logging_steps": "1",
+        "save_strategy": "no",
+        "bf16": "false",
+        "use_cpu": "",
+        "disable_tqdm": "true",
+        **overrides,
+    }
+    given = {name: value for name, value in options.items() if value is not None}
+    return [word for name, value in given.items() for word in (f"--{name}", *value.split())]
+
+
+@pytest.fixture
+def problems(tmp_path) -> Path:
+    """Problems of our own, for what needs no real ones."""
+    rows = [{"problem": f"{i}+1=", "answers": [str(i + 1)]} for i in range(8)]
+    path = tmp_path / "problems.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def log_of(folder: Path, checkpoint: int) -> list[dict]:
+    state = folder / f"checkpoint-{checkpoint}" / "trainer_state.json"
+    return [e for e in json.loads(state.read_text())["log_history"] if "reward" in e]
+
+
+@pytest.fixture
+def refusal(monkeypatch, tmp_path):
+    """The message with which `main` refuses its arguments, without a process for each."""
+    monkeypatch.syspath_prepend(str(RECIPES))
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    monkeypatch.chdir(tmp_path)
+
+    def message(given: list[str]) -> str:
+        monkeypatch.setattr(sys, "argv", ["grpo_lambda.py", *given])
+        with pytest.raises(ValueError) as caught:  # noqa: PT011 (the tests look at the message)
+            importlib.import_module("grpo_lambda").main()
+        return str(caught.value)
+
+    return message
+
+
+def test_trains_on_real_problems_with_lora_and_ours_yaml(run_recipe, tiny_model, gsm8k, tmp_path):
+    config = RECIPES / "configs" / "ours.yaml"
+    given = arguments(
+        tiny_model,
+        gsm8k,
+        config=str(config),
+        dataset_config="none",
+        conversational="false",
+        dtype="float32",
+        gradient_accumulation_steps="1",
+        save_strategy="steps",
+        save_steps="2",
+        use_peft="",
+    )
+    process = run_recipe("grpo_lambda.py", *given)
+    assert process.returncode == 0, process.stderr[-3000:]
+    log = log_of(tmp_path / "out", 2)
+    assert [entry["step"] for entry in log] == [1, 2]
+    assert all(f"rewards/{REWARD.split('.')[1]}/mean" in entry for entry in log)
+    assert any("trace" in name for name in log[0])  # the YAML's method, not TRL's default
+    adapter = load_file(tmp_path / "out" / "adapter_model.safetensors")
+    assert any(tensor.abs().sum() > 0 for name, tensor in adapter.items() if "lora_B" in name)
+
+
+def test_resuming_equals_never_having_stopped(run_recipe, tiny_model, problems, tmp_path):
+    saving = {"save_strategy": "steps", "save_steps": "2", "lr_scheduler_type": "constant"}
+
+    def train(folder: str, steps: str, **more: str) -> dict:
+        given = arguments(
+            tiny_model, problems, output_dir=folder, max_steps=steps, **saving, **more
+        )
+        process = run_recipe("grpo_lambda.py", *given)
+        assert process.returncode == 0, process.stderr[-3000:]
+        return load_file(tmp_path / folder / "model.safetensors")
+
+    whole = train("whole", "4")
+    half = train("parts", "2", resume_from_checkpoint="last")  # none yet: from the beginning
+    second_step = tmp_path / "parts" / "checkpoint-2" / "trainer_state.json"
+    written = second_step.stat().st_mtime_ns
+    parts = train("parts", "4", resume_from_checkpoint="last")
+    assert second_step.stat().st_mtime_ns == written  # steps 1 and 2 were not run again
+    assert any((half[name] != whole[name]).any() for name in whole)
+    assert all((parts[name] == whole[name]).all() for name in whole)
+
+
+def test_several_rewards_and_step_rewards(run_recipe, tiny_model, problems, tmp_path):
+    given = arguments(
+        tiny_model,
+        problems,
+        reward_funcs=f"{REWARD} rewards_for_tests.brevity",
+        process_reward_funcs="rewards_for_tests.last_token_step",
+        td_error="process",
+        save_strategy="steps",
+        save_steps="2",
+    )
+    process = run_recipe("grpo_lambda.py", *given)
+    assert process.returncode == 0, process.stderr[-3000:]
+    first, _ = log_of(tmp_path / "out", 2)
+    assert {"rewards/mentions_answer/mean", "rewards/brevity/mean"} <= first.keys()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ({"reward_funcs": None}, ["--reward_funcs", "math", "accuracy_reward"]),
+        ({"reward_funcs": "maths"}, ["--reward_funcs maths", "math, ", "dotted path"]),
+        ({"reward_funcs": "no_such.module"}, ["no_such", "working directory"]),
+        (
+            {"reward_funcs": "rewards_for_tests.nothing"},
+            ["nothing of that name", "mentions_answer"],
+        ),
+        ({"reward_funcs": "rewards_for_tests.not_a_function"}, ["expected a function", "a int"]),
+        ({"prompt_column": None}, ["--prompt_column prompt", "problem, answers"]),
+        ({"prompt_column": "question"}, ["--prompt_column question", "problem, answers"]),
+        ({"dataset_name": None}, ["No data set", "--dataset_name"]),
+        ({"dataset_name": "missing.parquet"}, ["missing.parquet", "no such file"]),
+        ({"dataset_config": "main"}, ["--dataset_config main", "none"]),
+        ({"dataset_train_split": "dev"}, ["--dataset_train_split dev", "train"]),
+        ({"model_name_or_path": None}, ["--model_name_or_path"]),
+        ({"resume_from_checkpoint": "elsewhere"}, ["elsewhere", "no checkpoint", "none"]),
+        ({"system_prompt": "Think."}, ["--system_prompt", "--conversational"]),
+        ({"td_error": "process"}, ["td_error='process'", "process_reward_funcs"]),
+        ({"trace_lambda": "1.5"}, ["trace_lambda=1.5", "[0, 1]"]),
+    ],
+)
+def test_bad_input_is_refused_with_a_remedy(refusal, tiny_model, problems, overrides, said):
+    message = refusal(arguments(tiny_model, problems, **overrides))
+    for part in said:
+        assert part in message, message

@@ -1,0 +1,93 @@
+"""Where prompts come from, and the form they get."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+from datasets import Dataset
+from trl import DatasetMixtureConfig, ScriptArguments
+
+
+@pytest.fixture(scope="module")
+def prompt_data():
+    """The recipe's module, whose folder is on the path as when a recipe is run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(Path(__file__).parents[2] / "recipes"))
+        yield importlib.import_module("prompt_data")
+
+
+@pytest.fixture
+def file(tmp_path) -> str:
+    path = tmp_path / "sums.jsonl"
+    path.write_text("".join(json.dumps({"problem": f"{i}+1="}) + "\n" for i in range(10)))
+    return str(path)
+
+
+def test_a_slice_of_a_local_file(prompt_data, file):
+    rows = prompt_data.load_split(
+        ScriptArguments(dataset_name=file), DatasetMixtureConfig(), "train[:30%]", "--split"
+    )
+    assert rows["problem"][:] == ["0+1=", "1+1=", "2+1="]
+
+
+def test_a_mixture_and_its_test_split(prompt_data, file):
+    one = {"path": "json", "data_files": file}
+    mixture = DatasetMixtureConfig(datasets=[one, dict(one)], test_split_size=0.25)
+    train, test = (
+        prompt_data.load_split(ScriptArguments(), mixture, split, "--split")
+        for split in ("train", "test")
+    )
+    assert (len(train), len(test)) == (15, 5)
+    with pytest.raises(ValueError, match="--split dev: the mixture has train, test"):
+        prompt_data.load_split(ScriptArguments(), mixture, "dev", "--split")
+
+
+def test_streamed_prompts_can_be_renamed(prompt_data, file):
+    script = ScriptArguments(dataset_name=file, dataset_streaming=True)
+    rows = prompt_data.load_split(script, DatasetMixtureConfig(), "train", "--split")
+    first = next(iter(prompt_data.as_prompts(rows, column="problem")))
+    assert first == {"prompt": "0+1="}
+
+
+def test_conversational_prompts(prompt_data):
+    rows = Dataset.from_list([{"problem": "1+1=", "answer": "2"}])
+    (row,) = prompt_data.as_prompts(
+        rows, column="problem", conversational=True, system_prompt="Add."
+    )
+    assert row["answer"] == "2"
+    assert row["prompt"] == [
+        {"role": "system", "content": "Add."},
+        {"role": "user", "content": "1+1="},
+    ]
+    (row,) = prompt_data.as_prompts(rows, column="problem", conversational=True)
+    assert [message["role"] for message in row["prompt"]] == ["user"]
+
+
+def test_messages_are_not_wrapped_again(prompt_data):
+    rows = Dataset.from_list([{"prompt": [{"role": "user", "content": "1+1="}]}])
+    with pytest.raises(ValueError, match="expected prompts that are texts, got list"):
+        prompt_data.as_prompts(rows, column="prompt", conversational=True)
+
+
+def test_two_columns_for_one_name(prompt_data):
+    rows = Dataset.from_list([{"prompt": "a", "problem": "b"}])
+    with pytest.raises(ValueError, match="a column named prompt besides"):
+        prompt_data.as_prompts(rows, column="problem")
+
+
+@pytest.mark.parametrize(
+    ("script", "mixture", "said"),
+    [
+        ({"dataset_name": "x"}, {"datasets": [{"path": "y"}]}, "keep one of them"),
+        ({"dataset_name": "x"}, {"streaming": True}, "--dataset_streaming"),
+        ({"dataset_name": "x"}, {"test_split_size": 0.1}, "--dataset_test_split"),
+    ],
+)
+def test_options_that_nothing_would_read(prompt_data, script, mixture, said):
+    with pytest.raises(ValueError, match=said):
+        prompt_data.load_split(
+            ScriptArguments(**script), DatasetMixtureConfig(**mixture), "train", "--split"
+        )

@@ -1,0 +1,78 @@
+"""The quickstart: everything runs in seconds with --smoke; the full run keeps its promise."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+PROMISED = ("accuracy_before", "accuracy_after", "accuracy_after_grpo", "seconds")
+
+
+@pytest.fixture
+def smoke(run_recipe):
+    return lambda *more: run_recipe("quickstart.py", "--output_dir", "out", "--smoke", *more)
+
+
+def test_smoke_run_writes_all_it_promises(smoke, tmp_path):
+    process = smoke()
+    assert process.returncode == 0, process.stderr[-3000:]
+    out = tmp_path / "out"
+    summary = json.loads((out / "summary.json").read_text())
+    assert all(isinstance(summary[name], float) for name in PROMISED)
+    assert (out / "learning.png").read_bytes().startswith(b"\x89PNG")
+    for folder in ("warm_start", "grpo", "model"):
+        assert (out / folder / "model.safetensors").is_file()
+        assert (out / folder / "tokenizer.json").is_file()
+    grpo, ours = json.loads((out / "curves.json").read_text())
+    assert grpo["accuracy"][0] == ours["accuracy"][0]  # the same start, measured alike
+    assert len(grpo["rewards"]) == len(ours["rewards"]) == summary["budget"]["steps"]
+    assert summary["accuracy_after"] == ours["accuracy"][-1][1]
+    # What differs from the defaults is said, and the method is not among it.
+    for name in summary["differs_from_defaults"]:
+        assert name in process.stdout
+    assert "learning_rate" in summary["differs_from_defaults"]
+    assert not {"trace_style", "td_error", "loss_type"} & summary["differs_from_defaults"].keys()
+    assert "LambdaGRPOTrainer" in process.stdout
+    for bar in ("1/3", "2/3", "3/3"):
+        assert bar in process.stderr
+
+
+def test_earlier_results_are_kept_unless_told_otherwise(smoke, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "summary.json").write_text("precious")
+    (out / "notes.txt").write_text("mine")
+    refused = smoke()
+    assert refused.returncode != 0
+    assert "--overwrite" in refused.stderr
+    assert "summary.json" in refused.stderr
+    assert (out / "summary.json").read_text() == "precious"
+    assert sorted(p.name for p in out.iterdir()) == ["notes.txt", "summary.json"]
+    replaced = smoke("--overwrite")
+    assert replaced.returncode == 0, replaced.stderr[-3000:]
+    assert "accuracy_after" in json.loads((out / "summary.json").read_text())
+    assert (out / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.distributed
+@pytest.mark.slow
+def test_two_processes_write_one_result(run_recipe, tmp_path):
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    process = run_recipe(
+        "quickstart.py", "--output_dir", "out", "--smoke", launcher=launcher, seconds=180
+    )
+    assert process.returncode == 0, process.stderr[-3000:]
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["processes"] == 2
+    assert summary["differs_from_defaults"]["per_device_train_batch_size"] == 32  # half of 64
+    assert process.stdout.count("Sampled accuracy") == 1
+
+
+@pytest.mark.slow
+def test_full_run_learns(run_recipe, tmp_path):
+    process = run_recipe("quickstart.py", "--output_dir", "out", seconds=600)
+    assert process.returncode == 0, process.stderr[-3000:]
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["accuracy_before"] < 0.5
+    assert summary["accuracy_after"] > 0.8
