@@ -30,7 +30,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from arithmetic import (
+from quickstart_parts.arithmetic import (
     SOLUTION_TOKENS,
     Problem,
     answer_reward,
@@ -40,11 +40,11 @@ from arithmetic import (
     prompt_rows,
     small_qwen2,
 )
-from learning_curves import Curve, plot_curves
-from progress_bar import show_progress
-from quickstart_report import changed_settings, print_results, print_settings, surroundings
+from quickstart_parts.learning_curves import Curve, plot_curves
+from quickstart_parts.progress_bar import show_progress
+from quickstart_parts.report import changed_settings, print_results, print_settings, surroundings
+from quickstart_parts.sampled_accuracy import AccuracyCurve, held_out_accuracy
 from rich.console import Console
-from sampled_accuracy import AccuracyCurve, held_out_accuracy
 from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
 from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 

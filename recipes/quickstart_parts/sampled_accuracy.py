@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from arithmetic import SOLUTION_TOKENS, Problem, answer_reward
 from tqdm.auto import tqdm
 from transformers import (
     GenerationConfig,
@@ -11,6 +10,8 @@ from transformers import (
     PreTrainedTokenizerFast,
     TrainerCallback,
 )
+
+from .arithmetic import SOLUTION_TOKENS, Problem, answer_reward
 
 BATCH = 256
 SEED = 0

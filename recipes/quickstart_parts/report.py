@@ -11,12 +11,13 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from learning_curves import standard_error
 from rich.console import Console
 from rich.table import Table
 
 import trl_lambda
 from trl_lambda import LambdaGRPOConfig
+
+from .learning_curves import standard_error
 
 # Why the quickstart sets what it sets.
 REASONS = {
