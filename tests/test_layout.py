@@ -17,10 +17,23 @@ ARROWS = {
     "kl": set(),
     "config": {"credit"},
     "metrics": {"functional"},
-    "seam": {"functional", "kl"},
+    "rollout_checks": set(),
+    "seam": {"functional", "kl", "rollout_checks"},
     "groups": {"functional", "seam"},
     "rewards": set(),
-    "trainer": {"config", "credit", "functional", "groups", "metrics", "seam"},
+    "credit_log": set(),
+    "recorder": {"credit_log"},
+    "trainer": {
+        "config",
+        "credit",
+        "functional",
+        "credit_log",
+        "groups",
+        "kl",
+        "metrics",
+        "recorder",
+        "seam",
+    },
 }
 # Attributes of others that start with an underscore, and the one file that may say them.
 PRIVATES = {

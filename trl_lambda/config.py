@@ -108,6 +108,22 @@ class LambdaGRPOConfig(GRPOConfig):
         },
     )
 
+    credit_log_steps: int | None = field(
+        default=None,
+        metadata={
+            "help": "Write the credit of single tokens of sampled groups every so many optimiser "
+            "steps to <output_dir>/credit_log. None (default): every logging_steps if "
+            "log_completions is on, else never."
+        },
+    )
+    credit_log_max_mb: float = field(
+        default=50.0,
+        metadata={
+            "help": "Megabytes the credit log may take on disk (default 50); the oldest records "
+            "are dropped, and counted."
+        },
+    )
+
     def __post_init__(self):
         super().__post_init__()
         self.check_method()
@@ -138,6 +154,13 @@ class LambdaGRPOConfig(GRPOConfig):
             process_set_weighting=self.process_set_weighting,
         )
 
+    @property
+    def steps_between_records(self) -> int | None:
+        """Optimiser steps between two records of the credit log; None for no log."""
+        if self.credit_log_steps is not None or not self.log_completions:
+            return self.credit_log_steps
+        return max(1, int(self.logging_steps))
+
     def check_method(self) -> None:
         """Raises ValueError for values out of range and combinations that mean nothing."""
         self._check_values()
@@ -158,6 +181,11 @@ class LambdaGRPOConfig(GRPOConfig):
             value = getattr(self, name)
             if not (_is_number(value) and 0.0 <= value <= 1.0):
                 self._refuse(name, "it must be a number in [0, 1]")
+        steps = self.credit_log_steps
+        if steps is not None and not (isinstance(steps, int) and steps >= 1):
+            self._refuse("credit_log_steps", "it must be a whole number ≥ 1, or None")
+        if not (_is_number(self.credit_log_max_mb) and self.credit_log_max_mb > 0):
+            self._refuse("credit_log_max_mb", "it must be a number of megabytes > 0")
         floor = self.advantage_floor
         if floor is not None and not (_is_number(floor) and -math.inf < floor <= 0.0):
             self._refuse("advantage_floor", "it must be a finite number ≤ 0, or None for no floor")

@@ -14,7 +14,6 @@ P prompt positions, F reward functions.
 
 from __future__ import annotations
 
-import functools
 import inspect
 import re
 from collections.abc import Sequence
@@ -29,6 +28,7 @@ from trl import GRPOTrainer
 
 from .functional.td_errors import StepRewards, check_steps
 from .kl import LossScale, per_token_kl
+from .rollout_checks import images_added, without_empty_completions
 
 # Oldest and newest TRL that the tests ran with. 1.15 has the same methods, but its log-probability
 # kernel runs on a GPU only, so no test here could train with it.
@@ -153,6 +153,7 @@ class LossPlan:
         trace: maps the log-ratio x to z, or None to leave the ratio alone.
         kl_weight_BT: weight of the KL term (ones where it is unweighted), or None to leave TRL's.
         logps_BT: the raw log-probabilities, once the loss has asked for them.
+        z_BT: what stood for the log-ratio.
     """
 
     trace: Any
@@ -160,13 +161,16 @@ class LossPlan:
     mask_BT: Tensor
     old_logps_BT: Tensor | None
     logps_BT: Tensor | None = None
+    z_BT: Tensor | None = None
 
     def intercept(self, logps_BT: Tensor) -> Tensor:
         """Takes log π_θ on its way into the loss and hands on what shall stand in its place."""
         self.logps_BT = logps_BT
         if self.old_logps_BT is None:
             self.old_logps_BT = logps_BT.detach()
-        return logps_BT if self.trace is None else self.trace(logps_BT - self.old_logps_BT)
+        log_ratio_BT = logps_BT - self.old_logps_BT
+        self.z_BT = log_ratio_BT if self.trace is None else self.trace(log_ratio_BT)
+        return logps_BT if self.trace is None else self.z_BT
 
 
 class SeamTrainer(GRPOTrainer):
@@ -178,7 +182,7 @@ class SeamTrainer(GRPOTrainer):
         self._loss_plan: LossPlan | None = None
         super().__init__(*args, **kwargs)
         if self.rollout_func is not None:
-            self.rollout_func = _without_empty_completions(self.rollout_func)
+            self.rollout_func = without_empty_completions(self.rollout_func)
 
     # -- hooks ---------------------------------------------------------------------------------
 
@@ -189,6 +193,9 @@ class SeamTrainer(GRPOTrainer):
     def loss_plan(self, inputs: dict[str, Any], mask_BT: Tensor) -> LossPlan | None:
         """What TRL's loss shall see for this micro-batch; None leaves it untouched."""
         raise NotImplementedError
+
+    def observe_loss(self, inputs: dict[str, Any], plan: LossPlan) -> None:
+        """Called after a loss that had a plan, which holds what the loss saw by then."""
 
     # -- for subclasses ------------------------------------------------------------------------
 
@@ -212,6 +219,12 @@ class SeamTrainer(GRPOTrainer):
         for _ in range(min(len(values_N), len(shown))):
             shown.pop()
         shown.extend(values_N)
+
+    def completions_table(self, count: int) -> dict[str, list]:
+        """The last `count` rows of the completions table: rewards ("rewards/…") and extras."""
+        columns = {f"rewards/{name}": column for name, column in self._logs["rewards"].items()}
+        columns |= self._logs["extra"]
+        return {name: list(column)[-count:] for name, column in columns.items()}
 
     # -- TRL's methods -------------------------------------------------------------------------
 
@@ -244,6 +257,7 @@ class SeamTrainer(GRPOTrainer):
         plan = self.loss_plan(inputs, mask_BT)
         if plan is None:
             return super()._compute_loss(model, inputs)
+        given = inputs
         if plan.trace is not None:
             # A copy: the buffered inputs serve the next iteration too.
             zeros_BT = torch.zeros(mask_BT.shape, device=mask_BT.device)
@@ -256,6 +270,7 @@ class SeamTrainer(GRPOTrainer):
             self._loss_plan, self.beta = None, beta
         if plan.kl_weight_BT is not None:
             loss = loss + self._kl_term(plan, inputs)
+        self.observe_loss(given, plan)
         return loss
 
     def _get_per_token_logps_and_entropies(self, *args, **kwargs):
@@ -319,7 +334,7 @@ class SeamTrainer(GRPOTrainer):
             advantage_B=output["advantages"],
             reward_N=reward_N.masked_fill(rewards_NF.isnan().all(1), torch.nan),
             steps=steps,
-            images_added=_images_added(inputs, output),
+            images_added=images_added(inputs, output),
             first_row=self.accelerator.process_index * B,
             group_size=self.num_generations if self.mode == "train" else self.num_generations_eval,
         )
@@ -361,36 +376,3 @@ class SeamTrainer(GRPOTrainer):
                 f"{rewards_NF[row, func].item()} for completion {row} of the batch; rewards must "
                 "be finite. Return None to abstain."
             )
-
-
-def _images_added(inputs: list[dict[str, Any]], output: dict[str, Any]) -> bool:
-    """Whether the model saw images that the data set does not hold: a tool's, an environment's."""
-    return "num_images" in output and output["num_images"] != list(map(_image_count, inputs))
-
-
-def _image_count(row: dict[str, Any]) -> int:
-    """Images of a data set's row: in its column, or in the blocks of its messages."""
-    prompt = row.get("prompt")
-    messages = prompt if isinstance(prompt, list) else []
-    blocks = [block for m in messages if isinstance(m["content"], list) for block in m["content"]]
-    in_blocks = sum(block.get("image") is not None for block in blocks)
-    if "images" in row:
-        return in_blocks + len(row["images"] or ())
-    return in_blocks + (row.get("image") is not None)
-
-
-def _without_empty_completions(rollout_func):
-    """TRL dies of an IndexError at a completion without tokens; this says which one it was."""
-
-    @functools.wraps(rollout_func)
-    def checked(prompts, *args, **kwargs):
-        output = rollout_func(prompts, *args, **kwargs)
-        for row, ids in enumerate(output.get("completion_ids", ())):
-            if len(ids) == 0:
-                raise ValueError(
-                    f"rollout_func returned an empty completion for row {row} of {len(prompts)}; "
-                    "every completion needs at least one token (EOS, say)."
-                )
-        return output
-
-    return checked

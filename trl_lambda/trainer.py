@@ -6,6 +6,7 @@ Shape suffixes: B completions of this process, N of all processes, T completion 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,14 +17,17 @@ from trl import GRPOConfig
 from .config import LambdaGRPOConfig
 from .credit import (
     Z_LIMIT,
+    Credit,
     Signal,
     assign_credit,
     token_gains,
     traced_log_ratio,
 )
+from .credit_log import FirstUpdate, LogToCreditLog, ScoredRows, run_description
 from .functional import reward_denominator
 from .functional.td_errors import Steps, normalize_steps
 from .groups import WholeGroups, whole_groups
+from .kl import per_token_kl
 from .metrics import (
     gain_statistics,
     means_over_processes,
@@ -31,9 +35,13 @@ from .metrics import (
     traced_ratio_statistics,
     zero_variance_share,
 )
+from .recorder import CreditRecorder
 from .seam import LossPlan, ScoredBatch, SeamTrainer
 
 logger = get_logger(__name__)
+
+# What we add to the completions table, beside replacing `advantage`.
+OWN_COLUMNS = ("group_advantage", "process_set_weight")
 
 ProcessRewardFunc = Callable[..., Sequence[Sequence[tuple[int, float]] | None]]
 
@@ -83,6 +91,7 @@ class LambdaGRPOTrainer(SeamTrainer):
             process_reward_funcs=process_reward_funcs,
             **options,
         )
+        self.recorder = self._make_recorder()
 
     def credit(self, batch: ScoredBatch) -> dict[str, Tensor]:
         if batch.images_added and self.rule.shares_prefixes:
@@ -99,17 +108,20 @@ class LambdaGRPOTrainer(SeamTrainer):
             return self._sequence_credit(batch)
         sizes_BT = groups.local_sizes(sizes_WT)
         credit = assign_credit(self.rule, self._signal(batch, groups, sizes_BT))
-        self._show_credit(batch, credit.advantage_BT, credit.weight_BT)
         tensors = {"advantages": credit.advantage_BT}
         if self.rule.process_set_weighting and self.beta != 0.0:
             tensors["kl_weight"] = credit.weight_BT
+        if self.recorder and self.mode == "train" and self.recorder.due(self.state.global_step):
+            tensors["credit_row"] = self._record(batch, credit, sizes_BT)
+        self._show_credit(batch, credit.advantage_BT, credit.weight_BT)
         return tensors
 
     def loss_plan(self, inputs: dict[str, Any], mask_BT: Tensor) -> LossPlan | None:
         kl_weight_BT = inputs.get("kl_weight")
         if self.rule.traces_ratio and self.beta != 0.0 and kl_weight_BT is None:
             kl_weight_BT = torch.ones_like(mask_BT)
-        if not self.rule.traces_ratio and kl_weight_BT is None:
+        recording = self.recorder and self.recorder.watching and "credit_row" in inputs
+        if not (self.rule.traces_ratio or kl_weight_BT is not None or recording):
             return None
 
         def trace(log_ratio_BT: Tensor) -> Tensor:
@@ -122,6 +134,61 @@ class LambdaGRPOTrainer(SeamTrainer):
             kl_weight_BT=kl_weight_BT,
             mask_BT=mask_BT,
             old_logps_BT=inputs.get("old_per_token_logps"),
+        )
+
+    def observe_loss(self, inputs: dict[str, Any], plan: LossPlan) -> None:
+        if not (self.recorder and self.recorder.watching and "credit_row" in inputs):
+            return
+        logps_BT, reference_BT = plan.logps_BT.detach(), inputs.get("ref_per_token_logps")
+        update = FirstUpdate(
+            logps_BT=logps_BT,
+            old_logps_BT=plan.old_logps_BT,
+            z_BT=plan.z_BT.detach(),
+            kl_BT=None
+            if reference_BT is None
+            else per_token_kl(logps_BT, reference_BT, logps_BT, bias_correction=False),
+            advantage_BT=inputs["advantages"],
+            lengths_B=inputs["completion_mask"].sum(1),
+        )
+        self.recorder.record_update(inputs["credit_row"], update)
+
+    def _make_recorder(self) -> CreditRecorder | None:
+        every = self.args.steps_between_records
+        if every is None:
+            return None
+        recorder = CreditRecorder(
+            self.accelerator,
+            self.processing_class,
+            Path(self.args.output_dir) / "credit_log",
+            every=every,
+            max_mb=self.args.credit_log_max_mb,
+            micro_batches=self.args.steps_per_generation,
+            clip_range=(1 - self.epsilon_low, 1 + self.epsilon_high),
+        )
+        if recorder.log is not None:
+            recorder.log.write_meta(run_description(self.args))
+            self.add_callback(LogToCreditLog(recorder.log))
+        return recorder
+
+    def _record(self, batch: ScoredBatch, credit: Credit, sizes_BT: Tensor) -> Tensor:
+        table = self.completions_table(batch.reward_N.shape[0])
+        rows = ScoredRows(
+            completion_ids_BT=batch.completion_ids_BT,
+            prompt_ids_BP=batch.prompt_ids_BP,
+            mask_BT=batch.mask_BT,
+            reward_B=batch.reward_N[batch.rows],
+            group_advantage_B=batch.advantage_B,
+            advantage_BT=credit.advantage_BT,
+            weight_BT=credit.weight_BT,
+            gain_BT=token_gains(self.rule, batch.mask_BT),
+            size_BT=sizes_BT,
+            table={n: column[batch.rows] for n, column in table.items() if n not in OWN_COLUMNS},
+        )
+        return self.recorder.record_groups(
+            rows,
+            step=self.state.global_step,
+            first_row=batch.first_row,
+            group_size=batch.group_size,
         )
 
     def _signal(self, batch: ScoredBatch, groups: WholeGroups, sizes_BT: Tensor) -> Signal:
@@ -191,7 +258,7 @@ class LambdaGRPOTrainer(SeamTrainer):
         """In the completions table: means over policy tokens of what is trained on, and A_i."""
         tokens_B = batch.mask_BT.sum(1).clamp(min=1)
         local = [advantage_BT.sum(1) / tokens_B, batch.advantage_B, weight_BT.sum(1) / tokens_B]
-        columns = ("advantage", "group_advantage", "process_set_weight")
+        columns = ("advantage", *OWN_COLUMNS)
         shown = self.accelerator.gather(torch.stack(local, 1))
         for column, values_N in zip(columns, shown.unbind(1), strict=True):
             self.show_in_completions_table(column, values_N.tolist())

@@ -1,0 +1,154 @@
+"""The credit log, through the trainer and by itself."""
+
+import itertools
+import json
+import math
+
+import pytest
+import tiny
+import torch
+
+from trl_lambda.credit_log import CreditLog
+
+EOS = tiny.EOS
+COMPLETIONS = [[5, 6, 7, EOS], [5, 6, 8, EOS], [5, 9, EOS], [4, 6, EOS]] * 4
+
+
+def by_row(completions, log_extra, **columns):
+    log_extra("verdict", ["ok" if i % 2 else None for i in range(len(completions))])
+    return [[1.0, 0.0, 0.5, None][i % 4] for i in range(len(completions))]
+
+
+def run(tmp_path, **settings):
+    settings = {"max_steps": 4, "per_device_train_batch_size": 16, **settings}
+    trainer = tiny.trainer(
+        tmp_path, reward_funcs=by_row, rollout_func=tiny.scripted(COMPLETIONS), settings=settings
+    )
+    trainer.train()
+    return trainer
+
+
+def records(folder):
+    paths = sorted((folder / "credit_log").glob("records-*.jsonl"))
+    lines = [json.loads(line) for path in paths for line in path.read_text().splitlines()]
+    groups = [line for line in lines if line["kind"] == "group"]
+    return groups, {line["row"]: line for line in lines if line["kind"] == "update"}
+
+
+SETTINGS = [
+    {},
+    {"trace_mode": "ratio", "beta": 0.04, "num_iterations": 2},
+    {"per_device_train_batch_size": 4, "steps_per_generation": 4, "num_iterations": 2},
+    {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 4, "beta": 0.04},
+]
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_every_recorded_row_meets_its_first_update(tmp_path, settings):
+    run(tmp_path, credit_log_steps=1, **settings)
+    groups, updates = records(tmp_path)
+    assert groups
+    rows = [row for group in groups for row in group["completions"]]
+    assert {row["row"] for row in rows} == set(updates)
+    for row in rows:
+        update = updates[row["row"]]
+        n = len(row["ids"])
+        per_token = [row[k] for k in ("pieces", "mask", "advantage", "weight", "size")]
+        per_token += [update[k] for k in ("logps", "old_logps", "z_abs", "ratio", "clipped")]
+        assert {len(values) for values in [*per_token, row["trace_weight"]]} == {n}
+        assert (update["kl"] is None) == (settings.get("beta", 0.0) == 0.0)
+        assert row["extra"] == {"verdict": "ok" if int(row["row"].split("-")[1]) % 2 else None}
+    first = groups[0]["completions"]
+    assert [row["reward"] for row in first] == [1.0, 0.0, 0.5, None]
+    assert first[0]["rewards"] == {"by_row": 1.0}
+    assert [row["ids"] for row in first] == COMPLETIONS[:4]
+    assert first[0]["pieces"] == ["2", "3", "4", "<eos>"]
+    assert first[0]["size"] == [3, 2, 1, 1]
+    assert groups[0]["prompt"].endswith("+1=")
+
+
+def test_credit_is_what_the_loss_got(tmp_path):
+    trainer = tiny.trainer(
+        tmp_path,
+        reward_funcs=by_row,
+        rollout_func=tiny.scripted(COMPLETIONS),
+        settings={"credit_log_steps": 1, "max_steps": 1, "per_device_train_batch_size": 16},
+    )
+    seen = tiny.capture_inputs(trainer)
+    trainer.train()
+    groups, _ = records(tmp_path)
+    recorded = {int(row["row"].split("-")[1]): row for g in groups for row in g["completions"]}
+    for number, advantage in zip(
+        seen[0]["credit_row"].tolist(), seen[0]["advantages"], strict=True
+    ):
+        if number >= 0:
+            want = recorded[number]["advantage"]
+            assert advantage[: len(want)].tolist() == pytest.approx(want, rel=1e-4, abs=1e-7)
+
+
+def test_recording_changes_nothing(tmp_path):
+    for settings in SETTINGS:
+        plain = run(tmp_path / "plain", **settings)
+        logged = run(tmp_path / "logged", **settings, credit_log_steps=1)
+        assert torch.equal(tiny.parameters(plain), tiny.parameters(logged)), settings
+
+
+def test_steps_between_records(tmp_path):
+    run(tmp_path, credit_log_steps=2, max_steps=5)
+    assert sorted({group["step"] for group in records(tmp_path)[0]}) == [0, 2, 4]
+
+
+def test_on_with_the_completions_table_and_off_by_default(tmp_path):
+    run(tmp_path / "on", log_completions=True, logging_steps=2)
+    assert sorted({group["step"] for group in records(tmp_path / "on")[0]}) == [0, 2]
+    run(tmp_path / "off")
+    assert not (tmp_path / "off" / "credit_log").exists()
+
+
+def test_logs_and_meta(tmp_path):
+    run(tmp_path, credit_log_steps=1)
+    folder = tmp_path / "credit_log"
+    logs = [json.loads(line) for line in (folder / "logs.jsonl").read_text().splitlines()]
+    assert [entry["step"] for entry in logs[:4]] == [1, 2, 3, 4]
+    assert {"reward", "loss", "process_sets/size"} <= set(logs[0]["metrics"])
+    meta = json.loads((folder / "meta.json").read_text())
+    assert meta["format"] == 1
+    assert meta["settings"]["trace_lambda"] == 0.99
+
+
+def group(number):
+    return {"kind": "group", "id": str(number), "text": "x" * 1000}
+
+
+def test_the_oldest_segments_go_and_are_counted(tmp_path):
+    log = CreditLog(tmp_path, max_mb=0.05)
+    for number in range(200):
+        log.write_records([group(number)])
+        assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 50_000 + 200
+    kept = [
+        json.loads(line)["id"] for path in log.segments() for line in path.read_text().splitlines()
+    ]
+    dropped = json.loads((tmp_path / "dropped.json").read_text())
+    assert kept[-1] == "199"
+    assert kept == [str(n) for n in range(200 - len(kept), 200)]
+    assert dropped["groups"] == 200 - len(kept)
+
+
+def test_a_restart_after_a_torn_line_begins_a_segment(tmp_path):
+    log = CreditLog(tmp_path, max_mb=1)
+    log.write_records([group(0)])
+    with log.segments()[0].open("a") as file:
+        file.write('{"kind": "gro')
+    CreditLog(tmp_path, max_mb=1).write_records([group(1)])
+    assert [len(path.read_text().splitlines()) for path in log.segments()] == [2, 1]
+
+
+def test_a_long_curve_is_thinned_and_keeps_its_end(tmp_path):
+    log = CreditLog(tmp_path, max_mb=0.01)
+    for step in range(500):
+        log.write_log(step, {"reward": step / 7, "text": "left out", "nothing": math.nan})
+    lines = [json.loads(line) for line in (tmp_path / "logs.jsonl").read_text().splitlines()]
+    steps = [line["step"] for line in lines]
+    assert steps[-1] == 499
+    assert all(a < b for a, b in itertools.pairwise(steps))
+    assert lines[-1]["metrics"] == {"reward": 71.286, "nothing": None}
