@@ -64,7 +64,7 @@ def test_every_recorded_row_meets_its_first_update(tmp_path, settings):
     assert [row["ids"] for row in first] == COMPLETIONS[:4]
     assert first[0]["pieces"] == ["2", "3", "4", "<eos>"]
     assert first[0]["size"] == [3, 2, 1, 1]
-    assert groups[0]["prompt"].endswith("+1=")
+    assert groups[0]["prompt"].endswith("+ 1 =")
 
 
 def test_credit_is_what_the_loss_got(tmp_path):

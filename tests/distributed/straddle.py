@@ -40,6 +40,7 @@ CASES = {
     "tree": {"td_error": "tree", "trace_lambda": 0.9, "scale_rewards": "group"},
     "ratio_kl": {"trace_mode": "ratio", "trace_style": "both", "beta": 0.04},
     "weight_batch_std": {"trace_mode": "weight", "scale_rewards": "batch", "loss_type": "dapo"},
+    "recorded": {"td_error": "tree", "credit_log_steps": 1, "beta": 0.04},
     "process": {"td_error": "process", "scale_rewards": "group", "loss_type": "grpo"},
     "process_batch_std": {"td_error": "process", "scale_rewards": "batch", "reward_weights": [1.0]},
 }

@@ -1,5 +1,6 @@
 """Groups that straddle two processes give the credit, and the model, of one process."""
 
+import json
 import os
 import subprocess
 import sys
@@ -34,7 +35,7 @@ def two_processes(tmp_path_factory):
 @pytest.fixture(scope="module")
 def one_process(tmp_path_factory):
     folder = tmp_path_factory.mktemp("one")
-    return {case: straddle.run(case, folder) for case in straddle.CASES}
+    return {case: straddle.run(case, folder) for case in straddle.CASES} | {"folder": folder}
 
 
 @pytest.mark.parametrize("case", straddle.CASES)
@@ -63,3 +64,23 @@ def test_training_of_two_processes_is_that_of_one(two_processes, one_process, ca
     for ours, theirs in zip(ranks[0]["logs"], one_process[case]["logs"], strict=True):
         compared = {k: v for k, v in theirs.items() if k.startswith(COMPARED)}
         assert {k: ours[k] for k in compared} == pytest.approx(compared, rel=1e-3, abs=1e-5)
+
+
+def test_one_process_writes_what_all_saw(two_processes, one_process):
+    """The second group, recorded whole, has rows of both processes."""
+
+    def lines(folder):
+        paths = sorted((folder / "recorded" / "credit_log").glob("records-*.jsonl"))
+        return [json.loads(line) for path in paths for line in path.read_text().splitlines()]
+
+    def rows(entries):
+        groups = [entry for entry in entries if entry["kind"] == "group"]
+        return {row["row"]: row for group in groups for row in group["completions"]}
+
+    both, alone = lines(two_processes), lines(one_process["folder"])
+    assert rows(both).keys() == rows(alone).keys()
+    for name, row in rows(both).items():
+        assert row["advantage"] == pytest.approx(rows(alone)[name]["advantage"], abs=1e-6)
+        assert row["ids"] == rows(alone)[name]["ids"]
+    updated = {entry["row"] for entry in both if entry["kind"] == "update"}
+    assert {f"0-{number}" for number in range(8)} <= updated
