@@ -8,7 +8,7 @@ from transformers import HfArgumentParser
 from trl import GRPOConfig
 
 from trl_lambda import LambdaGRPOConfig
-from trl_lambda.config import own_fields
+from trl_lambda.config import method_fields, own_fields
 from trl_lambda.credit import TD_ERRORS, TRACE_MODES, TRACE_STYLES
 
 README = Path(__file__).parents[1] / "README.md"
@@ -89,6 +89,8 @@ def test_the_table_of_combinations_is_what_the_config_does(tmp_path, first):
         ({"advantage_floor": float("-inf")}, r"advantage_floor=-inf: it must be a finite"),
         ({"trace_style": "none", "trace_lambda": 0.9}, r"trace_lambda=0.9: .* no trace"),
         ({"trace_style": "none", "trace_gamma": 0.9}, r"trace_gamma=0.9: .* no trace"),
+        ({"credit_log_steps": 0}, r"credit_log_steps=0: it must be a whole number ≥ 1"),
+        ({"credit_log_max_mb": 0}, r"credit_log_max_mb=0: it must be a number of megabytes > 0"),
         ({"td_error": "process", "advantage_floor": -0.1}, r"advantage_floor=-0.1: it bounds"),
         (
             {"td_error": "tree", "multi_objective_aggregation": "normalize_then_sum"},
@@ -120,7 +122,7 @@ def test_a_plain_config_that_does_not_fit_our_defaults_is_refused(tmp_path):
 def test_defaults(tmp_path):
     config = tiny.config(LambdaGRPOConfig, tmp_path)
     assert {
-        name: getattr(config, name) for name in [*own_fields(), "loss_type", "scale_rewards"]
+        name: getattr(config, name) for name in [*method_fields(), "loss_type", "scale_rewards"]
     } == {
         "td_error": "group",
         "trace_style": "recent",

@@ -262,6 +262,11 @@ def own_fields() -> list[str]:
     return [f.name for f in fields(LambdaGRPOConfig) if f.name not in theirs]
 
 
+def method_fields() -> list[str]:
+    """Those of our fields that say how credit is assigned; the others only say what is logged."""
+    return [name for name in own_fields() if not name.startswith("credit_log_")]
+
+
 def _default(name: str) -> Any:
     return LambdaGRPOConfig.__dataclass_fields__[name].default
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from trl_lambda import LambdaGRPOConfig
-from trl_lambda.config import own_fields
+from trl_lambda.config import method_fields, own_fields
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 CONFIGS = sorted((RECIPES / "configs").glob("*.yaml"))
@@ -58,7 +58,7 @@ def test_loads_with_every_value_it_gives(load, path):
 def test_leaves_no_option_of_the_method_to_the_defaults(path):
     """The package's defaults may move; what a file reproduces may not."""
     given = yaml.safe_load(path.read_text())
-    needed = {*own_fields(), *LOSS}
+    needed = {*method_fields(), *LOSS}
     if given["trace_style"] == "none":
         needed -= set(TRACE)  # refused, or at their defaults, where there is no trace
     assert needed <= given.keys()
@@ -67,7 +67,7 @@ def test_leaves_no_option_of_the_method_to_the_defaults(path):
 def test_ours_is_the_defaults():
     given = yaml.safe_load((RECIPES / "configs" / "ours.yaml").read_text())
     defaults = LambdaGRPOConfig.__dataclass_fields__
-    for name in (*own_fields(), *LOSS):
+    for name in (*method_fields(), *LOSS):
         assert given[name] == defaults[name].default, name
 
 
