@@ -17,7 +17,7 @@ ARROWS = {
     "kl": set(),
     "config": {"credit"},
     "metrics": {"functional"},
-    "rollout_checks": set(),
+    "rollout_checks": {"functional"},
     "seam": {"functional", "kl", "rollout_checks"},
     "groups": {"functional", "seam"},
     "rewards": set(),

@@ -3,6 +3,7 @@
 import functools
 import math
 
+import numpy as np
 import oracles
 import pandas as pd
 import pytest
@@ -302,6 +303,11 @@ def test_an_infinite_reward_is_refused_by_name(tmp_path, reward):
     ("steps", "message"),
     [
         ([[(4, 1.0)]] + [None] * 7, r"'bad': completion 0 has 4 tokens, .* got 4"),
+        (
+            [[(1.5, 1.0)]] + [None] * 7,
+            r"'bad' returned \[\(1.5, 1.0\)\] for completion 0; expected",
+        ),
+        ([[3]] + [None] * 7, r"'bad' returned \[3\] for completion 0; expected a list of"),
         ([None] * 7, r"'bad' returned 7 entries for 8 completions"),
         ([None] * 7 + [[(0, math.inf)]], r"'bad': the step of completion 7 .* reward inf"),
     ],
@@ -313,6 +319,19 @@ def test_bad_steps_are_refused_by_name(tmp_path, steps, message):
     trainer = build(tmp_path, settings={"td_error": "process"}, process_reward_funcs=bad)
     with pytest.raises(ValueError, match=message):
         score(trainer)
+
+
+def test_steps_may_be_any_iterable_of_numbers(tmp_path):
+    def generated(**columns):
+        return (
+            None if own is None else ((np.int64(end), torch.tensor(r)) for end, r in own)
+            for own in STEPS
+        )
+
+    settings = {"td_error": "process"}
+    trainer = build(tmp_path, settings=settings, process_reward_funcs=generated)
+    want = expected(trainer.args.credit_rule, steps=STEPS, outcome=False)
+    assert_credit(score(trainer), want)
 
 
 def test_process_needs_its_functions_and_they_need_it(tmp_path):

@@ -1,9 +1,12 @@
-"""What TRL leaves unchecked in rollouts: empty completions, images that the data set lacks."""
+"""What comes back from users' functions: step rewards, rollouts, images that were added."""
 
 from __future__ import annotations
 
 import functools
+import operator
 from typing import Any
+
+from .functional.td_errors import StepRewards
 
 
 def images_added(inputs: list[dict[str, Any]], output: dict[str, Any]) -> bool:
@@ -37,3 +40,17 @@ def without_empty_completions(rollout_func):
         return output
 
     return checked
+
+
+def as_steps(entry: Any, row: int, function_name: str) -> StepRewards | None:
+    """One completion's steps as a list of (int, float); whatever iterable of pairs they were."""
+    if entry is None:
+        return None
+    try:
+        return [(operator.index(end), float(reward)) for end, reward in entry]
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"The process reward function {function_name!r} returned {entry!r} for completion "
+            f"{row}; expected a list of (index of the token that ends the step, reward), or None "
+            "to abstain."
+        ) from error

@@ -28,7 +28,7 @@ from trl import GRPOTrainer
 
 from .functional.td_errors import StepRewards, check_steps
 from .kl import LossScale, per_token_kl
-from .rollout_checks import images_added, without_empty_completions
+from .rollout_checks import as_steps, images_added, without_empty_completions
 
 # Oldest and newest TRL that the tests ran with. 1.15 has the same methods, but its log-probability
 # kernel runs on a GPU only, so no test here could train with it.
@@ -355,7 +355,7 @@ class SeamTrainer(GRPOTrainer):
     def _steps_of(self, func, columns: dict[str, Any], lengths: list[int]) -> list:
         """The step rewards of all N completions, checked on all processes alike."""
         name = getattr(func, "__name__", type(func).__name__)
-        own = list(func(**columns))
+        own = [as_steps(entry, row, name) for row, entry in enumerate(func(**columns))]
         if len(own) != len(lengths):
             raise ValueError(
                 f"The process reward function {name!r} returned {len(own)} entries for "
