@@ -10,6 +10,7 @@ from hypothesis import settings
 
 DATA_VARIABLE = "TRL_LAMBDA_TEST_DATA"
 
+os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"  # rollout_func, in most tests
 torch.set_num_threads(1)  # tiny tensors: threads only add noise
 settings.register_profile("default", deadline=None, max_examples=60)
 settings.load_profile("default")

@@ -59,6 +59,11 @@ def test_another_trl_is_refused_with_the_versions_that_work(changed, message):
     assert "known to work with trl {} to {}: pip install".format(*KNOWN_TRL) in str(caught.value)
 
 
+def test_a_newer_trl_that_seems_to_fit_gets_a_warning():
+    with pytest.warns(UserWarning, match=r"not with 99\.0; nothing it builds on has changed"):
+        check_seam(version="99.0")
+
+
 def test_the_check_runs_at_import():
     """In a process of its own, where TRL lacks what we build on, the import fails."""
     program = (

@@ -286,6 +286,17 @@ def test_ratio_mode_logs_the_trace(tmp_path):
     assert second["kl"] > 0
 
 
+def test_the_maximum_over_steps_is_a_maximum(tmp_path):
+    """Also where a micro-batch has no policy token, and where several steps share a log."""
+    settings = {"trace_mode": "ratio", "num_iterations": 4, "max_steps": 4}
+    each = build(tmp_path / "each", settings=settings)
+    all_at_once = build(tmp_path / "all", settings=settings | {"logging_steps": 4})
+    for trainer in (each, all_at_once):
+        trainer.train()
+    singles = [entry["trace/z_abs_max"] for entry in each.state.log_history[:4]]
+    assert all_at_once.state.log_history[0]["trace/z_abs_max"] == max(singles)
+
+
 def test_an_empty_completion_is_refused_by_name(tmp_path):
     trainer = build(tmp_path, completions=[*COMPLETIONS[:5], [], *COMPLETIONS[6:]])
     with pytest.raises(ValueError, match="empty completion for row 5 of 8"):
@@ -307,6 +318,9 @@ def test_an_infinite_reward_is_refused_by_name(tmp_path, reward):
             [[(1.5, 1.0)]] + [None] * 7,
             r"'bad' returned \[\(1.5, 1.0\)\] for completion 0; expected",
         ),
+        ([[(True, 1.0)]] + [None] * 7, r"'bad' returned \[\(True, 1.0\)\] for completion 0"),
+        ([[(0, 1e39)]] + [None] * 7, r"'bad': the step of completion 0 .* reward inf"),
+        (None, r"'bad' returned NoneType; expected one list"),
         ([[3]] + [None] * 7, r"'bad' returned \[3\] for completion 0; expected a list of"),
         ([None] * 7, r"'bad' returned 7 entries for 8 completions"),
         ([None] * 7 + [[(0, math.inf)]], r"'bad': the step of completion 7 .* reward inf"),
@@ -339,6 +353,92 @@ def test_process_needs_its_functions_and_they_need_it(tmp_path):
         tiny.trainer(tmp_path, settings={"td_error": "process"})
     with pytest.raises(ValueError, match="td_error='group' does not read them"):
         tiny.trainer(tmp_path, process_reward_funcs=[step_rewards])
+
+
+def test_process_reward_funcs_must_be_plain_callables(tmp_path):
+    async def later(**columns):
+        return STEPS
+
+    for wrong, message in ((["x"], "expected callables, got 'x'"), (later, "'later' is a corout")):
+        with pytest.raises(TypeError, match=message):
+            tiny.trainer(tmp_path, settings={"td_error": "process"}, process_reward_funcs=wrong)
+
+
+def test_process_reward_functions_may_log(tmp_path):
+    def logging(log_extra, log_metric, trainer_state, **columns):
+        log_extra("checked", ["yes"] * 8)
+        log_metric("steps_seen", 3.0)
+        return STEPS
+
+    trainer = build(tmp_path, settings={"td_error": "process"}, process_reward_funcs=logging)
+    score(trainer)
+    assert list(trainer._logs["extra"]["checked"]) == ["yes"] * 8
+    assert trainer._metrics["train"]["steps_seen"] == [3.0]
+
+
+@pytest.mark.parametrize("td_error", ["terminal", "process"])
+def test_credit_that_all_but_vanishes_is_warned_about(tmp_path, caplog, td_error):
+    process = step_rewards if td_error == "process" else None
+    for normalize, expected_lines in ((True, 1), (False, 0)):
+        caplog.clear()
+        settings = {"td_error": td_error, "normalize_trace": normalize}
+        build(tmp_path, settings=settings, process_reward_funcs=process)
+        lines = [r for r in caplog.records if "normalize_trace=True divides" in r.getMessage()]
+        assert len(lines) == expected_lines
+
+
+def test_a_config_changed_after_it_was_built_is_checked_again(tmp_path):
+    args = tiny.config(LambdaGRPOConfig, tmp_path)
+    args.loss_type = "luspo"
+    with pytest.raises(ValueError, match="loss_type='luspo'"):
+        LambdaGRPOTrainer(tiny.model(), tiny.letter_reward, args, train_dataset=tiny.prompts())
+
+
+def test_a_floor_alone_keeps_one_advantage_per_completion(tmp_path):
+    trainer = build(tmp_path, settings=tiny.NEUTRAL | {"advantage_floor": -0.1})
+    output = score(trainer)
+    group_mean = [sum(REWARDS[:4]) / 4] * 4 + [sum(REWARDS[4:]) / 4] * 4
+    want = [max(r - m, -0.1) for r, m in zip(REWARDS, group_mean, strict=True)]
+    assert output["advantages"].tolist() == pytest.approx(want)
+    assert list(trainer._logs["advantages"]) == pytest.approx(want)
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+@pytest.mark.parametrize("loss_type", ["grpo", "dr_grpo", "dapo", "cispo", "sapo"])
+def test_one_batch_trains_like_its_micro_batches(tmp_path, settings, loss_type):
+    settings = settings | {"loss_type": loss_type, "beta": 0.04, "max_steps": 1}
+    whole = build(tmp_path / "whole", settings=settings | {"optim": "sgd"})
+    parts = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4, "optim": "sgd"}
+    split = build(tmp_path / "split", settings=settings | parts)
+    for trainer in (whole, split):
+        trainer.train()
+    torch.testing.assert_close(tiny.parameters(split), tiny.parameters(whole), rtol=0, atol=1e-7)
+
+
+def test_padding_to_a_multiple_changes_nothing(tmp_path):
+    settings = {"trace_mode": "ratio", "trace_style": "both", "beta": 0.04, "num_iterations": 2}
+    settings |= {"optim": "sgd"}  # Adam blows a rounding error up to a whole step
+    plain = build(tmp_path / "plain", settings=settings)
+    wide = build(tmp_path / "wide", settings=settings | {"pad_to_multiple_of": 16})
+    for trainer in (plain, wide):
+        trainer.train()
+    torch.testing.assert_close(tiny.parameters(wide), tiny.parameters(plain), rtol=0, atol=1e-5)
+
+
+def test_bf16(tmp_path):
+    settings = {"trace_mode": "ratio", "normalize_trace": False, "beta": 0.04, "num_iterations": 2}
+    trainer = build(tmp_path, settings=settings | {"bf16": True})
+    trainer.train()
+    assert torch.isfinite(tiny.parameters(trainer)).all()
+    assert trainer.state.log_history[1]["trace/z_abs_max"] > 0
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_evaluation_with_single_completions(tmp_path, settings):
+    trainer = build(tmp_path, settings=settings | {"num_generations_eval": 1})
+    trainer.model.eval()
+    output = trainer._generate_and_score_completions([{"prompt": f"{i}+1="} for i in range(8)])
+    assert not output["advantages"].any()
 
 
 def test_plain_config_keeps_its_values(tmp_path, caplog):

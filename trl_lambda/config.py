@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import copy
 import math
+import numbers
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from trl import GRPOConfig
 
 from .credit import TD_ERRORS, TRACE_MODES, TRACE_STYLES, CreditRule, TDError, TraceMode, TraceStyle
+from .functional.normalization import SCALES
+
+TOKEN_LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo")
+SEQUENCE_LOSSES = ("luspo", "vespo")
+LOSS_TYPES = (*TOKEN_LOSSES, *SEQUENCE_LOSSES)
 
 
 @dataclass
@@ -174,9 +180,15 @@ class LambdaGRPOConfig(GRPOConfig):
             ("td_error", TD_ERRORS),
             ("trace_style", TRACE_STYLES),
             ("trace_mode", TRACE_MODES),
+            ("loss_type", LOSS_TYPES),
+            ("scale_rewards", SCALES),
+            ("multi_objective_aggregation", ("sum_then_normalize", "normalize_then_sum")),
         ):
             if getattr(self, name) not in choices:
                 self._refuse(name, f"it must be one of {', '.join(map(repr, choices))}")
+        for name in ("normalize_trace", "process_set_weighting"):
+            if not isinstance(getattr(self, name), bool):
+                self._refuse(name, "it must be True or False")
         for name in ("trace_lambda", "trace_gamma"):
             value = getattr(self, name)
             if not (_is_number(value) and 0.0 <= value <= 1.0):
@@ -213,7 +225,7 @@ class LambdaGRPOConfig(GRPOConfig):
                 self._refuse(
                     "trace_mode",
                     "td_error='tree' adds the untraced group-normalised reward to the traced TD "
-                    "errors, which only trace_mode='advantage' can",
+                    "errors, which only trace_mode='advantage' can; use that",
                 )
             if self.multi_objective_aggregation == "normalize_then_sum":
                 self._refuse(
@@ -239,11 +251,10 @@ class LambdaGRPOConfig(GRPOConfig):
                 "one ratio per sequence leaves nothing for token-level credit to act on; use "
                 f"'token', {plain}",
             )
-        if self.loss_type in ("luspo", "vespo"):
+        if self.loss_type in SEQUENCE_LOSSES:
             self._refuse(
                 "loss_type",
-                "it is a sequence-level loss; use grpo, bnpo, dr_grpo, dapo, cispo or sapo, "
-                f"{plain}",
+                f"it is a sequence-level loss; use one of {', '.join(TOKEN_LOSSES)}, {plain}",
             )
         if self.off_policy_mask_threshold is not None:
             self._refuse(
@@ -272,4 +283,4 @@ def _default(name: str) -> Any:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)

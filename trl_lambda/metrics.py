@@ -69,9 +69,25 @@ def traced_ratio_statistics(
 
 def means_over_processes(accelerator: Accelerator, statistics: Statistics) -> dict[str, float]:
     """sum/count over all processes in one reduction; NaN where nothing was counted."""
-    packed = torch.stack([torch.stack(pair).float() for pair in statistics.values()])
-    totals = accelerator.reduce(packed, reduction="sum")
+    totals = accelerator.reduce(_packed(statistics), reduction="sum")
     return dict(zip(statistics, (totals[:, 0] / totals[:, 1]).tolist(), strict=True))
+
+
+def means_and_maximum(
+    accelerator: Accelerator, statistics: Statistics, largest: Tensor
+) -> tuple[dict[str, float], float]:
+    """The means, and the largest value of any process, in one gather; NaN where all are masked."""
+    packed = torch.cat([_packed(statistics).flatten(), largest[None]])
+    gathered = accelerator.gather(packed[None])
+    totals = gathered[:, :-1].sum(0).view(-1, 2)
+    means = (totals[:, 0] / totals[:, 1]).tolist()
+    counted = totals[0, 1] > 0
+    maximum = torch.where(counted, gathered[:, -1].max(), torch.nan).item()
+    return dict(zip(statistics, means, strict=True)), maximum
+
+
+def _packed(statistics: Statistics) -> Tensor:
+    return torch.stack([torch.stack(pair).float() for pair in statistics.values()])
 
 
 def _mean(values: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,12 +1,99 @@
-"""What comes back from users' functions: step rewards, rollouts, images that were added."""
+"""What comes back from users' functions: step rewards, rollouts, images that were added.
+
+What one process finds wrong is gathered first and raised on all: a process that raised alone would
+leave the others waiting in their next collective.
+"""
 
 from __future__ import annotations
 
 import functools
+import inspect
 import operator
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from .functional.td_errors import StepRewards
+import torch
+from accelerate.utils import gather_object
+
+from .functional.td_errors import StepRewards, check_steps
+
+StepLists = list[StepRewards | None]
+
+
+def raise_everywhere(error: str | None) -> None:
+    """Raises ValueError on all processes with the first error that any of them has."""
+    errors = [e for e in gather_object([error]) if e is not None]
+    if errors:
+        raise ValueError(errors[0])
+
+
+def gathered_steps(func: Callable, columns: dict[str, Any], lengths: list[int]) -> StepLists:
+    """The step rewards that `func` returns for the completions of all processes.
+
+    Raises:
+        ValueError: on all processes, what came from which function for which completion.
+    """
+    name = function_name(func)
+    own, error = _own_steps(func(**columns), lengths, name)
+    raise_everywhere(error)
+    return gather_object(own)
+
+
+def _own_steps(returned: Any, lengths: list[int], name: str) -> tuple[StepLists, str | None]:
+    """The steps, or what is wrong with them."""
+    if not isinstance(returned, Iterable):
+        return [], (
+            f"The process reward function {name!r} returned {type(returned).__name__}; expected "
+            "one list of (index of the token that ends the step, reward) per completion."
+        )
+    try:
+        own = [_as_steps(entry, row, name) for row, entry in enumerate(returned)]
+        if len(own) != len(lengths):
+            raise ValueError(
+                f"The process reward function {name!r} returned {len(own)} entries for "
+                f"{len(lengths)} completions; return one list of (index of the token that ends "
+                "the step, reward) per completion, or None to abstain."
+            )
+        check_steps(own, lengths, where=f"process reward function {name!r}")
+    except ValueError as error:
+        return [], str(error)
+    return own, None
+
+
+def _as_steps(entry: Any, row: int, name: str) -> StepRewards | None:
+    """One completion's steps, whatever iterable of pairs of numbers they were."""
+    if entry is None:
+        return None
+    try:
+        return [_as_step(end, reward) for end, reward in entry]
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"The process reward function {name!r} returned {entry!r} for completion {row}; "
+            "expected a list of (index of the token that ends the step, reward), or None to "
+            "abstain."
+        ) from error
+
+
+def _as_step(end: Any, reward: Any) -> tuple[int, float]:
+    if isinstance(end, bool):
+        raise TypeError(f"{end} is no token index")
+    # Rounded as the loss will have it: what overflows there is infinite here.
+    return operator.index(end), torch.tensor(float(reward), dtype=torch.float32).item()
+
+
+def check_process_reward_func(func: Any) -> None:
+    """Raises TypeError for what cannot be called as one."""
+    if not callable(func):
+        raise TypeError(f"process_reward_funcs: expected callables, got {func!r}.")
+    if inspect.iscoroutinefunction(func) or inspect.iscoroutinefunction(type(func).__call__):
+        raise TypeError(
+            f"process_reward_funcs: {function_name(func)!r} is a coroutine function, which is not "
+            "supported; give a function that runs it, with asyncio.run, say."
+        )
+
+
+def function_name(func: Any) -> str:
+    return getattr(func, "__name__", type(func).__name__)
 
 
 def images_added(inputs: list[dict[str, Any]], output: dict[str, Any]) -> bool:
@@ -17,40 +104,28 @@ def images_added(inputs: list[dict[str, Any]], output: dict[str, Any]) -> bool:
 def _image_count(row: dict[str, Any]) -> int:
     """Images of a data set's row: in its column, or in the blocks of its messages."""
     prompt = row.get("prompt")
-    messages = prompt if isinstance(prompt, list) else []
-    blocks = [block for m in messages if isinstance(m["content"], list) for block in m["content"]]
+    contents = [m.get("content") for m in prompt] if isinstance(prompt, list) else []
+    blocks = [block for content in contents if isinstance(content, list) for block in content]
     in_blocks = sum(block.get("image") is not None for block in blocks)
     if "images" in row:
         return in_blocks + len(row["images"] or ())
     return in_blocks + (row.get("image") is not None)
 
 
-def without_empty_completions(rollout_func):
+def without_empty_completions(rollout_func: Callable) -> Callable:
     """TRL dies of an IndexError at a completion without tokens; this says which one it was."""
 
     @functools.wraps(rollout_func)
     def checked(prompts, *args, **kwargs):
         output = rollout_func(prompts, *args, **kwargs)
-        for row, ids in enumerate(output.get("completion_ids", ())):
-            if len(ids) == 0:
-                raise ValueError(
-                    f"rollout_func returned an empty completion for row {row} of {len(prompts)}; "
-                    "every completion needs at least one token (EOS, say)."
-                )
+        lengths = [len(ids) for ids in output.get("completion_ids", ())]
+        error = None
+        if 0 in lengths:
+            error = (
+                f"rollout_func returned an empty completion for row {lengths.index(0)} of "
+                f"{len(prompts)}; every completion needs at least one token (EOS, say)."
+            )
+        raise_everywhere(error)
         return output
 
     return checked
-
-
-def as_steps(entry: Any, row: int, function_name: str) -> StepRewards | None:
-    """One completion's steps as a list of (int, float); whatever iterable of pairs they were."""
-    if entry is None:
-        return None
-    try:
-        return [(operator.index(end), float(reward)) for end, reward in entry]
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"The process reward function {function_name!r} returned {entry!r} for completion "
-            f"{row}; expected a list of (index of the token that ends the step, reward), or None "
-            "to abstain."
-        ) from error

@@ -15,20 +15,22 @@ P prompt positions, F reward functions.
 from __future__ import annotations
 
 import inspect
+import math
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
 import torch
 import trl
-from accelerate.utils import gather_object
+from packaging.version import Version
 from torch import Tensor
 from trl import GRPOTrainer
 
-from .functional.td_errors import StepRewards, check_steps
+from .functional.td_errors import StepRewards
 from .kl import LossScale, per_token_kl
-from .rollout_checks import as_steps, images_added, without_empty_completions
+from .rollout_checks import gathered_steps, images_added, without_empty_completions
 
 # Oldest and newest TRL that the tests ran with. 1.15 has the same methods, but its log-probability
 # kernel runs on a GPU only, so no test here could train with it.
@@ -53,6 +55,11 @@ _LOSS_SOURCE = {
     r'inputs\.get\("old_per_token_logps"\)': None,
     r"self\.beta != 0\.0": None,
     r"per_token_logps - old_per_token_logps": 1,
+    # What `kl.py` repeats: the correction, and the normalisers with their accumulation.
+    r"per_token_kl = per_token_kl \* coef_1": 1,
+    r"per_token_loss\.size\(0\) \* self\.max_completion_length": 1,
+    r'inputs\["num_items_in_batch"\]\.clamp\(min=1\.0\) / self\.accelerator\.num_processes': 1,
+    r"self\.current_gradient_accumulation_steps / self\.args\.steps_per_generation": 1,
 }
 
 
@@ -61,7 +68,10 @@ class IncompatibleTRLError(ImportError):
 
 
 def check_seam(trainer_class: type = GRPOTrainer, version: str = trl.__version__) -> None:
-    """Raises IncompatibleTRLError unless TRL has the methods and shapes we build on."""
+    """Raises IncompatibleTRLError unless TRL has the methods and shapes we build on.
+
+    A TRL newer than all that were tried, with nothing of this changed, gets a warning.
+    """
     faults = [*_signature_faults(trainer_class), *_source_faults(trainer_class)]
     if faults:
         oldest, newest = KNOWN_TRL
@@ -69,6 +79,12 @@ def check_seam(trainer_class: type = GRPOTrainer, version: str = trl.__version__
             f"trl_lambda does not fit trl {version}: {'; '.join(faults)}. It is known to work with "
             f'trl {oldest} to {newest}: pip install "trl>={oldest},<={newest}", or look for a '
             "newer trl-lambda."
+        )
+    if Version(version) > Version(KNOWN_TRL[1]):
+        warnings.warn(
+            f"trl_lambda was tried with trl {KNOWN_TRL[0]} to {KNOWN_TRL[1]}, not with {version}; "
+            "nothing it builds on has changed there as far as its check can tell.",
+            stacklevel=2,
         )
 
 
@@ -91,11 +107,13 @@ def _signature_faults(trainer_class: type) -> list[str]:
 
 
 def _source_faults(trainer_class: type) -> list[str]:
-    """No faults where the source cannot be read: the signatures have to do then."""
+    loss = getattr(trainer_class, "_compute_loss", None)
+    if loss is None:
+        return []  # the signatures tell
     try:
-        source = inspect.getsource(trainer_class._compute_loss)
-    except (OSError, TypeError, AttributeError):
-        return []
+        source = inspect.getsource(loss)
+    except OSError:
+        return ["the source of _compute_loss cannot be read, so it cannot be compared"]
     faults = []
     for pattern, times in _LOSS_SOURCE.items():
         found = len(re.findall(pattern, source))
@@ -207,6 +225,12 @@ class SeamTrainer(GRPOTrainer):
         """Averages `value` into the next log; the same on all processes."""
         self._metrics[self.mode][name].append(value)
 
+    def log_maximum(self, name: str, value: float) -> None:
+        """The next log has the largest of these values (NaN counts as none)."""
+        if not math.isnan(value):  # TRL averages a list: one of a single value stays what it is
+            values = self._metrics[self.mode][name]
+            values[:] = [max(value, *values)] if values else [value]
+
     def show_in_completions_table(self, column: str, values_N: list[float]) -> None:
         """Fills a column of the completions table for the batch just scored, all processes' rows.
 
@@ -238,7 +262,7 @@ class SeamTrainer(GRPOTrainer):
             "completions": completions,
             "completion_ids": completion_ids_list,
         }
-        steps = [self._steps_of(func, columns, lengths) for func in self.process_reward_funcs]
+        steps = [gathered_steps(func, columns, lengths) for func in self.process_reward_funcs]
         self._scored = (rewards_NF, lengths, steps)
         return rewards_NF
 
@@ -351,21 +375,6 @@ class SeamTrainer(GRPOTrainer):
         if self.environments is not None:
             columns["environments"] = self.environments
         return columns
-
-    def _steps_of(self, func, columns: dict[str, Any], lengths: list[int]) -> list:
-        """The step rewards of all N completions, checked on all processes alike."""
-        name = getattr(func, "__name__", type(func).__name__)
-        own = [as_steps(entry, row, name) for row, entry in enumerate(func(**columns))]
-        if len(own) != len(lengths):
-            raise ValueError(
-                f"The process reward function {name!r} returned {len(own)} entries for "
-                f"{len(lengths)} completions; return one list of (index of the token that ends "
-                "the step, reward) per completion, or None to abstain."
-            )
-        gathered = gather_object(list(zip(own, lengths, strict=True)))
-        steps, all_lengths = zip(*gathered, strict=True)
-        check_steps(steps, all_lengths, where=f"process reward function {name!r}")
-        return list(steps)
 
     def _check_finite(self, rewards_NF: Tensor) -> None:
         infinite = rewards_NF.isinf().nonzero().tolist()

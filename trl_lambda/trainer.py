@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from accelerate.logging import get_logger
+from accelerate.utils import gather_object
 from torch import Tensor
 from trl import GRPOConfig
 
@@ -30,12 +31,14 @@ from .groups import WholeGroups, whole_groups
 from .kl import per_token_kl
 from .metrics import (
     gain_statistics,
+    means_and_maximum,
     means_over_processes,
     process_set_statistics,
     traced_ratio_statistics,
     zero_variance_share,
 )
 from .recorder import CreditRecorder
+from .rollout_checks import check_process_reward_func
 from .seam import LossPlan, ScoredBatch, SeamTrainer
 
 logger = get_logger(__name__)
@@ -82,6 +85,7 @@ class LambdaGRPOTrainer(SeamTrainer):
         elif callable(process_reward_funcs):
             process_reward_funcs = [process_reward_funcs]
         _check_process_rewards(args, process_reward_funcs)
+        _warn_of_vanishing_credit(args)
         self.rule = args.credit_rule
         super().__init__(
             model,
@@ -94,7 +98,7 @@ class LambdaGRPOTrainer(SeamTrainer):
         self.recorder = self._make_recorder()
 
     def credit(self, batch: ScoredBatch) -> dict[str, Tensor]:
-        if batch.images_added and self.rule.shares_prefixes:
+        if self.rule.shares_prefixes and any(gather_object([batch.images_added])):
             raise NotImplementedError(
                 "A tool or an environment returned images. Completions that show different images "
                 "have the same placeholder tokens, so process sets cannot tell them apart. Train "
@@ -250,9 +254,10 @@ class LambdaGRPOTrainer(SeamTrainer):
             lower=1 - self.epsilon_low,
             upper=1 + self.epsilon_high,
         )
-        for name, value in means_over_processes(self.accelerator, statistics).items():
+        means, largest = means_and_maximum(self.accelerator, statistics, z_BT.abs().max())
+        for name, value in means.items():
             self.log_metric(name, value)
-        self.log_metric("trace/z_abs_max", self.accelerator.gather(z_BT.abs().max()).max().item())
+        self.log_maximum("trace/z_abs_max", largest)
 
     def _show_credit(self, batch: ScoredBatch, advantage_BT: Tensor, weight_BT: Tensor) -> None:
         """In the completions table: means over policy tokens of what is trained on, and A_i."""
@@ -269,6 +274,7 @@ def _lambda_config(model: Any, args: GRPOConfig | None) -> LambdaGRPOConfig:
         name = model if isinstance(model, str) else model.config._name_or_path
         return LambdaGRPOConfig(f"{(name or 'model').split('/')[-1]}-LambdaGRPO")
     if isinstance(args, LambdaGRPOConfig):
+        args.check_method()  # values may have been set since it was built
         return args
     converted = LambdaGRPOConfig.from_grpo_config(args)
     logger.warning(
@@ -281,6 +287,8 @@ def _lambda_config(model: Any, args: GRPOConfig | None) -> LambdaGRPOConfig:
 
 
 def _check_process_rewards(args: LambdaGRPOConfig, funcs: Sequence[ProcessRewardFunc]) -> None:
+    for func in funcs:
+        check_process_reward_func(func)
     if args.td_error == "process" and not funcs:
         raise ValueError(
             "td_error='process' needs process_reward_funcs, and none were given. Pass "
@@ -290,4 +298,16 @@ def _check_process_rewards(args: LambdaGRPOConfig, funcs: Sequence[ProcessReward
         raise ValueError(
             f"process_reward_funcs were given, but td_error={args.td_error!r} does not read them. "
             "Set td_error='process', or leave them out."
+        )
+
+
+def _warn_of_vanishing_credit(args: LambdaGRPOConfig) -> None:
+    """A normalised trace divides a TD error by its row sum: on few late tokens little is left."""
+    traced = args.trace_style != "none" and args.trace_mode != "weight"
+    if args.td_error in ("terminal", "process") and traced and args.normalize_trace:
+        logger.warning(
+            "td_error=%r puts TD errors on few tokens, and normalize_trace=True divides them by up "
+            "to 1/(1-c): credit is about that much smaller than with normalize_trace=False, which "
+            "is meant for these TD errors.",
+            args.td_error,
         )

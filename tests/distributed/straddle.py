@@ -40,6 +40,8 @@ CASES = {
     "tree": {"td_error": "tree", "trace_lambda": 0.9, "scale_rewards": "group"},
     "ratio_kl": {"trace_mode": "ratio", "trace_style": "both", "beta": 0.04},
     "weight_batch_std": {"trace_mode": "weight", "scale_rewards": "batch", "loss_type": "dapo"},
+    "prompts": {"td_error": "tree", "beta": 0.04},
+    "masked": {"td_error": "tree", "mask_truncated_completions": True},
     "recorded": {"td_error": "tree", "credit_log_steps": 1, "beta": 0.04},
     "process": {"td_error": "process", "scale_rewards": "group", "loss_type": "grpo"},
     "process_batch_std": {"td_error": "process", "scale_rewards": "batch", "reward_weights": [1.0]},
@@ -53,13 +55,26 @@ def own(values: list) -> list:
     return values[state.process_index * count : (state.process_index + 1) * count]
 
 
-def rollout(prompts, trainer):
-    encode = trainer.processing_class
-    return {
-        "prompt_ids": [encode(text)["input_ids"] for text in prompts],
-        "completion_ids": own(COMPLETIONS),
-        "logprobs": None,
-    }
+def rollout_of(case: str):
+    """Scripted completions; with case "prompts" an environment adds 0 to 2 tokens to a prompt, with
+    "masked" some are cut off and some tokens are not the policy's."""
+    completions = list(COMPLETIONS)
+    if case == "masked":
+        completions = [row[:-1] if i in (5, 8) else row for i, row in enumerate(completions)]
+
+    def rollout(prompts, trainer):
+        prompt_ids = trainer.processing_class(prompts[0])["input_ids"]
+        added = [[9] * (i % 3) if case == "prompts" else [] for i in range(ROWS)]
+        output = {
+            "prompt_ids": own([prompt_ids + tokens for tokens in added]),
+            "completion_ids": own(completions),
+            "logprobs": None,
+        }
+        if case == "masked":
+            output["env_mask"] = own([[1, 0] + [1] * (len(row) - 2) for row in completions])
+        return output
+
+    return rollout
 
 
 def reward(completions, **columns):
@@ -77,22 +92,26 @@ def run(case: str, folder: Path) -> dict:
         "per_device_train_batch_size": ROWS // state.num_processes,
         "num_generations": GROUP,
         "num_iterations": 1,
+        "num_generations_eval": ROWS,
         # The prompts say nothing: every process must see the same ones in any case.
         "shuffle_dataset": False,
     } | CASES[case]
     trainer = tiny.trainer(
         folder / case,
         reward_funcs=reward,
-        rollout_func=rollout,
+        rollout_func=rollout_of(case),
         settings=settings,
         train_dataset=Dataset.from_list([{"prompt": "1+1="}] * 3),
         process_reward_funcs=steps if settings.get("td_error") == "process" else None,
     )
     trainer.train()
+    rows = [{"prompt": "1+1="}] * len(own(REWARDS))
     trainer.model.train()
-    output = trainer._generate_and_score_completions([{"prompt": "1+1="}] * len(own(REWARDS)))
+    output = trainer._generate_and_score_completions(rows)
+    trainer.model.eval()
     result = {
         "advantages": output["advantages"],
+        "eval_advantages": trainer._generate_and_score_completions(rows)["advantages"],
         "kl_weight": output.get("kl_weight"),
         "parameters": tiny.parameters(trainer),
         "logs": trainer.state.log_history[:3],

@@ -15,19 +15,24 @@ pytestmark = pytest.mark.distributed
 COMPARED = ("loss", "kl", "process_sets/", "trace/", "groups/", "reward")
 
 
-@pytest.fixture(scope="module")
-def two_processes(tmp_path_factory):
-    """Folder with the results of two gloo processes, all cases in one launch."""
-    folder = tmp_path_factory.mktemp("two")
+def launch(script: str, *arguments: str, timeout: int) -> subprocess.CompletedProcess:
+    """Runs a script of this folder on two gloo processes."""
     here = Path(__file__).parent
     root = here.parents[1]
     path = os.pathsep.join(map(str, (root, here.parent, here)))
     # `--cpu` would need MPI; `--multi_gpu` is torchrun, and the processes are told to use the CPU.
     command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
     command += ["--num_processes", "2", "--num_cpu_threads_per_process", "1"]
-    command += ["--main_process_port", "0", str(here / "straddle.py"), str(folder)]
+    command += ["--main_process_port", "0", str(here / script), *arguments]
     environment = os.environ | {"PYTHONPATH": path, "ACCELERATE_USE_CPU": "true"}
-    run = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment)
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory):
+    """Folder with the results of two processes, all cases in one launch."""
+    folder = tmp_path_factory.mktemp("two")
+    run = launch("straddle.py", str(folder), timeout=300)
     assert run.returncode == 0, run.stderr[-3000:]
     return folder
 
@@ -42,7 +47,7 @@ def one_process(tmp_path_factory):
 def test_credit_of_two_processes_is_that_of_one(two_processes, one_process, case):
     ranks = [torch.load(two_processes / f"{case}.{rank}.pt") for rank in (0, 1)]
     whole = one_process[case]
-    for name in ("advantages", "kl_weight"):
+    for name in ("advantages", "eval_advantages", "kl_weight"):
         if whole[name] is None:
             assert all(rank[name] is None for rank in ranks)
             continue
@@ -84,3 +89,10 @@ def test_one_process_writes_what_all_saw(two_processes, one_process):
         assert row["ids"] == rows(alone)[name]["ids"]
     updated = {entry["row"] for entry in both if entry["kind"] == "update"}
     assert {f"0-{number}" for number in range(8)} <= updated
+
+
+@pytest.mark.parametrize("fault", ["empty", "steps"])
+def test_what_one_process_finds_wrong_is_raised_by_both(fault, tmp_path):
+    run = launch("one_sided_fault.py", fault, timeout=120)
+    assert run.returncode != 0
+    assert run.stdout.count("raised: ") == 2, run.stdout + run.stderr[-2000:]

@@ -148,10 +148,8 @@ def test_a_row_alone_equals_the_row_in_a_batch():
         torch.testing.assert_close(alone[0], batch[i], rtol=0, atol=0)
 
 
-@pytest.mark.parametrize(
-    ("dtype", "tolerance"), [(torch.float32, 2e-5), (torch.bfloat16, 1e-2), (torch.float16, 2e-3)]
-)
-def test_low_precision_is_accumulated_in_float32(dtype, tolerance):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_low_precision_is_accumulated_in_float32(dtype):
     mask = torch.ones(4, 300)
     x = values_like(mask, 5).to(dtype)
     got = eligibility_trace(x, mask, decay=0.99, style="both")
@@ -159,8 +157,6 @@ def test_low_precision_is_accumulated_in_float32(dtype, tolerance):
     # Against the oracle on the *rounded* input: what is left is our own accumulation.
     want = oracles.trace(x, mask, 0.99, "both").float()
     torch.testing.assert_close(got, want, rtol=2e-5, atol=2e-5)
-    unrounded = oracles.trace(values_like(mask, 5), mask, 0.99, "both").float()
-    assert (got - unrounded).abs().max() < 100 * tolerance
 
 
 def test_memory_is_linear():

@@ -164,8 +164,9 @@ def _trace(x_BT: Tensor, decay: float, style: TraceStyle) -> Tensor:
     # Up to the half h = ⌊t/2⌋ the weight c^k of the first tokens is the larger one.
     t = torch.arange(x_BT.shape[1], device=x_BT.device)
     half = t // 2
-    first_BT = (x_BT * _powers(x_BT, decay)).cumsum(1)
-    return first_BT[:, half] + recent_BT - _powers(x_BT, decay)[t - half] * recent_BT[:, half]
+    powers = _powers(x_BT, decay)
+    first_BT = (x_BT * powers).cumsum(1)
+    return first_BT[:, half] + recent_BT - powers[t - half] * recent_BT[:, half]
 
 
 def _transposed_trace(delta_BT: Tensor, decay: float, style: TraceStyle) -> Tensor:
@@ -198,7 +199,7 @@ def _row_sums(like_BT: Tensor, decay: float, style: TraceStyle) -> Tensor:
 def _powers(like: Tensor, decay: float) -> Tensor:
     """`(T,)`: c⁰, c¹, …"""
     exponents = torch.arange(like.shape[1], device=like.device, dtype=like.dtype)
-    return torch.pow(torch.tensor(decay, device=like.device, dtype=like.dtype), exponents)
+    return torch.pow(decay, exponents)
 
 
 def _working_dtype(x: Tensor) -> torch.dtype:

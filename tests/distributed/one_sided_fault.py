@@ -1,0 +1,36 @@
+"""Run by `accelerate launch`: only the last process has something wrong, and all must say so."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+
+import tiny
+import torch
+from accelerate import PartialState
+
+
+def main(fault: str) -> None:
+    torch.set_num_threads(1)
+    is_last = PartialState(cpu=True).is_last_process
+    completion = [] if is_last and fault == "empty" else [5, 6, tiny.EOS]
+
+    def steps(completions, **columns):
+        count = len(completions) - int(is_last and fault == "steps")
+        return [[(0, 1.0)]] * count
+
+    trainer = tiny.trainer(
+        tempfile.mkdtemp(),
+        rollout_func=tiny.scripted([completion]),
+        settings={"td_error": "process", "normalize_trace": False},
+        process_reward_funcs=steps,
+    )
+    try:
+        trainer.train()
+    except ValueError as error:
+        print("raised:", error, flush=True)
+        raise
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
