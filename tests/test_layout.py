@@ -19,6 +19,7 @@ ARROWS = {
     "metrics": {"functional"},
     "seam": {"functional", "kl"},
     "groups": {"functional", "seam"},
+    "report": set(),
     "rewards": set(),
     "trainer": {"config", "credit", "functional", "groups", "metrics", "seam"},
 }
