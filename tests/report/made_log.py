@@ -73,9 +73,7 @@ def group(name: str, *, step: int, size: int, tokens: int, rng: random.Random) -
     ]
     for row in rows:
         row["size"] = [
-            sum(other["ids"][: t + 1] == row["ids"][: t + 1] for other in rows)
-            if t < 8
-            else 1
+            sum(other["ids"][: t + 1] == row["ids"][: t + 1] for other in rows) if t < 8 else 1
             for t in range(len(row["ids"]))
         ]
         row["weight"] = [number(1 / n) for n in row["size"]]

@@ -20,7 +20,7 @@ class Branch:
         mean_reward: over the rows whose reward is known; None if there is none.
         step_advantage: mean of the rows' group advantages. The group advantage is linear in the
             reward, (r − μ)/σ with whatever σ the run used, so this is the advantage of the mean
-            reward: (mean_reward − μ)/σ.
+            reward: (mean_reward − μ)/σ. To 4 decimals, as far as the rounded record knows it.
     """
 
     parent: int | None
@@ -84,4 +84,4 @@ def _branch(
 
 def _mean(values: list[float | None]) -> float | None:
     numbers = [value for value in values if value is not None]
-    return sum(numbers) / len(numbers) if numbers else None
+    return round(sum(numbers) / len(numbers), 4) if numbers else None

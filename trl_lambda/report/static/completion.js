@@ -2,7 +2,9 @@
    plain text (so that find-in-page works and its height is right) until it comes near the window. */
 
 const CHUNK = { tokens: 150, characters: 2500, atMost: 400 };
-const view = { group: null, completion: null, shade: SHADES[0], largest: 0, branch: null, focus: 0 };
+// What is on show: `largest` and `signed` make the scale, `focus` is the token that Tab reaches.
+const view = { group: null, completion: null, branch: null, shade: SHADES[0], signed: true,
+  largest: 0, focus: 0 };
 let chunks = [];
 let watcher = null;
 

@@ -20,7 +20,7 @@ const SHADES = [
     value: (c, t) => at(c.trace_weight, t) },
   { key: "set", title: "process-set weight", signed: false, low: "none", high: "most",
     value: (c, t) => at(c.weight, t) },
-  { key: "kl", title: "KL", signed: true, low: "less likely", high: "more likely",
+  { key: "kl", title: "KL", signed: true, low: "negative", high: "positive",
     value: (c, t) => updated(c, "kl", t) },
   { key: "clipped", title: "clipped", signed: false, low: "no", high: "clipped",
     value: (c, t) => updated(c, "clipped", t) },

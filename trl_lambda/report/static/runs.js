@@ -1,7 +1,7 @@
 /* The run view: one chart per metric, a line per run or per set of seeds. */
 
-// Okabe-Ito, told apart by colour-blind readers; dashes tell lines apart in grey too.
-const COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"];
+// --run-0 … --run-5 are Okabe-Ito's, told apart by colour-blind readers; dashes, in grey too.
+const COLOURS = 6;
 const DASHES = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot"];
 
 function faint(hex) {
@@ -11,7 +11,7 @@ function faint(hex) {
 
 function lineTraces(line) {
   const index = DATA.lines.indexOf(line.name);
-  const tint = COLOURS[index % COLOURS.length];
+  const tint = colour(`--run-${index % COLOURS}`);
   const dash = DASHES[(index + (line.held_out ? 2 : 0)) % DASHES.length];
   const name = escaped(visible(line.name)) + (line.held_out ? " (held out)" : "");
   const edge = { x: line.steps, mode: "lines", line: { width: 0 }, hoverinfo: "skip" };
@@ -29,7 +29,7 @@ function chartLayout(chart) {
   return {
     title: { text: escaped(visible(chart.title)), x: 0.02, xanchor: "left", font: { size: 14 } },
     height: 260,
-    margin: { l: 54, r: 14, t: 38, b: 40 },
+    margin: { l: 54, r: 22, t: 38, b: 40 },
     showlegend: false,
     hovermode: "x unified",
     paper_bgcolor: "rgba(0,0,0,0)",
@@ -61,7 +61,7 @@ function showLines() {
     const swatch = element("span", { class: "swatch" });
     swatch.style.borderTop =
       `3px ${index % 3 === 1 ? "dashed" : index % 3 === 2 ? "dotted" : "solid"} ` +
-      COLOURS[index % COLOURS.length];
+      `var(--run-${index % COLOURS})`;
     return element("span", { class: "line" }, swatch, isolated(visible(name)));
   }));
   const banded = DATA.charts.some((chart) => chart.lines.some((line) => line.low));
@@ -75,7 +75,8 @@ function showLines() {
 
 function showSettings() {
   const names = [...new Set(DATA.runs.flatMap((run) => Object.keys(run.settings)))].sort();
-  const value = (run, name) => JSON.stringify(run.settings[name]) ?? "–";
+  const value = ({ settings }, name) =>
+    typeof settings[name] === "string" ? settings[name] : JSON.stringify(settings[name]) ?? "–";
   const head = element("tr", {}, element("th", {}, "setting"),
     ...DATA.runs.map((run) => element("th", { scope: "col" }, isolated(visible(run.name)))));
   const rows = names.map((name) => {

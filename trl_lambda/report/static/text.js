@@ -38,7 +38,7 @@ function escaped(text) {
 
 /** A number as recorded; a dash where there is none. */
 function figure(value) {
-  return value === null || value === undefined ? "–" : String(value).replace("-", "−");
+  return value === null || value === undefined ? "–" : String(value).replace(/-/g, "−");
 }
 
 /** A number for reading: three significant digits. */

@@ -38,8 +38,11 @@ function branchTitle(group, branch) {
 
 function treeTrace(group, selected) {
   const branches = group.branches;
-  const label = (branch) => `${branchTitle(group, branch)} · reward ${brief(branch.mean_reward)}`;
-  const text = (branch) => beginning(branchWords(group, branch), 28) || "(nothing shared)";
+  const alone = (branch) => branch.rows.length === 1 && branch.parent !== null;
+  const label = (branch) => alone(branch) ? brief(branch.mean_reward)
+    : `${branchTitle(group, branch)} · reward ${brief(branch.mean_reward)}`;
+  const text = (branch) => alone(branch) ? `#${branch.rows[0] + 1}`
+    : beginning(branchWords(group, branch), 28) || "(nothing shared)";
   return {
     type: "icicle",
     ids: branches.map((_, index) => String(index)),
@@ -49,7 +52,7 @@ function treeTrace(group, selected) {
     text: branches.map((branch) => escaped(label(branch))),
     textinfo: "label+text",
     hovertext: branches.map((branch) => `${escaped(beginning(branchWords(group, branch), 80))}<br>` +
-      `${label(branch)}<br>step advantage ${brief(branch.step_advantage)}`),
+      `${branchTitle(group, branch)} · reward ${brief(branch.mean_reward)}<br>step advantage ${brief(branch.step_advantage)}`),
     hoverinfo: "text",
     branchvalues: "total",
     sort: false,
@@ -78,7 +81,7 @@ async function drawTree(group, selected, choose) {
     margin: { l: 2, r: 2, t: 6, b: 6 },
     paper_bgcolor: "rgba(0,0,0,0)",
     font: { color: colour("--ink"), family: "system-ui, sans-serif", size: 12 },
-    uniformtext: { minsize: 9, mode: "hide" },
+    uniformtext: { minsize: 10, mode: "hide" },
   };
   await Plotly.react(box, [treeTrace(group, selected)], layout,
     { displayModeBar: false, responsive: true });
@@ -94,8 +97,8 @@ function showBranch(group, branch, choose) {
   const parent = branch.parent === null ? null : group.branches[branch.parent];
   const index = group.branches.indexOf(branch);
   const children = group.branches.filter((other) => other.parent === index);
-  const link = (other, words_) => element("button", { class: "branch-link",
-    onclick: () => choose(other) }, isolated(words_));
+  const link = (other, title) => element("button", { class: "branch-link",
+    onclick: () => choose(other) }, isolated(title));
   const facts = [
     ["completions", branchTitle(group, branch)],
     ["tokens", branch.end > branch.start ? `${branch.start + 1} … ${branch.end}` : "none"],
@@ -110,7 +113,6 @@ function showBranch(group, branch, choose) {
       isolated(shown(branchWords(group, branch)) || "(no token is shared)")),
     element("div", { class: "links" },
       parent && link(parent, "↑ the branch it grows from"),
-      ...children.map((child) => link(child,
-        `${child.rows.length} × ${beginning(branchWords(group, child), 24)}` +
-        ` (${brief(child.mean_reward)})`))));
+      ...children.map((child) => link(child, `${child.rows.length} × ` +
+        `“${beginning(branchWords(group, child), 24)}” · reward ${brief(child.mean_reward)}`))));
 }
