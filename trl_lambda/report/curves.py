@@ -79,11 +79,11 @@ def same_but_for_seed(runs: list[Run]) -> dict[str, list[Run]]:
         together.setdefault(key, []).append(run)
     named: dict[str, list[Run]] = {}
     for members in together.values():
-        named[_unused(_name(members), named)] = members
+        named[_unused(_legend_name(members), named)] = members
     return named
 
 
-def _name(members: list[Run]) -> str:
+def _legend_name(members: list[Run]) -> str:
     if len(members) == 1:
         return members[0].name
     stem = re.sub(r"[-_ .=]*(seed)?[-_ .=]*\d+$", "", members[0].name)
@@ -150,4 +150,7 @@ def _student(degrees: int) -> float:
     if degrees <= len(STUDENT):
         return STUDENT[degrees - 1]
     z = 1.959964
-    return z + (z**3 + z) / (4 * degrees) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * degrees**2)
+    first = (z**3 + z) / 4
+    second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+    return z + first / degrees + second / degrees**2 + third / degrees**3

@@ -14,7 +14,7 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from .curves import Chart, charts
+from .curves import Chart, Line, charts
 from .records import Run
 from .tree import Branch, prefix_tree
 from .visible import visible
@@ -72,9 +72,18 @@ def run_figure(drawn: list[Chart]) -> Figure:
         _draw_chart(figure.add_subplot(rows, 3, place), chart)
     names = {line.name: None for chart in logged for line in chart.lines}
     handles = [_plot(None, name, index) for index, name in enumerate(names)]
+    handles += _meanings([line for chart in logged for line in chart.lines])
     if handles:
-        figure.legend(handles=handles, loc="outside upper left", ncols=4, frameon=False)
+        figure.legend(handles=handles, loc="outside upper left", ncols=5, frameon=False)
     return figure
+
+
+def _meanings(lines: list[Line]) -> list[Any]:
+    """Legend entries for what markers and bands say, where there are any."""
+    marks = matplotlib.lines.Line2D([], [], color="grey", marker="o", label="held-out prompts")
+    band = Rectangle((0, 0), 1, 1, color="grey", alpha=0.3, lw=0, label="95 % interval of seeds")
+    held_out, banded = any(line.held_out for line in lines), any(line.low for line in lines)
+    return [mark for mark, used in ((marks, held_out), (band, banded)) if used]
 
 
 def _plot(axes: Axes | None, name: str, index: int, **drawn: Any) -> Any:
@@ -172,7 +181,7 @@ def completion_figure(completion: dict[str, Any]) -> Figure:
     fragments = list(laid_out(completion["pieces"]))
     lines = fragments[-1][2] + 1 if fragments else 1
     drawn = min(lines, LINES)
-    figure = Figure(figsize=(COLUMNS * ADVANCE * POINTS / 72 + 0.4, drawn * 0.19 + 0.7))
+    figure = Figure(figsize=(COLUMNS * ADVANCE * POINTS / 72 + 0.4, drawn * 0.19 + 0.45))
     height = figure.get_size_inches()[1]
     axes = figure.add_axes((0.02, 0.1 / height, 0.96, drawn * 0.19 / height))
     axes.set(xlim=(0, COLUMNS), ylim=(drawn, 0))

@@ -36,8 +36,18 @@ function branchTitle(group, branch) {
   return branch.parent === null ? `whole group (${group.completions.length})` : count;
 }
 
+/** [least, greatest] mean reward of a group's branches, never the same. */
+function rewardRange(branches) {
+  const known = branches.map(({ mean_reward: reward }) => reward).filter((r) => r !== null);
+  const [least, greatest] = [Math.min(...known, Infinity), Math.max(...known, -Infinity)];
+  if (!known.length) return [0, 1];
+  return least < greatest ? [least, greatest] : [least - 0.5, greatest + 0.5];
+}
+
 function treeTrace(group, selected) {
   const branches = group.branches;
+  const [least, greatest] = rewardRange(branches);
+  const dark = ({ mean_reward: reward }) => (reward - least) / (greatest - least) < 0.45;
   const alone = (branch) => branch.rows.length === 1 && branch.parent !== null;
   const label = (branch) => alone(branch) ? brief(branch.mean_reward)
     : `${branchTitle(group, branch)} · reward ${brief(branch.mean_reward)}`;
@@ -58,7 +68,10 @@ function treeTrace(group, selected) {
     sort: false,
     tiling: { orientation: "v", pad: 2 },
     pathbar: { visible: false },
+    textfont: { color: branches.map((branch) => (dark(branch) ? "#ffffff" : "#111111")) },
     marker: {
+      cmin: least,
+      cmax: greatest,
       colors: branches.map(({ mean_reward: reward }) => reward),
       colorscale: REWARD_SCALE,
       showscale: true,
