@@ -57,5 +57,5 @@ def test_tokens_are_wrapped_without_losing_any():
 
 
 def test_what_has_no_shape_gets_a_name():
-    assert visible("a\u202eb\0\ud800\n\u2028") == "a⟨U+202E⟩b␀⟨U+D800⟩↵⟨U+2028⟩"
+    assert visible("a\u202eb\0\ud800\n\t\u2028") == "a⟨U+202E⟩b⟨U+0000⟩⟨U+D800⟩↵→⟨U+2028⟩"
     assert visible("👩\u200d🔬 é") == "👩\u200d🔬 é"

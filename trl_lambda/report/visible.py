@@ -10,17 +10,15 @@ import unicodedata
 # Control, format (bidi marks), lone surrogate, line and paragraph separators.
 UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 JOINERS = "\u200c\u200d"  # part of ordinary words and emoji
+PICTURES = {"\n": "↵", "\t": "→"}
 
 
 def visible(text: str) -> str:
-    """The text with control pictures for C0 and ⟨U+202E⟩ for what else has no shape."""
+    """The text with ↵ and → for line's end and tab, ⟨U+202E⟩ for what else has no shape."""
     return "".join(_shown(character) for character in text)
 
 
 def _shown(character: str) -> str:
     if character in JOINERS or unicodedata.category(character) not in UNSEEN:
         return character
-    if character == "\n":
-        return "↵"
-    code = ord(character)
-    return chr(0x2400 + code) if code < 0x20 else f"⟨U+{code:04X}⟩"
+    return PICTURES.get(character, f"⟨U+{ord(character):04X}⟩")

@@ -33,7 +33,7 @@ function showCompletion(completion) {
   watcher?.disconnect();
   const box = byId("text");
   chunks = cutIntoChunks(completion.pieces).map(([start, end]) => {
-    const plain = completion.pieces.slice(start, end).map(shown).join("");
+    const plain = completion.pieces.slice(start, end).map((piece) => shown(piece, LONGEST_PIECE)).join("");
     const goesOn = end < completion.pieces.length && !completion.pieces[end - 1].includes("\n");
     const node = element("div", { class: goesOn ? "chunk goes-on" : "chunk" }, plain);
     return { start, end, node, filled: false };
@@ -65,7 +65,7 @@ function fill(chunk) {
   chunk.filled = true;
   const tokens = [];
   for (let t = chunk.start; t < chunk.end; t++) {
-    const text = shown(view.completion.pieces[t]);
+    const text = shown(view.completion.pieces[t], LONGEST_PIECE);
     const token = element("span", { "data-t": t, tabindex: t === view.focus ? 0 : -1 }, text);
     paint(token, t);
     tokens.push(token);
@@ -81,7 +81,7 @@ function paint(token, t) {
   if (!at(completion.mask, t)) names.push("tool");
   if (value) names.push(hue(value));
   if (shade.key === "clipped" && value) names.push("clipped");
-  if (branch && t >= branch.start && t < branch.end) names.push("in-branch");
+  if (branch.parent !== null && t >= branch.start && t < branch.end) names.push("in-branch");
   token.className = names.join(" ");
   token.style.setProperty("--a", value && largest ? (Math.abs(value) / largest).toFixed(3) : "0");
 }
@@ -98,13 +98,21 @@ function shadeTokens() {
     for (const token of chunk.node.children) paint(token, Number(token.dataset.t));
   }
   showLegend();
-  const unknown = view.completion.pieces.length > 0 &&
-    view.completion.pieces.every((_, t) => (view.shade.value(view.completion, t) ?? null) === null);
-  byId("absent").hidden = !unknown;
-  byId("absent").textContent = view.completion.update
-    ? `The run did not compute ${view.shade.title}: nothing to shade.`
-    : `The log holds no update of this completion, so its ${view.shade.title} is not known: ` +
-      "it was not used in an update, or the run ended before.";
+  byId("absent").textContent = whyPlain();
+  byId("absent").hidden = !whyPlain();
+}
+
+/** Why no token has a colour, if none has. */
+function whyPlain() {
+  const { completion, shade, largest } = view;
+  if (!completion.pieces.length) return "";
+  if (completion.pieces.some((_, t) => (shade.value(completion, t) ?? null) !== null)) {
+    return largest ? "" : `Nothing to shade: ${shade.title} is 0 all over the group.`;
+  }
+  return completion.update
+    ? `Nothing to shade: the run did not compute ${shade.title}.`
+    : `Nothing to shade: the log holds no update of this completion, so its ${shade.title} is ` +
+      "not known. It was not used in an update, or the run ended before.";
 }
 
 function chooseShade(shade) {

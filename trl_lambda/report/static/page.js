@@ -58,7 +58,7 @@ function showRows(group, branch) {
       onclick: () => chooseCompletion(completion) },
       element("strong", {}, `${index + 1}`),
       element("span", {}, `reward ${brief(completion.reward)}`),
-      element("span", { class: "hint" }, `${completion.pieces.length} tokens`));
+      element("span", { class: "hint" }, counted(completion.pieces.length, "token")));
   }));
 }
 
@@ -124,15 +124,16 @@ function listenToTabs() {
 function showNotes() {
   const steps = DATA.groups.map(({ step }) => step);
   const names = DATA.runs.map(({ name }) => visible(name)).join(" · ");
-  const span = steps.length ? `, steps ${Math.min(...steps)} to ${Math.max(...steps)}` : "";
+  const [first, last] = [Math.min(...steps), Math.max(...steps)];
+  const when = first < last ? `, steps ${first} to ${last}` : steps.length ? `, step ${first}` : "";
   byId("subtitle").replaceChildren(isolated(names),
-    ` · ${DATA.groups.length} recorded groups${span}`);
+    ` · ${counted(DATA.groups.length, "recorded group")}${when}`);
   document.title = `Credit report: ${names}`;
   const notes = DATA.runs.flatMap((run) => [
-    run.dropped.groups ? `${visible(run.name)}: the recorder dropped its ${run.dropped.groups} ` +
-      "oldest groups to stay under credit_log_max_mb." : null,
-    run.unreadable ? `${visible(run.name)}: ${run.unreadable} unreadable line(s) left out, as a ` +
-      "run leaves when it is killed." : null,
+    run.dropped.groups ? `${visible(run.name)}: the recorder dropped the oldest ` +
+      `${counted(run.dropped.groups, "group")} to stay under credit_log_max_mb.` : null,
+    run.unreadable ? `${visible(run.name)}: ${counted(run.unreadable, "unreadable line")} left ` +
+      "out, as a run leaves them when it is killed." : null,
   ]);
   const none = DATA.groups.length ? null :
     "The log holds no group of completions; the training run is shown alone.";

@@ -4,25 +4,23 @@
 
 // Control, format (bidi marks), lone surrogate, separators; not newline, tab and the two joiners.
 const UNSEEN = /(?![\n\t\u200c\u200d])[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu;
-// A single piece longer than this is cut, and says so.
+// Characters of a token, and of any other text: what is longer is cut, and says so.
 const LONGEST_PIECE = 2000;
+const LONGEST_TEXT = 50000;
 
 function visible(text) {
   return text
-    .replace(UNSEEN, (character) => {
-      const code = character.codePointAt(0);
-      if (code < 0x20) return String.fromCodePoint(0x2400 + code);
-      return `⟨U+${code.toString(16).toUpperCase().padStart(4, "0")}⟩`;
-    })
+    .replace(UNSEEN, (character) =>
+      `⟨U+${character.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}⟩`)
     .replace(/\n/g, "↵\n")
     .replace(/\t/g, "→\t");
 }
 
-/** A token's text as shown: visible, and cut where it would be a page of its own. */
-function shown(piece) {
-  if (piece.length <= LONGEST_PIECE) return visible(piece);
-  const more = (piece.length - LONGEST_PIECE).toLocaleString("en");
-  return `${visible(piece.slice(0, LONGEST_PIECE))}⟨… ${more} more characters in this token⟩`;
+/** A text as shown: visible, and cut where it would be a book of its own. */
+function shown(text, longest = LONGEST_TEXT) {
+  if (text.length <= longest) return visible(text);
+  const more = (text.length - longest).toLocaleString("en");
+  return `${visible(text.slice(0, longest))}⟨… ${more} more characters⟩`;
 }
 
 /** The beginning of a text on one line. */
@@ -45,6 +43,11 @@ function figure(value) {
 function brief(value) {
   if (value === null || value === undefined) return "–";
   return figure(Number(Number(value).toPrecision(3)));
+}
+
+/** "1 group", "2 groups". */
+function counted(count, noun) {
+  return `${count} ${noun}${count === 1 ? "" : "s"}`;
 }
 
 /** element("p", {class: "hint"}, "text", child): attributes and text, never markup. */

@@ -9,6 +9,7 @@ let library = null;
 /** The chart library, unpacked at first use so that text can be read before. */
 function charting() {
   library ??= (async () => {
+    await new Promise((painted) => requestAnimationFrame(() => setTimeout(painted)));
     const packed = Uint8Array.from(atob(byId("library").textContent), (c) => c.charCodeAt(0));
     const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
     document.head.append(element("script", {}, await new Response(stream).text()));
@@ -19,6 +20,11 @@ function charting() {
 
 function colour(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+}
+
+function hoverLabel() {
+  return { bgcolor: colour("--card"), bordercolor: colour("--line"),
+    font: { color: colour("--ink") } };
 }
 
 function branchWords(group, branch) {
@@ -47,7 +53,8 @@ function rewardRange(branches) {
 function treeTrace(group, selected) {
   const branches = group.branches;
   const [least, greatest] = rewardRange(branches);
-  const dark = ({ mean_reward: reward }) => (reward - least) / (greatest - least) < 0.45;
+  const dark = ({ mean_reward: reward }) => reward === null ||
+    (reward - least) / (greatest - least) < 0.45;
   const alone = (branch) => branch.rows.length === 1 && branch.parent !== null;
   const label = (branch) => alone(branch) ? brief(branch.mean_reward)
     : `${branchTitle(group, branch)} · reward ${brief(branch.mean_reward)}`;
@@ -90,10 +97,11 @@ async function drawTree(group, selected, choose) {
   const box = byId("tree");
   const levels = Math.max(...group.branches.map((branch) => depthOf(group, branch)));
   const layout = {
-    height: Math.max(190, levels * LEVEL_HEIGHT + 20),
+    height: Math.max(120, levels * LEVEL_HEIGHT + 20),
     margin: { l: 2, r: 2, t: 6, b: 6 },
     paper_bgcolor: "rgba(0,0,0,0)",
     font: { color: colour("--ink"), family: "system-ui, sans-serif", size: 12 },
+    hoverlabel: hoverLabel(),
     uniformtext: { minsize: 10, mode: "hide" },
   };
   await Plotly.react(box, [treeTrace(group, selected)], layout,
@@ -105,6 +113,12 @@ async function drawTree(group, selected, choose) {
   });
 }
 
+/** Positions of a branch's tokens, counted from 1. */
+function span({ start, end }) {
+  if (end - start < 2) return end > start ? String(end) : "none";
+  return `${start + 1} … ${end}`;
+}
+
 /** What a branch is worth, in words, and the way to its neighbours. */
 function showBranch(group, branch, choose) {
   const parent = branch.parent === null ? null : group.branches[branch.parent];
@@ -114,7 +128,7 @@ function showBranch(group, branch, choose) {
     onclick: () => choose(other) }, isolated(title));
   const facts = [
     ["completions", branchTitle(group, branch)],
-    ["tokens", branch.end > branch.start ? `${branch.start + 1} … ${branch.end}` : "none"],
+    ["tokens", span(branch)],
     ["mean reward", brief(branch.mean_reward)],
     ["step advantage", brief(branch.step_advantage)],
   ];
