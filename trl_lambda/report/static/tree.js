@@ -10,8 +10,10 @@ let library = null;
 function charting() {
   library ??= (async () => {
     await new Promise((painted) => requestAnimationFrame(() => setTimeout(painted)));
-    const packed = Uint8Array.from(atob(byId("library").textContent), (c) => c.charCodeAt(0));
-    const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
+    const packed = atob(byId("library").textContent);
+    const bytes = new Uint8Array(packed.length);
+    for (let i = 0; i < packed.length; i++) bytes[i] = packed.charCodeAt(i);
+    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
     document.head.append(element("script", {}, await new Response(stream).text()));
     return window.Plotly;
   })();
@@ -92,12 +94,14 @@ function treeTrace(group, selected) {
 }
 
 async function drawTree(group, selected, choose) {
-  const Plotly = await charting();
-  if (group !== view.group || selected !== view.branch) return;
   const box = byId("tree");
   const levels = Math.max(...group.branches.map((branch) => depthOf(group, branch)));
+  const height = Math.max(120, levels * LEVEL_HEIGHT + 20);
+  box.style.minHeight = `${height}px`; // nothing below moves when the tree appears
+  const Plotly = await charting();
+  if (group !== view.group || selected !== view.branch) return;
   const layout = {
-    height: Math.max(120, levels * LEVEL_HEIGHT + 20),
+    height,
     margin: { l: 2, r: 2, t: 6, b: 6 },
     paper_bgcolor: "rgba(0,0,0,0)",
     font: { color: colour("--ink"), family: "system-ui, sans-serif", size: 12 },
