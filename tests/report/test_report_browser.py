@@ -120,7 +120,7 @@ def test_clicking_the_tree_filters_the_completions(opened, run_dir, tmp_path):
     page.locator("#tree .slice").filter(has_text="Let").first.click()
     made, _ = recorded(run_dir, "30-0-0")
     sharing = [row for row in made["completions"] if row["pieces"][0] == "Let"]
-    page.wait_for_function(f"document.querySelectorAll('#rows button').length == {len(sharing)}")
+    page.wait_for_selector("#filter button")
     rows = [button.get_attribute("data-row") for button in page.locator("#rows button").all()]
     assert rows == [row["row"] for row in sharing]
     assert page.locator("#branch .written").inner_text().startswith("Let")
@@ -147,12 +147,25 @@ def test_runs_are_laid_over_each_other(opened, tmp_path):
     runs.append(write_log(tmp_path / "grpo", decay=0.0))
     page = opened(write_report(runs, tmp_path / "runs.html")[0])
     page.locator("#tab-group").press("ArrowRight")
-    page.wait_for_function("document.querySelectorAll('#charts .main-svg').length >= 7")
+    page.wait_for_selector("#charts > div:nth-child(7) .main-svg")
     page.wait_for_timeout(400)
     page.screenshot(path=tmp_path / "runs.png", full_page=True)
     assert page.locator("#lines").inner_text().split("\n") == ["lambda (3 seeds)", "grpo"]
     lengths = page.evaluate("document.querySelector('#charts > div').data.map((d) => d.x.length)")
     assert lengths == [40, 40, 40, 4, 4, 4, 40, 4]  # bands and means; held out every 10 steps
+
+
+def test_each_run_has_its_groups_and_a_run_without_any_hides_the_cards(opened, tmp_path):
+    runs = [write_log(tmp_path / name, groups=n) for name, n in (("a", 2), ("b", 0), ("c", 1))]
+    page = opened(write_report(runs)[0])
+    page.wait_for_selector('[data-t="0"]')
+    page.get_by_role("button", name="← earlier").click()
+    page.wait_for_selector('#prompt:has-text("10 + 7")')
+    page.select_option("#run", label="b")
+    assert page.locator("#group-view .card:visible").count() == 0
+    page.select_option("#run", label="c")
+    page.wait_for_selector(BRANCH)
+    assert page.locator("#group option").count() == 1
 
 
 def test_two_megabytes_open_within_two_seconds(opened, tmp_path):
@@ -179,12 +192,14 @@ def test_two_megabytes_open_within_two_seconds(opened, tmp_path):
 @pytest.mark.parametrize("lines", [True, False], ids=["lines", "one_line"])
 def test_ten_thousand_tokens_scroll_smoothly(opened, tmp_path, lines):
     rng = random.Random(1)
-    made = group("1-0-0", step=1, size=4, tokens=10_000, rng=rng)
+    made = group("1-0-0", step=1, size=8, tokens=10_000, rng=rng)
     if not lines:
         for row in made["completions"]:
             row["pieces"] = [piece.replace("\n", "") for piece in row["pieces"]]
     write_records(tmp_path, [made], rng=rng)
-    page = opened(write_report(tmp_path)[0])
+    (path,) = write_report(tmp_path)
+    assert path.stat().st_size < 8e6
+    page = opened(path)
     page.wait_for_selector(BRANCH)
     frames = page.evaluate(FRAMES)
     page.screenshot(path=tmp_path / "scrolled.png")

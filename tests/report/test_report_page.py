@@ -1,5 +1,7 @@
 """The page as text: self-contained, under its limit, and closed against what completions say."""
 
+import base64
+import gzip
 import json
 import random
 import re
@@ -23,6 +25,11 @@ def data_of(path):
     text = path.read_text(encoding="utf-8")
     (found,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)
     return json.loads(found)
+
+
+def group_of(path, index=0):
+    packed = data_of(path)["groups"][index]["packed"]
+    return json.loads(gzip.decompress(base64.b64decode(packed)))
 
 
 @given(st.text(alphabet=st.characters(codec=None) | st.sampled_from("<!-/>&'\"\\\0\u2028\ud800")))
@@ -54,7 +61,7 @@ def test_numbers_reach_the_page_as_recorded(tmp_path):
     line = (run_dir / "credit_log" / "records-00000.jsonl").read_text().splitlines()[0]
     recorded = json.loads(line)["completions"][0]
     (path,) = write_report(run_dir)
-    shown = data_of(path)["groups"][0]["completions"][0]
+    shown = group_of(path)["completions"][0]
     assert shown["advantage"] == recorded["advantage"]
     assert shown["mask"] == 1  # a list of one and the same value
     assert shown["extra"] == recorded["extra"]
@@ -89,7 +96,7 @@ def test_a_placeholder_in_a_completion_stays_text(tmp_path):
     made["completions"][0]["pieces"][0] = "@script@@data@"
     write_records(tmp_path, [made], rng=rng)
     (path,) = write_report(tmp_path)
-    assert data_of(path)["groups"][0]["completions"][0]["pieces"][0] == "@script@@data@"
+    assert group_of(path)["completions"][0]["pieces"][0] == "@script@@data@"
 
 
 @given(st.lists(st.integers(1, 9), max_size=40), st.integers(0, 100))

@@ -1,7 +1,8 @@
 """The page: one HTML file that holds its data, its script, its style and the chart library.
 
 Nothing in it reaches the network: a content security policy allows the two scripts by their hashes
-and nothing else. The data is JSON in which no `<` is left, so no text of a model can end it.
+and nothing else. The data is JSON in which no `<` is left, so no text of a model can end it; groups
+and library are packed in it (gzip in base64), and a group is unpacked when it is looked at.
 """
 
 from __future__ import annotations
@@ -19,11 +20,22 @@ from .records import GROUP_LISTS, UPDATE_LISTS, Run
 from .selection import spread
 from .tree import prefix_tree
 
-SCRIPTS = ("text.js", "record.js", "tooltip.js", "completion.js", "tree.js", "runs.js", "page.js")
+SCRIPTS = (
+    "text.js",
+    "unpack.js",
+    "record.js",
+    "tooltip.js",
+    "completion.js",
+    "tree.js",
+    "runs.js",
+    "page.js",
+)
 POLICY = (
     "default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:; "
     "base-uri 'none'; form-action 'none'"
 )
+# Characters of a prompt in the list of groups.
+PROMPT_BEGINNING = 60
 # Room for what is neither data nor library.
 MARGIN = 65_536
 
@@ -41,10 +53,10 @@ def page(runs: list[Run], *, max_bytes: int) -> tuple[str, str]:
         ValueError: not even the library and the curves fit.
     """
     library = _library()
-    packed = base64.b64encode(gzip.compress(library.encode(), 9, mtime=0)).decode()
+    packed_library = packed(library)
     script = "\n".join(_static(name) for name in SCRIPTS)
     frame = {"runs": [_about(run) for run in runs], **_run_view(runs)}
-    room = max_bytes - len(packed) - len(script) - len(embedded(frame)) - MARGIN
+    room = max_bytes - len(packed_library) - len(script) - len(embedded(frame)) - MARGIN
     if room < 0:
         raise ValueError(
             f"report: {max_bytes} bytes are too few: library and curves alone take "
@@ -56,7 +68,7 @@ def page(runs: list[Run], *, max_bytes: int) -> tuple[str, str]:
         "@policy@": POLICY.format(hashes=f"{_hash(script)} {_hash(library)}"),
         "@style@": _static("page.css"),
         "@data@": embedded(frame),
-        "@library@": packed,
+        "@library@": packed_library,
         "@script@": script,
     }
     return _fill(_static("page.html"), parts), left_out
@@ -66,6 +78,11 @@ def embedded(data: Any) -> str:
     r"""JSON for a script element: pure ASCII, and `<` as \u003c so that nothing can close it."""
     text = json.dumps(data, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c")
+
+
+def packed(text: str) -> str:
+    """gzip in base64: less than half the size, and no character that means something to HTML."""
+    return base64.b64encode(gzip.compress(text.encode(), 6, mtime=0)).decode()
 
 
 def _fill(template: str, parts: dict[str, str]) -> str:
@@ -119,7 +136,7 @@ def _run_view(runs: list[Run]) -> dict[str, Any]:
 
 def _groups(runs: list[Run], room: int) -> tuple[list[dict[str, Any]], str]:
     """The groups that fit, and a sentence on those that do not."""
-    groups = [_group(index, group) for index, run in enumerate(runs) for group in run.groups]
+    groups = [_entry(index, group) for index, run in enumerate(runs) for group in run.groups]
     shown = spread([len(embedded(group)) + 1 for group in groups], room)
     if len(shown) == len(groups):
         return groups, ""
@@ -130,9 +147,20 @@ def _groups(runs: list[Run], room: int) -> tuple[list[dict[str, Any]], str]:
     return [groups[index] for index in shown], sentence
 
 
-def _group(run: int, group: dict[str, Any]) -> dict[str, Any]:
+def _entry(run: int, group: dict[str, Any]) -> dict[str, Any]:
+    """What the list of groups says, and the group itself, packed."""
     return {
         "run": run,
+        "step": group["step"],
+        "mode": group["mode"],
+        "mean_reward": prefix_tree(group["completions"])[0].mean_reward,
+        "prompt": group["prompt"][:PROMPT_BEGINNING],
+        "packed": packed(embedded(_group(group))),
+    }
+
+
+def _group(group: dict[str, Any]) -> dict[str, Any]:
+    return {
         **{name: group[name] for name in ("id", "step", "mode", "prompt")},
         "completions": [_completion(completion) for completion in group["completions"]],
         "branches": [asdict(branch) for branch in prefix_tree(group["completions"])],
@@ -146,11 +174,11 @@ def _completion(completion: dict[str, Any]) -> dict[str, Any]:
         **{name: completion[name] for name in names},
         "rewards": completion.get("rewards") or {},
         "extra": completion.get("extra") or {},
-        **{name: _packed(completion[name]) for name in GROUP_LISTS if name != "pieces"},
-        "update": update and {name: _packed(update[name]) for name in UPDATE_LISTS},
+        **{name: _short(completion[name]) for name in GROUP_LISTS if name != "pieces"},
+        "update": update and {name: _short(update[name]) for name in UPDATE_LISTS},
     }
 
 
-def _packed(values: list[Any] | None) -> Any:
+def _short(values: list[Any] | None) -> Any:
     """A list of one and the same value as that value: masks and weights often are."""
     return values[0] if values and len(set(values)) == 1 else values

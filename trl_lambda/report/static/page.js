@@ -1,12 +1,10 @@
 /* The page as a whole: which group, branch and completion is looked at. */
 
-const choice = { run: 0, group: null };
+const choice = { run: 0, group: null, entry: null };
 
-function describe(group) {
-  const rewards = group.completions.map(({ reward }) => reward).filter((reward) => reward !== null);
-  const mean = rewards.reduce((sum, reward) => sum + reward, 0) / (rewards.length || 1);
-  const known = rewards.length ? `reward ${brief(mean)}` : "no reward";
-  return `step ${group.step} · ${group.mode} · ${known} · ${beginning(group.prompt, 40)}`;
+function describe({ step, mode, mean_reward: reward, prompt }) {
+  const known = reward === null ? "no reward" : `reward ${brief(reward)}`;
+  return `step ${step} · ${mode} · ${known} · ${beginning(prompt, 40)}`;
 }
 
 const groupsOfRun = () => DATA.groups.filter(({ run }) => run === choice.run);
@@ -17,16 +15,20 @@ function chooseRun(run) {
     element("option", { value: index }, describe(group))));
   const groups = groupsOfRun();
   byId("group-view").classList.toggle("nothing", !groups.length);
+  byId("earlier").disabled = byId("later").disabled = true;
   if (groups.length) chooseGroup(groups.length - 1);
 }
 
-function chooseGroup(index) {
+async function chooseGroup(index) {
   const groups = groupsOfRun();
-  const group = groups[index];
+  const entry = groups[index];
+  choice.entry = entry;
   choice.group = index;
   byId("group").value = String(index);
   byId("earlier").disabled = index === 0;
   byId("later").disabled = index === groups.length - 1;
+  const group = JSON.parse(await unpack(entry.packed));
+  if (choice.entry !== entry) return; // another one was chosen meanwhile
   byId("prompt").replaceChildren(isolated(shown(group.prompt)));
   view.group = group;
   chooseShade(view.shade);
@@ -135,7 +137,7 @@ function showNotes() {
     run.unreadable ? `${visible(run.name)}: ${counted(run.unreadable, "unreadable line")} left ` +
       "out, as a run leaves them when it is killed." : null,
   ]);
-  const none = DATA.groups.length ? null :
+  const none = DATA.groups.length || DATA.left_out ? null :
     "The log holds no group of completions; the training run is shown alone.";
   byId("notes").replaceChildren(...[DATA.left_out, none, ...notes].filter(Boolean)
     .map((note) => element("p", { class: "note" }, note)));

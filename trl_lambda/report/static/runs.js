@@ -72,16 +72,23 @@ function showLines() {
     ? `Not logged by these runs: ${DATA.not_logged.join(", ")}.` : "";
 }
 
+/** Settings of a run, then when and with what it ran. */
+function particulars({ settings, started, versions }) {
+  const named = Object.entries(versions).map(([name, value]) => [`version of ${name}`, value]);
+  return { ...settings, started, ...Object.fromEntries(named) };
+}
+
 function showSettings() {
-  const names = [...new Set(DATA.runs.flatMap((run) => Object.keys(run.settings)))].sort();
-  const value = ({ settings }, name) =>
-    typeof settings[name] === "string" ? settings[name] : JSON.stringify(settings[name]) ?? "–";
+  const known = DATA.runs.map(particulars);
+  const names = [...new Set(known.flatMap(Object.keys))];
+  const value = (particular, name) => typeof particular[name] === "string"
+    ? particular[name] : JSON.stringify(particular[name] ?? null).replace("null", "–");
   const head = element("tr", {}, element("th", {}, "setting"),
     ...DATA.runs.map((run) => element("th", { scope: "col" }, isolated(visible(run.name)))));
   const rows = names.map((name) => {
-    const values = DATA.runs.map((run) => value(run, name));
+    const values = known.map((particular) => value(particular, name));
     return element("tr", { class: new Set(values).size > 1 ? "differs" : null },
-      element("th", { scope: "row" }, name),
+      element("th", { scope: "row" }, isolated(visible(name))),
       ...values.map((text) => element("td", {}, isolated(visible(text)))));
   });
   byId("settings").replaceChildren(head, ...rows);

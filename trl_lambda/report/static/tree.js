@@ -10,11 +10,7 @@ let library = null;
 function charting() {
   library ??= (async () => {
     await new Promise((painted) => requestAnimationFrame(() => setTimeout(painted)));
-    const packed = atob(byId("library").textContent);
-    const bytes = new Uint8Array(packed.length);
-    for (let i = 0; i < packed.length; i++) bytes[i] = packed.charCodeAt(i);
-    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-    document.head.append(element("script", {}, await new Response(stream).text()));
+    document.head.append(element("script", {}, await unpack(byId("library").textContent)));
     return window.Plotly;
   })();
   return library;
