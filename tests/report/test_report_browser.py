@@ -261,6 +261,8 @@ def test_text_of_models_shows_as_text_and_runs_nothing(opened, hostile_log, tmp_
     page.wait_for_selector("#charts .main-svg")
     page.screenshot(path=tmp_path / "hostile_run.png", full_page=True)
     assert page.locator("img, #tree a, #charts a, iframe").count() == 0
+    assert "<script>alert(1)" in page.locator("#tree").text_content()
+    assert "Accuracy: <b>x<b>" in page.locator("#charts").text_content()
 
 
 @pytest.mark.parametrize("in_one_token", [True, False])

@@ -163,9 +163,12 @@ function walk(event) {
 }
 
 function focusToken(token) {
-  tokenAt(view.focus).tabIndex = -1;
+  const before = tokenAt(view.focus);
+  before.tabIndex = -1;
+  before.removeAttribute("aria-describedby");
   view.focus = Number(token.dataset.t);
   token.tabIndex = 0;
+  token.setAttribute("aria-describedby", "tooltip");
   showTooltip(token, view.completion, view.focus);
 }
 
