@@ -33,6 +33,7 @@ def test_any_text_is_drawn_as_text(tmp_path):
     made = group("1-0-0", step=1, size=4, tokens=12, rng=rng)
     for row in made["completions"]:
         row["pieces"][-len(HOSTILE) :] = HOSTILE
+        row["advantage"][0] = row["reward"] = None
     write_records(tmp_path, [made], rng=rng)
     assert len(figures.write_figures([load_run(tmp_path)], tmp_path / "report")) == 3
 

@@ -58,8 +58,13 @@ def _branches(group: dict[str, Any]) -> list[Branch]:
     return prefix_tree(group["completions"])
 
 
+def _credit(completion: dict[str, Any]) -> list[float]:
+    """Credit of each token, 0 where the record has none."""
+    return [value or 0.0 for value in completion["advantage"]]
+
+
 def _credit_range(completion: dict[str, Any]) -> float:
-    credit = completion["advantage"] or [0.0]
+    credit = _credit(completion) or [0.0]
     return max(credit) - min(credit)
 
 
@@ -186,10 +191,11 @@ def completion_figure(completion: dict[str, Any]) -> Figure:
     axes = figure.add_axes((0.02, 0.1 / height, 0.96, drawn * 0.19 / height))
     axes.set(xlim=(0, COLUMNS), ylim=(drawn, 0))
     axes.axis("off")
-    largest = max((abs(value) for value in completion["advantage"]), default=0.0) or 1.0
+    credit = _credit(completion)
+    largest = max((abs(value) for value in credit), default=0.0) or 1.0
     for t, column, line, text in fragments:
         if line < drawn:
-            _draw_token(axes, completion["advantage"][t] / largest, column, line, text)
+            _draw_token(axes, credit[t] / largest, column, line, text)
     cut = f", first {drawn} of {lines} lines" if drawn < lines else ""
     axes.set_title(
         f"Credit from −{largest:.3g} (orange) over 0 to {largest:.3g} (blue){cut}",

@@ -1,8 +1,8 @@
 """The page: one HTML file that holds its data, its script, its style and the chart library.
 
 Nothing in it reaches the network: a content security policy allows the two scripts by their hashes
-and nothing else. The data is JSON in which no `<` is left, so no text of a model can end it; groups
-and library are packed in it (gzip in base64), and a group is unpacked when it is looked at.
+and nothing else. The data is JSON in which no `<` is left, so no text of a model can end it; each
+group and the library are packed (gzip in base64) and unpacked when they are needed.
 """
 
 from __future__ import annotations
@@ -149,13 +149,14 @@ def _groups(runs: list[Run], room: int) -> tuple[list[dict[str, Any]], str]:
 
 def _entry(run: int, group: dict[str, Any]) -> dict[str, Any]:
     """What the list of groups says, and the group itself, packed."""
+    content = _group(group)
     return {
         "run": run,
         "step": group["step"],
         "mode": group["mode"],
-        "mean_reward": prefix_tree(group["completions"])[0].mean_reward,
+        "mean_reward": content["branches"][0]["mean_reward"],
         "prompt": group["prompt"][:PROMPT_BEGINNING],
-        "packed": packed(embedded(_group(group))),
+        "packed": packed(embedded(content)),
     }
 
 
