@@ -20,6 +20,7 @@ ARROWS = {
     "rollout_checks": {"functional"},
     "seam": {"functional", "kl", "rollout_checks"},
     "groups": {"functional", "seam"},
+    "report": set(),
     "rewards": set(),
     "credit_log": set(),
     "recorder": {"credit_log"},

@@ -1,0 +1,62 @@
+"""The PNG figures: written, drawn from the record, at ease with any text."""
+
+import random
+
+import pytest
+from made_log import group, write_log, write_records
+
+from trl_lambda.report import load_run
+from trl_lambda.report.tree import prefix_tree
+from trl_lambda.report.visible import visible
+
+figures = pytest.importorskip("trl_lambda.report.figures", exc_type=ImportError)
+
+HOSTILE = ("$\\frac{", "\u202eabc\u202c", "\ud800", "\0\x1b[31m", "中文字", "a" * 100_000, "\n\n")
+
+
+def test_three_views_of_two_runs(tmp_path):
+    runs = [load_run(write_log(tmp_path / f"seed-{seed}", seed=seed)) for seed in (1, 2)]
+    paths = figures.write_figures(runs, tmp_path / "report.v1")
+    names = ["report.v1-run.png", "report.v1-tree.png", "report.v1-completion.png"]
+    assert [path.name for path in paths] == names
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
+
+
+def test_a_log_without_groups_has_curves_alone(tmp_path):
+    run = load_run(write_log(tmp_path / "run", groups=0))
+    assert len(figures.write_figures([run], tmp_path / "report")) == 1
+
+
+@pytest.mark.filterwarnings("ignore:Glyph .* missing from font")
+def test_any_text_is_drawn_as_text(tmp_path):
+    rng = random.Random(0)
+    made = group("1-0-0", step=1, size=4, tokens=12, rng=rng)
+    for row in made["completions"]:
+        row["pieces"][-len(HOSTILE) :] = HOSTILE
+        row["advantage"][0] = row["reward"] = None
+    write_records(tmp_path, [made], rng=rng)
+    assert len(figures.write_figures([load_run(tmp_path)], tmp_path / "report")) == 3
+
+
+def test_branches_stand_below_their_parents_side_by_side():
+    ids = ([1, 2], [1, 3], [4], [4])
+    rows = [{"ids": i, "reward": 1.0, "group_advantage": 0.0} for i in ids]
+    branches = prefix_tree(rows)
+    lefts, levels = figures.tree_places(branches)
+    places = {b.rows: (x, y) for b, x, y in zip(branches, lefts, levels, strict=True)}
+    assert places == {(0, 1, 2, 3): (0, 0), (0, 1): (0, 1), (0,): (0, 2), (1,): (1, 2),
+                      (2, 3): (2, 1)}  # fmt: skip
+
+
+def test_tokens_are_wrapped_without_losing_any():
+    pieces = ["a" * 50, "b" * 60, "\n", "中" * 3, ""]
+    placed = list(figures.laid_out(pieces))
+    assert "".join(text for *_, text in placed) == "a" * 50 + "b" * 60 + "↵" + "中" * 3
+    assert placed[1] == (1, 50, 0, "b" * 46)
+    assert placed[2] == (1, 0, 1, "b" * 14)
+    assert placed[4] == (3, 0, 2, "中" * 3)
+
+
+def test_what_has_no_shape_gets_a_name():
+    assert visible("a\u202eb\0\ud800\n\t\u2028") == "a⟨U+202E⟩b⟨U+0000⟩⟨U+D800⟩↵→⟨U+2028⟩"
+    assert visible("👩\u200d🔬 é") == "👩\u200d🔬 é"

@@ -1,0 +1,165 @@
+/* The page as a whole: which group, branch and completion is looked at. */
+
+const choice = { run: 0, group: null, entry: null };
+
+function describe({ step, mode, mean_reward: reward, prompt }) {
+  const known = reward === null ? "no reward" : `reward ${brief(reward)}`;
+  return `step ${step} · ${mode} · ${known} · ${beginning(prompt, 40)}`;
+}
+
+const groupsOfRun = () => DATA.groups.filter(({ run }) => run === choice.run);
+
+function chooseRun(run) {
+  choice.run = run;
+  byId("group").replaceChildren(...groupsOfRun().map((group, index) =>
+    element("option", { value: index }, describe(group))));
+  const groups = groupsOfRun();
+  byId("group-view").classList.toggle("nothing", !groups.length);
+  byId("earlier").disabled = byId("later").disabled = true;
+  if (groups.length) chooseGroup(groups.length - 1);
+}
+
+async function chooseGroup(index) {
+  const groups = groupsOfRun();
+  const entry = groups[index];
+  choice.entry = entry;
+  choice.group = index;
+  byId("group").value = String(index);
+  byId("earlier").disabled = index === 0;
+  byId("later").disabled = index === groups.length - 1;
+  const group = JSON.parse(await unpack(entry.packed));
+  if (choice.entry !== entry) return; // another one was chosen meanwhile
+  byId("prompt").replaceChildren(isolated(shown(group.prompt)));
+  view.group = group;
+  chooseShade(view.shade);
+  chooseBranch(group.branches[0]);
+}
+
+function chooseBranch(branch) {
+  const { group } = view;
+  view.branch = branch;
+  const kept = branch.rows.includes(group.completions.indexOf(view.completion));
+  showBranch(group, branch, chooseBranch);
+  showRows(group, branch);
+  drawTree(group, branch, chooseBranch);
+  if (kept) shadeTokens();
+  else chooseCompletion(group.completions[branch.rows[0]]);
+}
+
+function showRows(group, branch) {
+  const { completions } = group;
+  const all = branch.rows.length === completions.length;
+  byId("filter").replaceChildren(
+    all ? `All ${completions.length}, by index` :
+      `${branch.rows.length} of ${completions.length} in the branch `,
+    all ? "" : element("button", { class: "branch-link",
+      onclick: () => chooseBranch(group.branches[0]) }, "show all"));
+  byId("rows").replaceChildren(...[...branch.rows].sort((a, b) => a - b).map((index) => {
+    const completion = completions[index];
+    return element("button", { class: "row", "data-row": completion.row,
+      onclick: () => chooseCompletion(completion) },
+      element("strong", {}, `${index + 1}`),
+      element("span", {}, `reward ${brief(completion.reward)}`),
+      element("span", { class: "hint" }, counted(completion.pieces.length, "token")));
+  }));
+}
+
+function chooseCompletion(completion) {
+  if (!completion) return;
+  showCompletion(completion);
+  for (const row of byId("rows").children) {
+    row.setAttribute("aria-pressed", row.dataset.row === completion.row);
+  }
+  showGrades(completion);
+}
+
+function showGrades(completion) {
+  const part = (title, entries) => entries.length ? [element("h3", {}, title),
+    element("dl", {}, ...entries.flatMap(([name, value]) =>
+      [element("dt", {}, isolated(visible(name))), element("dd", {}, isolated(grade(value)))]))] : [];
+  byId("grades").replaceChildren(
+    ...part("Reward", [["total", completion.reward],
+      ["group advantage", completion.group_advantage]]),
+    ...part("By function", Object.entries(completion.rewards)),
+    ...part("Grade", Object.entries(completion.extra)),
+    ...part("Record", [["row", completion.row], ["tokens", completion.pieces.length]]));
+}
+
+function grade(value) {
+  return typeof value === "string" ? shown(value) : figure(value);
+}
+
+/* Tabs. */
+
+function chooseTab(tab) {
+  for (const other of byId("tabs").children) {
+    const chosen = other === tab;
+    other.setAttribute("aria-selected", chosen);
+    other.tabIndex = chosen ? 0 : -1;
+    byId(other.getAttribute("aria-controls")).hidden = !chosen;
+  }
+  hideTooltip();
+  draw();
+}
+
+/** Draws the charts of the open tab; they take their colours and width from the page. */
+function draw() {
+  if (!byId("run-view").hidden) drawCharts();
+  else if (view.group) drawTree(view.group, view.branch, chooseBranch);
+}
+
+function listenToTabs() {
+  const tabs = [...byId("tabs").children];
+  for (const tab of tabs) {
+    tab.addEventListener("click", () => chooseTab(tab));
+    tab.addEventListener("keydown", (event) => {
+      if (event.key !== "ArrowLeft" && event.key !== "ArrowRight") return;
+      const other = tabs[1 - tabs.indexOf(tab)];
+      chooseTab(other);
+      other.focus();
+    });
+  }
+}
+
+/* What the reader should know of the record as a whole. */
+
+function showNotes() {
+  const steps = DATA.groups.map(({ step }) => step);
+  const names = DATA.runs.map(({ name }) => visible(name)).join(" · ");
+  const [first, last] = [Math.min(...steps), Math.max(...steps)];
+  const when = first < last ? `, steps ${first} to ${last}` : steps.length ? `, step ${first}` : "";
+  byId("subtitle").replaceChildren(isolated(names),
+    ` · ${counted(DATA.groups.length, "recorded group")}${when}`);
+  document.title = `Credit report: ${names}`;
+  const notes = DATA.runs.flatMap((run) => [
+    run.dropped.groups ? `${visible(run.name)}: the recorder dropped the oldest ` +
+      `${counted(run.dropped.groups, "group")} to stay under credit_log_max_mb.` : null,
+    run.unreadable ? `${visible(run.name)}: ${counted(run.unreadable, "unreadable line")} left ` +
+      "out, as a run leaves them when it is killed." : null,
+  ]);
+  const none = DATA.groups.length || DATA.left_out ? null :
+    "The log holds no group of completions; the training run is shown alone.";
+  byId("notes").replaceChildren(...[DATA.left_out, none, ...notes].filter(Boolean)
+    .map((note) => element("p", { class: "note" }, note)));
+}
+
+function start() {
+  showNotes();
+  listenToTabs();
+  listenToTokens();
+  buildShades();
+  showLines();
+  showSettings();
+  DATA.runs.forEach((run, index) =>
+    byId("run").append(element("option", { value: index }, visible(run.name))));
+  byId("run-label").hidden = DATA.runs.length === 1;
+  byId("run").addEventListener("change", (event) => chooseRun(Number(event.target.value)));
+  byId("group").addEventListener("change", (event) => chooseGroup(Number(event.target.value)));
+  byId("earlier").addEventListener("click", () => chooseGroup(choice.group - 1));
+  byId("later").addEventListener("click", () => chooseGroup(choice.group + 1));
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+  if (DATA.groups.length) chooseRun(0);
+  else chooseTab(byId("tab-run"));
+}
+
+start();
