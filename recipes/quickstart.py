@@ -11,6 +11,7 @@ TRL's GRPOTrainer and LambdaGRPOTrainer train it on verifiable rewards. OUTPUT_D
     summary.json    held-out accuracy before and after, seconds (imports apart), settings, versions
     curves.json     reward and held-out accuracy along both runs
     learning.png    the two as a picture
+    credit_report.html  which tokens LambdaGRPOTrainer credited, and its hidden process rewards
     warm_start/     the model and tokenizer before GRPO
     grpo/           ... after TRL's GRPOTrainer
     model/          ... after LambdaGRPOTrainer
@@ -49,9 +50,18 @@ from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
 from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
 from trl_lambda import LambdaGRPOConfig, LambdaGRPOTrainer
+from trl_lambda.report import write_report
 
 LABEL_NOISE = 0.25
-WRITTEN = ("summary.json", "curves.json", "learning.png", "warm_start", "grpo", "model")
+WRITTEN = (
+    "summary.json",
+    "curves.json",
+    "learning.png",
+    "credit_report.html",
+    "warm_start",
+    "grpo",
+    "model",
+)
 
 
 @dataclass(frozen=True)
@@ -66,6 +76,7 @@ class Budget:
     completions: int
     held_out: int
     measure_every: int
+    record_every: int
 
 
 FULL = Budget(
@@ -77,6 +88,7 @@ FULL = Budget(
     completions=64,
     held_out=1_024,
     measure_every=25,
+    record_every=5,
 )
 SMOKE = Budget(
     demonstrations=640,
@@ -87,6 +99,7 @@ SMOKE = Budget(
     completions=64,
     held_out=64,
     measure_every=2,
+    record_every=1,
 )
 
 
@@ -315,9 +328,11 @@ def main() -> None:
     budget = SMOKE if args.smoke else FULL
     settings = grpo_settings(budget, args.seed)
     stock_config = GRPOConfig(output_dir=str(args.output_dir / "grpo"), **settings)
-    our_config = LambdaGRPOConfig(output_dir=str(args.output_dir / "model"), **settings)
+    our_config = LambdaGRPOConfig(
+        output_dir=str(args.output_dir / "model"), credit_log_steps=budget.record_every, **settings
+    )
     console = Console(quiet=not state.is_main_process)
-    changed = changed_settings(our_config, settings)
+    changed = changed_settings(our_config, [*settings, "credit_log_steps"])
     print_settings(console, changed)
 
     data, tokenizer = Data.draw(budget, args.seed), character_tokenizer()
@@ -331,7 +346,8 @@ def main() -> None:
     summary["differs_from_defaults"] = {name: value for name, _, value, _ in changed}
     summary["seconds"] = time.perf_counter() - began
     write_results(args.output_dir, summary, [grpo.curve, ours.curve])
-    print_results(console, summary, args.output_dir)
+    report = write_report(args.output_dir / "model", args.output_dir / "credit_report.html")
+    print_results(console, summary, args.output_dir, report[0])
 
 
 if __name__ == "__main__":

@@ -3,12 +3,17 @@
 import itertools
 import json
 import math
+import sys
+import types
+from pathlib import Path
 
 import pytest
 import tiny
 import torch
 
 from trl_lambda.credit_log import CreditLog
+from trl_lambda.report import load_run, write_report
+from trl_lambda.tracker_figures import TrackCreditFigures
 
 EOS = tiny.EOS
 COMPLETIONS = [[5, 6, 7, EOS], [5, 6, 8, EOS], [5, 9, EOS], [4, 6, EOS]] * 4
@@ -152,3 +157,38 @@ def test_a_long_curve_is_thinned_and_keeps_its_end(tmp_path):
     assert steps[-1] == 499
     assert all(a < b for a, b in itertools.pairwise(steps))
     assert lines[-1]["metrics"] == {"reward": 71.286, "nothing": None}
+
+
+def test_the_report_reads_what_training_wrote(tmp_path):
+    run(tmp_path, credit_log_steps=1, beta=0.04)
+    read = load_run(tmp_path)
+    assert [group["step"] for group in read.groups][:2] == [0, 0]
+    (page,) = write_report(tmp_path)
+    assert page.stat().st_size < 8e6
+
+
+class Tracker(types.ModuleType):
+    """Has what wandb and trackio both have."""
+
+    def __init__(self):
+        super().__init__("trackio")
+        self.logged = {}
+
+    def log(self, values):
+        self.logged |= values
+
+    def Image(self, path):
+        return Path(path).read_bytes()[:4]
+
+
+def test_figures_reach_the_tracker(tmp_path):
+    trainer = run(tmp_path, credit_log_steps=1)
+    callback = TrackCreditFigures(trainer.recorder.log)
+    trainer.args.report_to = ["trackio"]
+    tracker = Tracker()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "trackio", tracker)
+        callback.on_train_end(trainer.args, trainer.state, trainer.control)
+    assert tracker.logged == dict.fromkeys(
+        ("credit/run", "credit/tree", "credit/completion"), b"\x89PNG"
+    )

@@ -24,6 +24,7 @@ ARROWS = {
     "rewards": set(),
     "credit_log": set(),
     "recorder": {"credit_log"},
+    "tracker_figures": {"credit_log", "report"},
     "trainer": {
         "config",
         "credit",
@@ -35,6 +36,7 @@ ARROWS = {
         "recorder",
         "seam",
         "rollout_checks",
+        "tracker_figures",
     },
 }
 # Attributes of others that start with an underscore, and the one file that may say them.

@@ -40,6 +40,7 @@ from .metrics import (
 from .recorder import CreditRecorder
 from .rollout_checks import check_process_reward_func
 from .seam import LossPlan, ScoredBatch, SeamTrainer
+from .tracker_figures import TrackCreditFigures
 
 logger = get_logger(__name__)
 
@@ -172,6 +173,7 @@ class LambdaGRPOTrainer(SeamTrainer):
         if recorder.log is not None:
             recorder.log.write_meta(run_description(self.args))
             self.add_callback(LogToCreditLog(recorder.log))
+            self.add_callback(TrackCreditFigures(recorder.log))
         return recorder
 
     def _record(self, batch: ScoredBatch, credit: Credit, sizes_BT: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from .learning_curves import standard_error
 
 # Why the quickstart sets what it sets.
 REASONS = {
+    "credit_log_steps": "for the report on single tokens",
     "bf16": "a model this small gains nothing from less than float32",
     "gradient_checkpointing": "it saves memory, of which there is enough, and costs time",
     "learning_rate": "1e-6 is for billions of weights; this model has 0.1 million",
@@ -60,7 +61,9 @@ def print_settings(console: Console, changes: list[Change]) -> None:
     console.print("TRL's GRPOTrainer gets the same; all else is each trainer's own default.\n")
 
 
-def print_results(console: Console, summary: dict[str, Any], folder: Path) -> None:
+def print_results(
+    console: Console, summary: dict[str, Any], folder: Path, credit_report: Path
+) -> None:
     problems = summary["budget"]["held_out"]
     table = Table(title=f"Sampled accuracy on {problems} held-out problems", title_justify="left")
     for column in ("model", "accuracy ± standard error", "saved in"):
@@ -75,6 +78,7 @@ def print_results(console: Console, summary: dict[str, Any], folder: Path) -> No
     console.print(table)
     console.print(_comment(summary))
     console.print(f"picture  {folder / 'learning.png'}", soft_wrap=True)
+    console.print(f"credit   {credit_report} (open it in a browser)", soft_wrap=True)
     console.print(f"numbers  {folder / 'summary.json'}", soft_wrap=True)
     console.print(f"{summary['seconds']:.0f} seconds in all")
 

@@ -304,3 +304,16 @@ def test_a_log_without_groups_opens_on_the_run(opened, tmp_path):
     page.wait_for_selector("#charts .main-svg")
     assert "no group" in page.locator("#notes").inner_text()
     page.screenshot(path=tmp_path / "no_groups.png", full_page=True)
+
+
+def test_opens_on_the_last_group_whose_rewards_vary(opened, tmp_path):
+    rng = random.Random(0)
+    groups = [group(str(step), step=step, size=4, tokens=6, rng=rng) for step in (1, 2, 3)]
+    for one in groups:
+        for i, made in enumerate(one["completions"]):
+            made["reward"] = float(i % 2) if one["step"] == 2 else 1.0
+    run_dir = write_log(tmp_path / "run", groups=0)
+    write_records(run_dir, groups, rng=rng)
+    page = opened(write_report(run_dir)[0])
+    page.locator(BRANCH).first.wait_for()
+    assert page.locator("#group option:checked").inner_text().startswith("step 2 ")

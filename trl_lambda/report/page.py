@@ -155,6 +155,7 @@ def _entry(run: int, group: dict[str, Any]) -> dict[str, Any]:
         "step": group["step"],
         "mode": group["mode"],
         "mean_reward": content["branches"][0]["mean_reward"],
+        "varied": len({c["reward"] for c in group["completions"]} - {None}) > 1,
         "prompt": group["prompt"][:PROMPT_BEGINNING],
         "packed": packed(embedded(content)),
     }

@@ -16,7 +16,9 @@ function chooseRun(run) {
   const groups = groupsOfRun();
   byId("group-view").classList.toggle("nothing", !groups.length);
   byId("earlier").disabled = byId("later").disabled = true;
-  if (groups.length) chooseGroup(groups.length - 1);
+  // Where all rewards are equal there is no credit to see: begin with the last group that has some.
+  const telling = groups.findLastIndex(({ varied }) => varied);
+  if (groups.length) chooseGroup(telling >= 0 ? telling : groups.length - 1);
 }
 
 async function chooseGroup(index) {
