@@ -173,7 +173,8 @@ class LambdaGRPOTrainer(SeamTrainer):
         if recorder.log is not None:
             recorder.log.write_meta(run_description(self.args))
             self.add_callback(LogToCreditLog(recorder.log))
-            self.add_callback(TrackCreditFigures(recorder.log))
+            # First: when training ends, Trackio's own callback closes the run.
+            self.callback_handler.callbacks.insert(0, TrackCreditFigures(recorder.log))
         return recorder
 
     def _record(self, batch: ScoredBatch, credit: Credit, sizes_BT: Tensor) -> Tensor:
