@@ -148,15 +148,22 @@ def test_a_restart_after_a_torn_line_begins_a_segment(tmp_path):
     assert [len(path.read_text().splitlines()) for path in log.segments()] == [2, 1]
 
 
-def test_a_long_curve_is_thinned_and_keeps_its_end(tmp_path):
-    log = CreditLog(tmp_path, max_mb=0.01)
-    for step in range(500):
-        log.write_log(step, {"reward": step / 7, "text": "left out", "nothing": math.nan})
-    lines = [json.loads(line) for line in (tmp_path / "logs.jsonl").read_text().splitlines()]
-    steps = [line["step"] for line in lines]
-    assert steps[-1] == 499
-    assert all(a < b for a, b in itertools.pairwise(steps))
-    assert lines[-1]["metrics"] == {"reward": 71.286, "nothing": None}
+def test_a_long_curve_is_thinned_and_runs_keep_steps_in_common(tmp_path):
+    kept = []
+    for name, text in (("one", 1 / 7), ("other", 1.0)):  # lines of other lengths
+        log = CreditLog(tmp_path / name, max_mb=0.01)
+        for step in range(500):
+            log.write_log(step, {"reward": step * text, "text": "left out", "nothing": math.nan})
+        path = tmp_path / name / "logs.jsonl"
+        assert path.stat().st_size <= 1000 + 100
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        assert lines[-1]["metrics"].keys() == {"reward", "nothing"}
+        assert lines[-1]["metrics"]["nothing"] is None
+        kept.append([line["step"] for line in lines])
+        assert kept[-1][0] == 0
+        assert kept[-1][-1] >= 498
+        assert all(a < b for a, b in itertools.pairwise(kept[-1]))
+    assert len(set(kept[0]) & set(kept[1])) >= 5
 
 
 def test_the_report_reads_what_training_wrote(tmp_path):

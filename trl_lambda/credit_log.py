@@ -63,9 +63,11 @@ class CreditLog:
         path = self.folder / "logs.jsonl"
         numbers = {k: _number(v) for k, v in metrics.items() if isinstance(v, (int, float))}
         _append(path, [{"step": step, "metrics": numbers}])
-        if path.stat().st_size > self.segment_bytes:  # every second line tells the curve too
+        if path.stat().st_size > self.segment_bytes:
+            # Every second line tells the curve too; counted from the first, so that runs over
+            # several seeds keep steps in common.
             lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-            _replace(path, "".join(lines[::-2][::-1]))
+            _replace(path, "".join(lines[::2]))
 
     def _keep_within_limit(self) -> None:
         segments = self.segments()
