@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from pathlib import Path
 
 import tiny
 import torch
 from accelerate import PartialState
 
 
-def main(fault: str) -> None:
+def main(fault: str, folder: Path) -> None:
     torch.set_num_threads(1)
-    is_last = PartialState(cpu=True).is_last_process
+    state = PartialState(cpu=True)
+    is_last = state.is_last_process
     completion = [] if is_last and fault == "empty" else [5, 6, tiny.EOS]
 
     def steps(completions, **columns):
@@ -28,9 +30,9 @@ def main(fault: str) -> None:
     try:
         trainer.train()
     except ValueError as error:
-        print("raised:", error, flush=True)
+        (folder / f"{state.process_index}.txt").write_text(str(error))
         raise
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], Path(sys.argv[2]))
