@@ -52,5 +52,5 @@ def sums(count: int) -> ProblemSet:
 
 def right_sums(prompt: str, stream: random.Random) -> str:
     """Right for two samples of three."""
-    first = int(prompt.split("+")[0])
+    first = int(prompt[: prompt.rindex("+")].split()[-1])
     return rf"\boxed{{{2 * first + (stream.random() < 1 / 3)}}}"

@@ -25,13 +25,14 @@ def hub(monkeypatch):
     """The Hub, as far as `load_dataset` goes: set `rows`; `calls` says what was asked for."""
 
     class Hub:
-        rows: list[dict] = []
-        calls: list[tuple] = []
+        def __init__(self):
+            self.rows: list[dict] = []
+            self.calls: list[tuple] = []
 
     made = Hub()
 
     def load_dataset(path, name=None, *, split, revision):
-        made.calls = [*made.calls, (path, name, split, revision)]
+        made.calls.append((path, name, split, revision))
         return datasets.Dataset.from_list(made.rows)
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)

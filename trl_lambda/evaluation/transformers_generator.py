@@ -7,7 +7,8 @@ requests of a batch, T tokens of a completion, V tokens of the vocabulary.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Self
 
 import torch
@@ -92,7 +93,7 @@ class TransformersGenerator:
         ids = [[pad] * (width - len(prompt)) + prompt for prompt in prompts]
         mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
         device = self.model.device
-        with torch.no_grad():
+        with torch.no_grad(), _without_own_settings(self.model):
             output_BT = self.model.generate(
                 input_ids=torch.tensor(ids, device=device),
                 attention_mask=torch.tensor(mask, device=device),
@@ -170,26 +171,26 @@ def _end_tokens(model: Any, tokenizer: Any) -> list[int]:
 
 
 def _plain_config(max_tokens: int, ends: list[int], pad: int) -> GenerationConfig:
-    """Greedy and nothing else: what is left unset, `generate` takes from the model's own config.
-
-    Qwen2.5's, for one, has a repetition penalty, which would apply unseen.
-    """
     return GenerationConfig(
-        max_new_tokens=max_tokens,
-        do_sample=False,
-        num_beams=1,
-        repetition_penalty=1.0,
-        no_repeat_ngram_size=0,
-        min_new_tokens=0,
-        min_length=0,
-        temperature=1.0,
-        top_k=50,
-        top_p=1.0,
-        suppress_tokens=[],
-        begin_suppress_tokens=[],
-        eos_token_id=ends,
-        pad_token_id=pad,
+        max_new_tokens=max_tokens, do_sample=False, eos_token_id=ends, pad_token_id=pad
     )
+
+
+@contextmanager
+def _without_own_settings(model: Any) -> Iterator[None]:
+    """Hides the model's generation config, from which `generate` takes whatever is left unset.
+
+    Qwen2.5's, for one, has a repetition penalty. PEFT hands its own config to the base model.
+    """
+    holders = [model, model.get_base_model()] if hasattr(model, "get_base_model") else [model]
+    own = [holder.generation_config for holder in holders]
+    for holder in holders:
+        holder.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        for holder, config in zip(holders, own, strict=True):
+            holder.generation_config = config
 
 
 def _check_length(model: Any, width: int, max_tokens: int) -> None:
