@@ -21,6 +21,9 @@ class ScriptedGenerator:
         self.settings = {"engine": "script", "batch_size": batch_size}
         self.asked: list[Request] = []
 
+    def check(self, prompts: Sequence[str], sampling: Sampling) -> None:
+        assert prompts
+
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
         self.asked += requests
         texts = [self.script(one.prompt, random.Random(one.seed)) for one in requests]

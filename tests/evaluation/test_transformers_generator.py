@@ -4,7 +4,7 @@ import peft
 import pytest
 import tiny
 import torch
-from scripted_generator import sums
+from scripted_generator import problem_set, sums
 
 from trl_lambda.evaluation import Request, Sampling, TransformersGenerator, evaluate
 from trl_lambda.evaluation.transformers_generator import SeededSampling, weights_fingerprint
@@ -142,9 +142,12 @@ def test_ends_and_lengths():
     )
 
 
-def test_a_completion_that_cannot_fit_is_refused():
-    with pytest.raises(ValueError, match=r"256 positions\. Expected max_tokens of at most 242"):
-        generator().generate(requests(), sampling(max_tokens=243))
+def test_a_completion_that_cannot_fit_is_refused_before_all_else(tmp_path):
+    long = problem_set([("1", ["1"]), ("2" * 200, ["2"])])
+    with pytest.raises(ValueError, match="longest prompt has 200 tokens and max_tokens is 57"):
+        evaluate(long, generator(), sampling(max_tokens=57), tmp_path, k=1)
+    assert list(tmp_path.iterdir()) == []
+    generator().check(["2" * 200], sampling(max_tokens=56))
 
 
 def test_an_adapter_is_loaded_and_changes_the_samples(tmp_path):

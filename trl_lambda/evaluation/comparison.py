@@ -10,7 +10,7 @@ import numpy as np
 
 from trl_lambda.evaluation.intervals import Interval, bootstrap_interval, paired_interval
 from trl_lambda.evaluation.records import Record, read_records
-from trl_lambda.evaluation.runner import differences
+from trl_lambda.evaluation.runner import Change, differences
 from trl_lambda.evaluation.summary import Scores, group_by_problem, problem_scores
 
 
@@ -46,14 +46,14 @@ class Comparison:
         differences: One a metric that both have.
         settings_a: What A was made with.
         settings_b: What B was made with.
-        changed: The settings that differ, as texts.
+        changed: The settings that differ: name, A's value, B's value.
     """
 
     name: str
     differences: list[Difference]
     settings_a: Mapping[str, Any]
     settings_b: Mapping[str, Any]
-    changed: list[str]
+    changed: list[Change]
 
 
 def compare(folder_a: str | Path, folder_b: str | Path) -> list[Comparison]:

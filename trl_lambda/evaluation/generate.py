@@ -75,6 +75,10 @@ class Generator(Protocol):
     settings: Mapping[str, Any]
     tokenizer: Any
 
+    def check(self, prompts: Sequence[str], sampling: Sampling) -> None:
+        """Raises a ValueError if a prompt cannot be continued; called before all else."""
+        ...
+
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
         """Returns one completion a request, in order; `sampling.template` is set."""
         ...

@@ -23,8 +23,8 @@ from trl_lambda.evaluation.summary import summarize, write_json
 from trl_lambda.evaluation.templates import render, response_text
 from trl_lambda.rewards import grade_many
 
-# Problem and sample.
-Key = tuple[int, int]
+Key = tuple[int, int]  # problem and sample
+Change = tuple[str, Any, Any]  # a setting's name, its old and its new value
 
 
 def evaluate(
@@ -52,10 +52,16 @@ def evaluate(
         What `summary.json` holds, see `summarize`.
 
     Raises:
-        ValueError: The folder holds records of other settings, or temperature 0 with k > 1.
+        ValueError: The folder holds records of other settings, temperature is 0 with k > 1, or a
+            prompt is too long for the model.
     """
     k = problem_set.default_k if k is None else k
     sampling = resolve(sampling, problem_set, k)
+    prompts = [
+        render(one.problem, str(sampling.template), generator.tokenizer)
+        for one in problem_set.problems
+    ]
+    generator.check(prompts, sampling)
     folder = Path(output_dir) / problem_set.name
     folder.mkdir(parents=True, exist_ok=True)
     settings = describe(problem_set, generator, sampling, k)
@@ -150,15 +156,15 @@ def run_batch(
     ]
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """The settings that differ, each as "name: old, now new"."""
-    found = []
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[Change]:
+    """The settings that differ, those inside of others as `outer.inner`."""
+    found: list[Change] = []
     for name in dict.fromkeys([*old, *new]):
         before, now = old.get(name), new.get(name)
         if isinstance(before, Mapping) and isinstance(now, Mapping):
             found += differences(before, now, f"{prefix}{name}.")
         elif before != now:
-            found.append(f"{prefix}{name}: {before!r}, now {now!r}")
+            found.append((f"{prefix}{name}", before, now))
     return found
 
 
@@ -170,7 +176,8 @@ def _check_settings(path: Path, settings: Mapping[str, Any], *, fresh: bool) -> 
     if not path.exists():
         raise ValueError(f"{path} is missing beside records.jsonl; begin anew in another folder.")
     if changed := differences(json.loads(path.read_text("utf-8")), settings):
+        named = "; ".join(f"{name}: {before!r}, now {now!r}" for name, before, now in changed)
         raise ValueError(
-            f"{path.parent} holds records of other settings: {'; '.join(changed)}. Give these "
+            f"{path.parent} holds records of other settings: {named}. Give the old "
             "settings, another output_dir, or resume=False (--no_resume) to delete the records."
         )

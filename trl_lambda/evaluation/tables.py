@@ -5,9 +5,10 @@ from typing import Any
 
 from trl_lambda.evaluation.comparison import Comparison
 
+FEW_NOTE = "* may be too short: fewer than 5 problems are not all wrong, or not all right"
 SETTINGS = ("temperature", "top_p", "max_tokens", "template", "seed", "n")
 
-Table = Any  # rich.table.Table; rich is optional
+Printable = Any  # of rich, which is optional
 
 
 def settings_line(settings: Mapping[str, Any]) -> str:
@@ -15,14 +16,9 @@ def settings_line(settings: Mapping[str, Any]) -> str:
     return " ".join(f"{name}={settings[name]}" for name in SETTINGS)
 
 
-def summary_table(summary: Mapping[str, Any]) -> Table:
+def summary_table(summary: Mapping[str, Any]) -> Printable:
     """A table of one benchmark's `summary.json`."""
-    settings = summary["settings"]
-    table = _table(f"{settings['benchmark']}, N={summary['num_problems']}\n")
-    table.title += settings_line(settings)
-    table.add_column("metric")
-    table.add_column("value", justify="right")
-    table.add_column("95 % interval", justify="right")
+    table = _table("metric", "value", "95 % interval")
     for name, metric in summary["metrics"].items():
         table.add_row(name, _percent(metric["value"]), _marked_range(metric))
     table.add_section()
@@ -32,20 +28,15 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
     table.add_row("tokens, maximum", str(summary["tokens"]["max"]), "")
     for reason, count in summary["reasons"].items():
         table.add_row(f"graded {reason}", str(count), "")
-    if any(metric.get("uncertain") for metric in summary["metrics"].values()):
-        table.caption = "* may be too short: fewer than 5 problems differ from all right or wrong"
-    return table
+    settings = summary["settings"]
+    heading = f"{settings['benchmark']}, N={summary['num_problems']}\n{settings_line(settings)}"
+    few = any(metric.get("uncertain") for metric in summary["metrics"].values())
+    return _framed(heading, table, FEW_NOTE if few else "")
 
 
-def comparison_table(comparison: Comparison) -> Table:
+def comparison_table(comparison: Comparison) -> Printable:
     """A table of the paired differences on one benchmark."""
-    a, b = comparison.settings_a, comparison.settings_b
-    table = _table(f"{comparison.name}, N={a['num_problems']}, B − A by problem\n")
-    table.title += f"A: {settings_line(a)}\nB: {settings_line(b)}"
-    table.add_column("metric")
-    for name in ("A", "B", "B − A", "95 % interval"):
-        table.add_column(name, justify="right")
-    table.add_column("excludes 0")
+    table = _table("metric", "A", "B", "B − A", "95 % interval", "excludes 0")
     for row in comparison.differences:
         table.add_row(
             row.metric,
@@ -55,11 +46,14 @@ def comparison_table(comparison: Comparison) -> Table:
             _range(row.interval),
             "yes" if row.excludes_zero else "no",
         )
-    table.caption = "\n".join(comparison.changed) or "all settings are the same"
-    return table
+    a, b = comparison.settings_a, comparison.settings_b
+    heading = f"{comparison.name}, N={a['num_problems']}, B − A by problem\n"
+    heading += f"A: {settings_line(a)}\nB: {settings_line(b)}"
+    changed = [f"{name}: {a!r} in A, {b!r} in B" for name, a, b in comparison.changed]
+    return _framed(heading, table, "\n".join(changed) or "all settings are equal")
 
 
-def print_tables(tables: Sequence[Table]) -> None:
+def print_tables(tables: Sequence[Printable]) -> None:
     """Prints to the terminal."""
     from rich.console import Console
 
@@ -68,7 +62,7 @@ def print_tables(tables: Sequence[Table]) -> None:
         console.print(table)
 
 
-def _table(title: str) -> Table:
+def _table(*columns: str) -> Printable:
     try:
         from rich.table import Table
     except ImportError as error:
@@ -76,7 +70,18 @@ def _table(title: str) -> Table:
             "the tables need rich, which is not installed: pip install 'trl-lambda[eval]'. The "
             "results are in summary.json."
         ) from error
-    return Table(title=title, title_justify="left", caption_justify="left")
+    table = Table()
+    for index, name in enumerate(columns):
+        table.add_column(name, justify="right" if index else "left")
+    return table
+
+
+def _framed(heading: str, table: Printable, note: str) -> Printable:
+    # Not the table's own title, which is broken to the width of the table.
+    from rich.console import Group
+    from rich.text import Text
+
+    return Group(Text(heading), table, Text(note))
 
 
 def _percent(share: float) -> str:

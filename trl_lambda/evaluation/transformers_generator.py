@@ -81,15 +81,22 @@ class TransformersGenerator:
         tokenizer = AutoTokenizer.from_pretrained(model)
         return cls(loaded, tokenizer, batch_size=batch_size, settings=settings)
 
+    def check(self, prompts: Sequence[str], sampling: Sampling) -> None:
+        """Raises a ValueError if a prompt and its completion exceed the model's positions."""
+        positions = getattr(self.model.config, "max_position_embeddings", None)
+        longest = max(len(self._encode(prompt, sampling)) for prompt in prompts)
+        if positions is not None and longest + sampling.max_tokens > positions:
+            raise ValueError(
+                f"the longest prompt has {longest} tokens and max_tokens is {sampling.max_tokens}, "
+                f"but the model has {positions} positions. Expected a sum of at most {positions}."
+            )
+
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
         """Returns one completion a request, in order."""
         ends = _end_tokens(self.model, self.tokenizer)
         pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else ends[0]
-        prompts = [
-            encode(request.prompt, str(sampling.template), self.tokenizer) for request in requests
-        ]
+        prompts = [self._encode(request.prompt, sampling) for request in requests]
         width = max(map(len, prompts))
-        _check_length(self.model, width, sampling.max_tokens)
         ids = [[pad] * (width - len(prompt)) + prompt for prompt in prompts]
         mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
         device = self.model.device
@@ -101,6 +108,9 @@ class TransformersGenerator:
                 logits_processor=_processors(requests, sampling, width),
             )[:, width:]
         return [self._completion(row, ends) for row in output_BT.tolist()]
+
+    def _encode(self, prompt: str, sampling: Sampling) -> list[int]:
+        return encode(prompt, str(sampling.template), self.tokenizer)
 
     def _completion(self, ids: list[int], ends: list[int]) -> Completion:
         stop = next((i for i, token in enumerate(ids) if token in ends), None)
@@ -191,12 +201,3 @@ def _without_own_settings(model: Any) -> Iterator[None]:
     finally:
         for holder, config in zip(holders, own, strict=True):
             holder.generation_config = config
-
-
-def _check_length(model: Any, width: int, max_tokens: int) -> None:
-    positions = getattr(model.config, "max_position_embeddings", None)
-    if positions is not None and width + max_tokens > positions:
-        raise ValueError(
-            f"a prompt has {width} tokens and max_tokens is {max_tokens}, but the model has "
-            f"{positions} positions. Expected max_tokens of at most {positions - width}."
-        )

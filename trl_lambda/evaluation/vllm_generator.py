@@ -59,6 +59,9 @@ class VLLMGenerator:
             **llm_options,
         }
 
+    def check(self, prompts: Sequence[str], sampling: Sampling) -> None:
+        """Nothing: vLLM refuses a prompt that is too long when it comes to it."""
+
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
         """Returns one completion a request, in order."""
         from vllm import SamplingParams
