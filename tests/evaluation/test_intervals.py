@@ -59,6 +59,15 @@ def test_coverage_with_thirty_problems_and_one_sample(p):
     assert coverage(interval, p) >= 0.93
 
 
+@pytest.mark.parametrize("concentration", [None, 2.0])
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
+def test_coverage_with_thirty_problems_of_several_samples(p, concentration):
+    rng = np.random.default_rng(31)
+    chances = difficulties(rng, p, concentration, 30)
+    interval = mean_interval(rng.binomial(8, chances) / 8, 8)
+    assert coverage(interval, p) >= 0.93
+
+
 def test_the_percentile_bootstrap_misses_there():
     """What its docstring says, and why it is not the one that is printed."""
     rng = np.random.default_rng(0)
@@ -82,9 +91,9 @@ def test_coverage_of_the_paired_difference(problems, samples, p, share, concentr
 
 
 def test_one_sample_a_problem_is_wilson():
-    """By hand from Wilson's formula, with n − 1 and Student's quantile."""
+    """By hand from Wilson's formula, with n = N(N−1)/(N+1) and Student's quantile."""
     low, high = mean_interval([1] * 3 + [0] * 27, 1)
-    p, n, q = 0.1, 29, student_quantile(29)
+    p, n, q = 0.1, 30 * 29 / 31, student_quantile(29)
     centre = (p + q**2 / (2 * n)) / (1 + q**2 / n)
     half = q / (1 + q**2 / n) * np.sqrt(p * (1 - p) / n + q**2 / (4 * n**2))
     assert (low, high) == pytest.approx((centre - half, centre + half))
