@@ -60,6 +60,8 @@ def test_evaluates_resumes_and_compares(recipe, model_folder, problems, tmp_path
     assert records.read_bytes() == before
 
     recipe.main(arguments(model_folder, problems, tmp_path / "b", "--top_p", "0.5"))
+    settings = json.loads((tmp_path / "b" / "own" / "settings.json").read_text())
+    assert settings["top_p"] == 0.5
     capsys.readouterr()
     recipe.main(["--compare", str(tmp_path / "a"), str(tmp_path / "b")])
     compared = capsys.readouterr().out
@@ -84,10 +86,12 @@ def test_a_benchmark_by_name_from_a_file(recipe, tmp_path, real_problems):
     folder = tiny.model(max_position_embeddings=4096).name_or_path
     tiny.tokenizer().save_pretrained(folder)
     spec = f"aime24={os.environ['TRL_LAMBDA_TEST_DATA']}/aime24.parquet"
-    recipe.main(arguments(folder, spec, tmp_path, "--limit", "2"))
-    records = read_records(tmp_path / "aime24" / "records.jsonl")
-    assert [one.problem for one in records[::2]] == [
-        row["problem"] for row in real_problems("aime24")[:2]
+    for run in ("a", "b"):
+        recipe.main(arguments(folder, spec, tmp_path / run, "--limit", "4"))
+    paths = [tmp_path / run / "aime24" / "records.jsonl" for run in ("a", "b")]
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+    assert [one.problem for one in read_records(paths[0])[::2]] == [
+        row["problem"] for row in real_problems("aime24")[:4]
     ]
 
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from record_samples import record
 
 from trl_lambda.evaluation.metrics import avg_at_k, maj_at_k, pass_at_k
-from trl_lambda.evaluation.summary import pass_ks
+from trl_lambda.evaluation.summary import pass_ks, problem_scores
 
 
 @pytest.mark.parametrize("n", range(1, 9))
@@ -71,6 +72,13 @@ def test_majority(votes, expected):
 )
 def test_which_pass_at_k_are_shown(samples, expected):
     assert pass_ks(samples) == expected
+
+
+def test_the_draws_that_scores_stand_for():
+    """pass@k of K samples is K/k draws, a majority is one."""
+    groups = [[record(0, sample) for sample in range(8)]]
+    draws = {name: trials for name, (_, trials) in problem_scores(groups).items()}
+    assert draws == {"avg@8": 8, "pass@2": 4, "pass@4": 2, "pass@8": 1, "maj@8": 1}
 
 
 def test_impossible_counts_and_ks_are_refused():

@@ -4,8 +4,8 @@ The problems are the sample; the samples of a problem only make its score less n
 suffixes: N problems; … any leading axes, for simulations (the functions work on the last axis).
 
 Coverage, simulated (20 000 repetitions; the percentile bootstrap: 1000), where problems are equally
-difficult, and where their difficulties are from Beta(2p, 2(1−p)) and the extreme Beta(p/2, (1−p)/2).
-It is the same for 1 − p:
+difficult, and where their chances are from Beta(2p, 2(1−p)) and the extreme Beta(p/2, (1−p)/2). It
+is the same for 1 − p:
 
 | N | K | p | `mean_interval`: equal, Beta, extreme | percentile bootstrap |
 |---|---|---|---|---|
