@@ -2,6 +2,9 @@
 
 import io
 import random
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -140,3 +143,9 @@ def test_a_table_marks_intervals_that_few_problems_made(tmp_path):
 def test_a_table_of_one_problem(tmp_path):
     summary = run(tmp_path / "a", chances(0.0), problems=PROBLEMS.limit(1))
     assert "one problem" in text(summary_table(summary))
+
+
+def test_comparing_needs_no_torch():
+    script = "import sys, trl_lambda.evaluation.tables; sys.exit('torch' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", script], check=False, cwd=Path(__file__).parents[2])
+    assert run.returncode == 0

@@ -4,7 +4,15 @@ import pytest
 import tiny
 import tiny_chat
 
-from trl_lambda.evaluation.templates import INSTRUCTION, TEMPLATES, encode, render, response_text
+from trl_lambda.evaluation.templates import (
+    INSTRUCTION,
+    TEMPLATES,
+    encode,
+    end_tokens,
+    render,
+    response_text,
+    stop_texts,
+)
 from trl_lambda.rewards import grade
 
 PROBLEM = "what is 1+1 @ {0} \\frac12?"
@@ -40,6 +48,15 @@ def test_special_tokens_are_added_once():
 
     assert encode("P", "qwen_math", Tokenizer()) == [0, 1]
     assert encode("P", "chat", Tokenizer()) == [1]
+
+
+def test_the_ends_of_templates():
+    tokenizer = tiny_chat.tokenizer()
+    assert [end_tokens(name, tokenizer) for name in TEMPLATES] == [[], [], [], []]
+    tokenizer.add_tokens(["<|im_end|>"], special_tokens=True)
+    end = tokenizer("<|im_end|>")["input_ids"]
+    assert [end_tokens(name, tokenizer) for name in TEMPLATES] == [end, [], [], end]
+    assert [stop_texts(name) for name in TEMPLATES] == [[], ["</answer>"], [], []]
 
 
 def test_templates_that_cannot_be():

@@ -3,6 +3,7 @@
 import peft
 import pytest
 import tiny
+import tiny_chat
 import torch
 from scripted_generator import problem_set, sums
 
@@ -64,7 +65,7 @@ def test_first_tokens_have_the_models_distribution(temperature, top_p):
     made = TransformersGenerator(model, tiny.tokenizer(), batch_size=4000)
     seen = []
     model.generation_config.eos_token_id = None
-    made._completion = lambda ids, ends: seen.append(ids[0])
+    made._completion = lambda ids, ends, stops: seen.append(ids[0])
     made.generate(
         [Request("012", seed) for seed in range(4000)],
         sampling(temperature=temperature, top_p=top_p, max_tokens=1),
@@ -132,8 +133,8 @@ def test_ends_and_lengths():
     made = generator()
     a, b = tiny.tokenizer()("ab")["input_ids"]
     texts = [
-        made._completion([a, b, tiny.EOS, tiny.PAD], [tiny.EOS]),
-        made._completion([a, b], [1]),
+        made._completion([a, b, tiny.EOS, tiny.PAD], [tiny.EOS], []),
+        made._completion([a, b], [tiny.EOS], []),
     ]
     assert [(one.num_tokens, one.truncated) for one in texts] == [(3, False), (2, True)]
     assert texts[0].text == texts[1].text == tiny.tokenizer().decode([a, b])
@@ -141,6 +142,52 @@ def test_ends_and_lengths():
         one.num_tokens == 12 or not one.truncated
         for one in made.generate(requests(range(9)), sampling())
     )
+
+
+def scripted_model(tokenizer, text: str):
+    """The tiny model, but greedy decoding writes this text, whatever the prompt."""
+    model = tiny.model(vocab_size=len(tokenizer)).eval()
+    written = iter(tokenizer(text)["input_ids"])
+
+    def forward(*arguments, inner=model.forward, **options):
+        output = inner(*arguments, **options)
+        output.logits = torch.zeros_like(output.logits)
+        output.logits[:, -1, next(written)] = 1.0
+        return output
+
+    model.forward = forward
+    return model, written
+
+
+def test_a_completion_ends_with_its_answer_element():
+    tokenizer = tiny_chat.tokenizer()
+    tokenizer.add_tokens(list("</>"))
+    model, unwritten = scripted_model(tokenizer, "<answer>5</answer> user: 7<answer>7</answer>")
+    made = TransformersGenerator(model, tokenizer)
+    settings = {"temperature": 0, "max_tokens": 40}
+    [one] = made.generate([Request("1", 0)], sampling(template="r1", **settings))
+    assert one.text == "<answer>5</answer>"
+    assert (one.num_tokens, one.truncated) == (len("<answer>5</answer>"), False)
+    assert len(list(unwritten)) == len(" user: 7<answer>7</answer>")
+
+
+def test_what_shares_a_token_with_the_end_is_cut_off():
+    tokenizer = tiny_chat.tokenizer()
+    tokenizer.add_tokens([*list("</"), ">ab"])
+    made = TransformersGenerator(tiny.model(), tokenizer)
+    ids = tokenizer("5</answer>ab")["input_ids"]
+    one = made._completion(ids, [tiny.EOS], ["</answer>"])
+    assert (one.text, one.num_tokens, one.truncated) == ("5</answer>", 10, False)
+
+
+def test_a_completion_ends_with_its_turn():
+    tokenizer = tiny_chat.tokenizer()
+    tokenizer.add_tokens(["<|im_end|>"], special_tokens=True)
+    model, unwritten = scripted_model(tokenizer, "ab<|im_end|>cd")
+    made = TransformersGenerator(model, tokenizer)
+    [one] = made.generate([Request("1", 0)], sampling(template="qwen_math", temperature=0))
+    assert (one.text, one.num_tokens, one.truncated) == ("ab", 3, False)
+    assert len(list(unwritten)) == len("cd")
 
 
 def test_a_completion_that_cannot_fit_is_refused_before_all_else(tmp_path):

@@ -52,14 +52,25 @@ def test_every_setting_reaches_vllm(vllm):
     assert prompts == [
         {"prompt_token_ids": tiny.tokenizer()(t)["input_ids"]} for t in ("1+1=", "2")
     ]
-    assert params == [
-        {"n": 1, "temperature": 0.7, "top_p": 0.9, "max_tokens": 5, "seed": seed} for seed in (4, 7)
-    ]
+    fixed = {"n": 1, "temperature": 0.7, "top_p": 0.9, "max_tokens": 5}
+    ends = {"stop_token_ids": [], "stop": [], "include_stop_str_in_output": True}
+    assert params == [fixed | ends | {"seed": seed} for seed in (4, 7)]
     assert lora is None
     assert [(one.text, one.num_tokens, one.truncated) for one in completions] == [
         (r"\boxed{4}", 7, False),
         (r"\boxed{2}", 7, True),
     ]
+
+
+def test_the_ends_of_a_template_reach_vllm(vllm):
+    made = VLLMGenerator("model")
+    made.tokenizer.add_tokens(["<|im_end|>"], special_tokens=True)
+    for template in ("qwen_math", "r1"):
+        made.generate([Request("1", 0)], Sampling(template=template))
+    (_, [turn], _), (_, [answer], _) = vllm.generate
+    assert turn["stop_token_ids"] == made.tokenizer("<|im_end|>")["input_ids"]
+    assert (turn["stop"], answer["stop"]) == ([], ["</answer>"])
+    assert answer["stop_token_ids"] == []
 
 
 def test_an_adapter_is_passed_with_its_rank(vllm, tmp_path):

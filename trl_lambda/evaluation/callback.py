@@ -17,6 +17,7 @@ from trl_lambda.evaluation.records import Record, write_records
 from trl_lambda.evaluation.runner import describe, plan, resolve, run_batch
 from trl_lambda.evaluation.summary import pass_ks, summarize, write_json
 from trl_lambda.evaluation.tables import settings_line
+from trl_lambda.evaluation.templates import render
 from trl_lambda.evaluation.transformers_generator import TransformersGenerator
 
 logger = logging.getLogger(__name__)
@@ -114,6 +115,11 @@ class EvaluationCallback(TrainerCallback):
 
     def _sample(self, generator: TransformersGenerator) -> list[Record]:
         accelerator = self.trainer.accelerator
+        template = str(self.sampling.template)
+        prompts = [
+            render(one.problem, template, generator.tokenizer) for one in self.problem_set.problems
+        ]
+        generator.check(prompts, self.sampling)
         batches = plan(len(self.problem_set.problems), self.k, self.batch_size)
         mine: list[Record] = []
         for batch in batches[accelerator.process_index :: accelerator.num_processes]:

@@ -7,7 +7,9 @@
 | `none` | the problem alone | base models |
 | `chat` | the tokenizer's chat template, `INSTRUCTION` after the problem | chat models |
 
-The first three are the texts of "Understanding R1-Zero-Like Training" (arXiv 2503.20783).
+A completion ends at the model's end-of-sequence tokens, at `<|im_end|>` where the tokenizer has it
+(`qwen_math`, `chat`), and after `</answer>` (`r1`). The first three prompts are those
+of "Understanding R1-Zero-Like Training" (arXiv 2503.20783).
 """
 
 from typing import Any
@@ -31,6 +33,9 @@ _TEXTS = {
     ),
     "none": "@",
 }
+# Base models go on after the turn or the answer, with another problem and another answer.
+_TURN_END = "<|im_end|>"
+_STOP_TEXTS = {"r1": ["</answer>"]}
 
 
 def check_template(template: str) -> None:
@@ -65,6 +70,19 @@ def render(problem: str, template: str, tokenizer: Any = None) -> str:
 def encode(prompt: str, template: str, tokenizer: Any) -> list[int]:
     """Returns the prompt's token ids; a chat template has written its special tokens itself."""
     return tokenizer(prompt, add_special_tokens=template != "chat")["input_ids"]
+
+
+def end_tokens(template: str, tokenizer: Any) -> list[int]:
+    """Tokens that end a turn of the template, beside the model's end-of-sequence tokens."""
+    if template not in ("qwen_math", "chat"):
+        return []
+    token = tokenizer.convert_tokens_to_ids(_TURN_END)
+    return [] if token is None or token == tokenizer.unk_token_id else [token]
+
+
+def stop_texts(template: str) -> list[str]:
+    """Texts after which a completion ends; they belong to it."""
+    return _STOP_TEXTS.get(template, [])
 
 
 def response_text(prompt: str, completion: str) -> str:

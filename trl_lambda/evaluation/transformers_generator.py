@@ -7,6 +7,7 @@ requests of a batch, T tokens of a completion, V tokens of the vocabulary.
 """
 
 import hashlib
+from bisect import bisect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
@@ -23,7 +24,7 @@ from transformers import (
 )
 
 from trl_lambda.evaluation.generate import Completion, Request, Sampling
-from trl_lambda.evaluation.templates import encode
+from trl_lambda.evaluation.templates import encode, end_tokens, stop_texts
 
 
 class TransformersGenerator:
@@ -93,7 +94,9 @@ class TransformersGenerator:
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
         """Returns one completion a request, in order."""
-        ends = _end_tokens(self.model, self.tokenizer)
+        template = str(sampling.template)
+        ends = _end_tokens(self.model, self.tokenizer) + end_tokens(template, self.tokenizer)
+        stops = stop_texts(template)
         pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else ends[0]
         prompts = [self._encode(request.prompt, sampling) for request in requests]
         width = max(map(len, prompts))
@@ -104,19 +107,27 @@ class TransformersGenerator:
             output_BT = self.model.generate(
                 input_ids=torch.tensor(ids, device=device),
                 attention_mask=torch.tensor(mask, device=device),
-                generation_config=_plain_config(sampling.max_tokens, ends, pad),
+                generation_config=_plain_config(sampling.max_tokens, ends, pad, stops),
+                tokenizer=self.tokenizer,
                 logits_processor=_processors(requests, sampling, width),
             )[:, width:]
-        return [self._completion(row, ends) for row in output_BT.tolist()]
+        return [self._completion(row, ends, stops) for row in output_BT.tolist()]
 
     def _encode(self, prompt: str, sampling: Sampling) -> list[int]:
         return encode(prompt, str(sampling.template), self.tokenizer)
 
-    def _completion(self, ids: list[int], ends: list[int]) -> Completion:
-        stop = next((i for i, token in enumerate(ids) if token in ends), None)
-        kept = ids if stop is None else ids[:stop]
-        text = self.tokenizer.decode(kept, skip_special_tokens=True)
-        return Completion(text, len(ids) if stop is None else stop + 1, stop is None)
+    def _completion(self, ids: list[int], ends: list[int], stops: list[str]) -> Completion:
+        length = next((i + 1 for i, token in enumerate(ids) if token in ends), None)
+        text = self._decode(ids[: length and length - 1])
+        for stop in stops:
+            if stop in text:
+                # What follows is padding, or the rest of the token in which the text ended.
+                text = text[: text.index(stop) + len(stop)]
+                length = bisect(range(len(ids)), False, key=lambda n: stop in self._decode(ids[:n]))
+        return Completion(text, length or len(ids), length is None)
+
+    def _decode(self, ids: list[int]) -> str:
+        return self.tokenizer.decode(ids, skip_special_tokens=True)
 
 
 class SeededSampling:
@@ -180,9 +191,13 @@ def _end_tokens(model: Any, tokenizer: Any) -> list[int]:
     return found
 
 
-def _plain_config(max_tokens: int, ends: list[int], pad: int) -> GenerationConfig:
+def _plain_config(max_tokens: int, ends: list[int], pad: int, stops: list[str]) -> GenerationConfig:
     return GenerationConfig(
-        max_new_tokens=max_tokens, do_sample=False, eos_token_id=ends, pad_token_id=pad
+        max_new_tokens=max_tokens,
+        do_sample=False,
+        eos_token_id=ends,
+        pad_token_id=pad,
+        stop_strings=stops or None,
     )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from trl_lambda.evaluation.generate import Completion, Request, Sampling
-from trl_lambda.evaluation.templates import encode
+from trl_lambda.evaluation.templates import encode, end_tokens, stop_texts
 
 
 class VLLMGenerator:
@@ -66,8 +66,9 @@ class VLLMGenerator:
         """Returns one completion a request, in order."""
         from vllm import SamplingParams
 
+        template = str(sampling.template)
         prompts = [
-            {"prompt_token_ids": encode(request.prompt, str(sampling.template), self.tokenizer)}
+            {"prompt_token_ids": encode(request.prompt, template, self.tokenizer)}
             for request in requests
         ]
         params = [
@@ -77,6 +78,9 @@ class VLLMGenerator:
                 top_p=sampling.top_p,
                 max_tokens=sampling.max_tokens,
                 seed=request.seed,
+                stop_token_ids=end_tokens(template, self.tokenizer),
+                stop=stop_texts(template),
+                include_stop_str_in_output=True,
             )
             for request in requests
         ]
