@@ -1,0 +1,113 @@
+"""Completions sampled with vLLM.
+
+Written against vLLM's public `LLM.generate`, `SamplingParams` and `LoRARequest`. What was run: the
+calls, recorded by a stand-in for these three. What was not: vLLM itself, which cannot be had where
+this was written. Each sample has its own seed, but vLLM does not promise equal texts when other
+requests share the GPU: a rerun has the same records by problem and sample, maybe not by text.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from trl_lambda.evaluation.generate import Completion, Request, Sampling
+from trl_lambda.evaluation.templates import encode, end_tokens, stop_texts
+
+
+class VLLMGenerator:
+    """Samples with an engine of this process.
+
+    Args:
+        model: Folder or Hub id of the base model.
+        adapter: Folder of a LoRA adapter for it.
+        batch_size: Requests handed to vLLM at a time, and written to disk at a time.
+        dtype: As vLLM's.
+        llm_options: Further arguments of `vllm.LLM`, such as `max_model_len`.
+
+    Raises:
+        ImportError: vLLM is not installed.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        adapter: str | None = None,
+        batch_size: int = 1024,
+        dtype: str = "auto",
+        **llm_options: Any,
+    ) -> None:
+        try:
+            from vllm import LLM
+        except ImportError as error:
+            raise ImportError(
+                "VLLMGenerator needs vllm, which is not installed: pip install 'trl-lambda[vllm]', "
+                "or use TransformersGenerator."
+            ) from error
+        lora = {} if adapter is None else {"enable_lora": True, "max_lora_rank": _rank(adapter)}
+        self.llm = LLM(model=model, dtype=dtype, **lora, **llm_options)
+        self.tokenizer = self.llm.get_tokenizer()
+        self.adapter = adapter
+        self.batch_size = batch_size
+        self.settings = {
+            "engine": "vllm",
+            "batch_size": batch_size,
+            "model": model,
+            "adapter": adapter,
+            "dtype": dtype,
+            "files": {path: _files(path) for path in (model, adapter) if path is not None},
+            **llm_options,
+        }
+
+    def check(self, prompts: Sequence[str], sampling: Sampling) -> None:
+        """Nothing: vLLM refuses a prompt that is too long when it comes to it."""
+
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
+        """Returns one completion a request, in order."""
+        from vllm import SamplingParams
+
+        template = str(sampling.template)
+        prompts = [
+            {"prompt_token_ids": encode(request.prompt, template, self.tokenizer)}
+            for request in requests
+        ]
+        params = [
+            SamplingParams(
+                n=1,
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                max_tokens=sampling.max_tokens,
+                seed=request.seed,
+                stop_token_ids=end_tokens(template, self.tokenizer),
+                stop=stop_texts(template),
+                include_stop_str_in_output=True,
+            )
+            for request in requests
+        ]
+        outputs = self.llm.generate(
+            prompts, sampling_params=params, use_tqdm=False, lora_request=self._lora_request()
+        )
+        firsts = [output.outputs[0] for output in outputs]
+        return [
+            Completion(one.text, len(one.token_ids), one.finish_reason == "length")
+            for one in firsts
+        ]
+
+    def _lora_request(self) -> Any:
+        if self.adapter is None:
+            return None
+        from vllm.lora.request import LoRARequest
+
+        return LoRARequest("adapter", 1, self.adapter)
+
+
+def _rank(adapter: str) -> int:
+    from peft import PeftConfig
+
+    return PeftConfig.from_pretrained(adapter).r
+
+
+def _files(path: str) -> list[list[Any]]:
+    """Name, bytes and time of a local folder's weights, so that retrained ones are told apart."""
+    files = sorted(Path(path).glob("*.safetensors"))
+    return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
