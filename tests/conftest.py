@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import settings
+from pyarrow import parquet
 
 DATA_VARIABLE = "TRL_LAMBDA_TEST_DATA"
 
@@ -17,25 +18,25 @@ settings.load_profile("default")
 
 
 @pytest.fixture(scope="session")
-def real_problems() -> Callable[[str], list[dict]]:
-    """Returns a function that reads a set's rows, `problem` and `answers`, by its name.
+def real_data() -> Path:
+    """Folder of the real problems, which are not part of the project.
 
-    The sets are not part of the project: without them the tests skip, but not in CI.
+    Without them the tests skip, but not in CI.
     """
     folder = os.environ.get(DATA_VARIABLE)
-    if not folder:
-        message = (
-            f"{DATA_VARIABLE} is not set: expected a folder with aime24.parquet, amc23.parquet, "
-            "math500.parquet, olympiadbench.parquet, gsm8k.parquet and asdiv.parquet, each with "
-            "the columns problem (text) and answers (list of texts)"
-        )
-        if os.environ.get("CI") == "true":
-            pytest.fail(message)
-        pytest.skip(message)
+    if folder:
+        return Path(folder)
+    message = (
+        f"{DATA_VARIABLE} is not set: expected a folder with aime24.parquet, amc23.parquet, "
+        "math500.parquet, olympiadbench.parquet, gsm8k.parquet and asdiv.parquet, each with "
+        "the columns problem (text) and answers (list of texts)"
+    )
+    if os.environ.get("CI") == "true":
+        pytest.fail(message)
+    pytest.skip(message)
 
-    def read(name: str) -> list[dict]:
-        from pyarrow import parquet
 
-        return parquet.read_table(Path(folder) / f"{name}.parquet").to_pylist()
-
-    return read
+@pytest.fixture(scope="session")
+def real_problems(real_data: Path) -> Callable[[str], list[dict]]:
+    """Reads a set's rows, `problem` and `answers`, by its name."""
+    return lambda name: parquet.read_table(real_data / f"{name}.parquet").to_pylist()

@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -82,10 +81,10 @@ def test_options_reach_the_run(recipe, model_folder, problems, tmp_path):
     assert len(read_records(tmp_path / "own" / "records.jsonl")) == 12
 
 
-def test_a_benchmark_by_name_from_a_file(recipe, tmp_path, real_problems):
+def test_a_benchmark_by_name_from_a_file(recipe, tmp_path, real_data, real_problems):
     folder = tiny.model(max_position_embeddings=4096).name_or_path
     tiny.tokenizer().save_pretrained(folder)
-    spec = f"aime24={os.environ['TRL_LAMBDA_TEST_DATA']}/aime24.parquet"
+    spec = f"aime24={real_data / 'aime24.parquet'}"
     for run in ("a", "b"):
         recipe.main(arguments(folder, spec, tmp_path / run, "--limit", "4"))
     paths = [tmp_path / run / "aime24" / "records.jsonl" for run in ("a", "b")]

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import warnings
 from pathlib import Path
 
@@ -13,11 +12,6 @@ from trl_lambda.evaluation import BENCHMARKS, TEMPLATES, load_problem_set
 from trl_lambda.evaluation.problem_sets import Problem, fingerprint
 
 WITH_DATA = ["aime24", "amc23", "math500", "olympiadbench"]
-
-
-@pytest.fixture
-def data(real_problems) -> Path:
-    return Path(os.environ["TRL_LAMBDA_TEST_DATA"])
 
 
 @pytest.fixture
@@ -61,19 +55,19 @@ def test_the_rows_hang_together():
 
 
 @pytest.mark.parametrize("name", WITH_DATA)
-def test_the_real_files_pass_count_and_hash(name, data, real_problems):
+def test_the_real_files_pass_count_and_hash(name, real_data, real_problems):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        loaded = load_problem_set(f"{name}={data / name}.parquet")
+        loaded = load_problem_set(f"{name}={real_data / name}.parquet")
     rows = real_problems(name)
     assert len(loaded.problems) == BENCHMARKS[name].num_problems == len(rows)
     assert [list(one.answers) for one in loaded.problems] == [row["answers"] for row in rows]
     assert [one.problem for one in loaded.problems] == [row["problem"].strip() for row in rows]
 
 
-def test_training_and_test_problems_of_gsm8k_together_are_refused(data):
+def test_training_and_test_problems_of_gsm8k_together_are_refused(real_data):
     with pytest.raises(ValueError, match="has 8792 problems, expected 1319"):
-        load_problem_set(f"gsm8k={data / 'gsm8k.parquet'}")
+        load_problem_set(f"gsm8k={real_data / 'gsm8k.parquet'}")
 
 
 @pytest.mark.parametrize("change", ["answer", "order"])

@@ -60,17 +60,6 @@ def tiny_model(tmp_path_factory) -> str:
 
 
 @pytest.fixture
-def gsm8k() -> Path:
-    """Real problems, which are not part of this repository."""
-    folder = os.environ.get("TRL_LAMBDA_TEST_DATA")
-    needed = (
-        "needs a folder with gsm8k.parquet (columns problem: string, answers: list of strings), "
-        "named by the environment variable TRL_LAMBDA_TEST_DATA"
-    )
-    if folder is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"CI must not skip this test, which {needed}.")
-        pytest.skip(needed)
-    path = Path(folder) / "gsm8k.parquet"
-    assert path.is_file(), f"TRL_LAMBDA_TEST_DATA={folder}: this test {needed}."
-    return path
+def gsm8k(real_data: Path) -> Path:
+    """Real problems, as a file."""
+    return real_data / "gsm8k.parquet"
