@@ -1,6 +1,6 @@
 """The seam to TRL: every private of `GRPOTrainer` that this package touches, in one file.
 
-`SeamTrainer` turns TRL's methods into two hooks with names of ours: `credit` (a scored batch in,
+`SeamTrainer` turns TRL's methods into hooks with names of ours: `credit` (a scored batch in,
 tensors for the loss out) and `loss_plan` (what the loss shall see in place of the log-ratio and of
 the KL term). `check_seam` compares TRL with what is assumed here when the package is imported.
 
@@ -192,7 +192,7 @@ class LossPlan:
 
 
 class SeamTrainer(GRPOTrainer):
-    """`GRPOTrainer` with two hooks; subclasses override `credit` and `loss_plan` and no private."""
+    """`GRPOTrainer` with hooks; subclasses override those and no private."""
 
     def __init__(self, *args, process_reward_funcs: Sequence = (), **kwargs):
         self.process_reward_funcs = list(process_reward_funcs)
