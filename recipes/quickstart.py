@@ -325,6 +325,13 @@ def main() -> None:
     began = time.perf_counter()
     args = parse_arguments()
     state = start_processes(args)
+    run(args, state, began)
+    # A process that left while its threads still served the others would end in an abort.
+    state.wait_for_everyone()
+    state.destroy_process_group()
+
+
+def run(args: argparse.Namespace, state: PartialState, began: float) -> None:
     budget = SMOKE if args.smoke else FULL
     settings = grpo_settings(budget, args.seed)
     stock_config = GRPOConfig(output_dir=str(args.output_dir / "grpo"), **settings)

@@ -124,3 +124,5 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     for name in sys.argv[2:] or CASES:
         run(name, Path(sys.argv[1]))
+    PartialState().wait_for_everyone()
+    PartialState().destroy_process_group()  # leaving with its threads alive can end in an abort

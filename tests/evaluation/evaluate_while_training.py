@@ -6,6 +6,7 @@ evaluate_while_training.py OUTPUT_DIR
 import sys
 
 import tiny
+from accelerate import PartialState
 from scripted_generator import sums
 
 from trl_lambda.evaluation import EvaluationCallback, Sampling
@@ -30,3 +31,5 @@ def run(folder: str) -> None:
 
 if __name__ == "__main__":
     run(sys.argv[1])
+    PartialState().wait_for_everyone()
+    PartialState().destroy_process_group()  # leaving with its threads alive can end in an abort
