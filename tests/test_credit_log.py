@@ -42,6 +42,8 @@ def records(folder):
 
 SETTINGS = [
     {},
+    tiny.NEUTRAL,
+    tiny.NEUTRAL | {"advantage_floor": -0.1, "importance_sampling_level": "sequence"},
     {"trace_mode": "ratio", "beta": 0.04, "num_iterations": 2},
     {"per_device_train_batch_size": 4, "steps_per_generation": 4, "num_iterations": 2},
     {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 4, "beta": 0.04},

@@ -109,24 +109,25 @@ class LambdaGRPOTrainer(SeamTrainer):
         groups = whole_groups(self.accelerator, batch)
         sizes_WT = groups.sets.sizes()
         self._log_batch(batch, sizes_WT)
-        if not self.rule.token_level:
-            return self._sequence_credit(batch)
         sizes_BT = groups.local_sizes(sizes_WT)
         credit = assign_credit(self.rule, self._signal(batch, groups, sizes_BT))
+        recorded = {}
+        if self.recorder and self.mode == "train" and self.recorder.due(self.state.global_step):
+            recorded = {"credit_row": self._record(batch, credit, sizes_BT)}
+        if not self.rule.token_level:
+            return self._sequence_credit(batch) | recorded
         tensors = {"advantages": credit.advantage_BT}
         if self.rule.process_set_weighting and self.beta != 0.0:
             tensors["kl_weight"] = credit.weight_BT
-        if self.recorder and self.mode == "train" and self.recorder.due(self.state.global_step):
-            tensors["credit_row"] = self._record(batch, credit, sizes_BT)
         self._show_credit(batch, credit.advantage_BT, credit.weight_BT)
-        return tensors
+        return tensors | recorded
 
     def loss_plan(self, inputs: dict[str, Any], mask_BT: Tensor) -> LossPlan | None:
         kl_weight_BT = inputs.get("kl_weight")
         if self.rule.traces_ratio and self.beta != 0.0 and kl_weight_BT is None:
             kl_weight_BT = torch.ones_like(mask_BT)
-        recording = self.recorder and self.recorder.watching and "credit_row" in inputs
-        if not (self.rule.traces_ratio or kl_weight_BT is not None or recording):
+        watched = self._is_watched(inputs)
+        if not (self.rule.traces_ratio or kl_weight_BT is not None or watched):
             return None
 
         def trace(log_ratio_BT: Tensor) -> Tensor:
@@ -142,8 +143,9 @@ class LambdaGRPOTrainer(SeamTrainer):
         )
 
     def observe_loss(self, inputs: dict[str, Any], plan: LossPlan) -> None:
-        if not (self.recorder and self.recorder.watching and "credit_row" in inputs):
+        if not self._is_watched(inputs):
             return
+        advantages = inputs["advantages"]  # (B,) where the rule leaves TRL's
         logps_BT, reference_BT = plan.logps_BT.detach(), inputs.get("ref_per_token_logps")
         update = FirstUpdate(
             logps_BT=logps_BT,
@@ -152,10 +154,14 @@ class LambdaGRPOTrainer(SeamTrainer):
             kl_BT=None
             if reference_BT is None
             else per_token_kl(logps_BT, reference_BT, logps_BT, bias_correction=False),
-            advantage_BT=inputs["advantages"],
+            advantage_BT=advantages.view(len(advantages), -1).expand_as(logps_BT),
             lengths_B=inputs["completion_mask"].sum(1),
         )
         self.recorder.record_update(inputs["credit_row"], update)
+
+    def _is_watched(self, inputs: dict[str, Any]) -> bool:
+        """Whether the recorder sees rows of this micro-batch for the first time."""
+        return bool(self.recorder and self.recorder.watching and "credit_row" in inputs)
 
     def _make_recorder(self) -> CreditRecorder | None:
         every = self.args.steps_between_records
