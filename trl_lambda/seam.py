@@ -30,6 +30,7 @@ from trl import GRPOTrainer
 
 from .functional.td_errors import StepRewards
 from .kl import LossScale, per_token_kl
+from .resume import ResumableTrainer
 from .rollout_checks import gathered_steps, images_added, without_empty_completions
 
 # Oldest and newest TRL that the tests ran with. 1.15 has the same methods, but its log-probability
@@ -191,7 +192,7 @@ class LossPlan:
         return logps_BT if self.trace is None else self.z_BT
 
 
-class SeamTrainer(GRPOTrainer):
+class SeamTrainer(ResumableTrainer):
     """`GRPOTrainer` with hooks; subclasses override those and no private."""
 
     def __init__(self, *args, process_reward_funcs: Sequence = (), **kwargs):

@@ -38,6 +38,7 @@ from .metrics import (
     zero_variance_share,
 )
 from .recorder import CreditRecorder
+from .reference import reference_sync
 from .rollout_checks import check_process_reward_func
 from .seam import LossPlan, ScoredBatch, SeamTrainer
 from .tracker_figures import TrackCreditFigures
@@ -88,14 +89,22 @@ class LambdaGRPOTrainer(SeamTrainer):
         _check_process_rewards(args, process_reward_funcs)
         _warn_of_vanishing_credit(args)
         self.rule = args.credit_rule
-        super().__init__(
-            model,
-            reward_funcs,
-            args,
-            *positional,
-            process_reward_funcs=process_reward_funcs,
-            **options,
-        )
+        # TRL refuses a reference that moves under PEFT, and says what is wrong with beta = 0.
+        synced = args.sync_ref_model and args.beta != 0.0
+        args.sync_ref_model = args.sync_ref_model and not synced
+        try:
+            super().__init__(
+                model,
+                reward_funcs,
+                args,
+                *positional,
+                process_reward_funcs=process_reward_funcs,
+                **options,
+            )
+        finally:
+            args.sync_ref_model = args.sync_ref_model or synced
+        if synced:
+            self.add_callback(reference_sync(self.model, self.ref_model, self.accelerator))
         self.recorder = self._make_recorder()
 
     def credit(self, batch: ScoredBatch) -> dict[str, Tensor]:
