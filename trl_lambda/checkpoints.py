@@ -1,8 +1,8 @@
 """Which checkpoint is whole: a run that is killed while it saves leaves part of one behind.
 
 The trainer writes `files.json` (names and sizes) into a checkpoint when every process has written
-its part, and transformers writes `trainer_state.json` last of all. Who finds both, and every file at
-its size, has the whole checkpoint.
+its part, and transformers writes `trainer_state.json` last of all. Who finds both, and every file
+at its size, has the whole checkpoint.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ TRAINER_STATE = "trainer_state.json"
 
 
 def checkpoints(output_dir: str | Path) -> list[Path]:
-    """The folders `checkpoint-<step>` in `output_dir`, whole or not, newest (highest step) first."""
+    """The folders `checkpoint-<step>` of a run, whole or not, the newest (highest step) first."""
     folder = Path(output_dir)
     if not folder.is_dir():
         return []
@@ -83,6 +83,6 @@ def write_manifest(checkpoint: str | Path) -> None:
 
 
 def mark_unfinished(checkpoint: str | Path) -> None:
-    """Before a checkpoint is saved over an older one of the same step: it is none until it is whole."""
+    """Before a checkpoint is saved over one of the same step: it is none until it is whole."""
     for name in (TRAINER_STATE, MANIFEST):
         (Path(checkpoint) / name).unlink(missing_ok=True)

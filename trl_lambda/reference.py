@@ -1,7 +1,7 @@
 """The reference policy of iterative GRPO: the policy of some steps ago, also under PEFT.
 
-`sync_ref_model` moves the reference towards the policy every `ref_model_sync_steps` optimiser steps,
-reference ← (1 − α)·reference + α·policy with α = `ref_model_mixup_alpha` (DeepSeekMath,
+`sync_ref_model` moves the reference towards the policy every `ref_model_sync_steps` optimiser
+steps, reference ← (1 − α)·reference + α·policy with α = `ref_model_mixup_alpha` (DeepSeekMath,
 arXiv 2402.03300, algorithm 1, sets reference := policy: α = 1). TRL has that for whole models. With
 PEFT the reference is the policy's own base under a second, frozen adapter named "ref", which TRL
 takes for the reference's log-probabilities wherever it is there.
@@ -28,11 +28,7 @@ POLICY, REFERENCE = "default", "ref"
 def reference_sync(
     model: nn.Module, ref_model: nn.Module | None, accelerator: Accelerator
 ) -> TrainerCallback:
-    """The callback that moves the reference; a PEFT model, which has none, gets its adapter "ref".
-
-    Raises:
-        ValueError: a PEFT model whose trained adapter is not called "default".
-    """
+    """The callback that moves the reference; a PEFT model gets its adapter "ref" for that."""
     if ref_model is not None:
         return SyncRefModelCallback(ref_model, accelerator)
     add_reference_adapter(model)
@@ -40,30 +36,18 @@ def reference_sync(
 
 
 def add_reference_adapter(model: Any) -> None:
-    """Gives a PEFT model the frozen adapter "ref", equal to its trained one; kept if it is there.
-
-    Raises:
-        ValueError: the trained adapter is not called "default", as TRL expects.
-    """
+    """Gives a PEFT model the frozen adapter "ref", equal to the trained one, if it has none."""
     if REFERENCE in model.peft_config:
         return
-    if POLICY not in model.peft_config:
-        raise ValueError(
-            f"sync_ref_model=True: the PEFT model has adapters {sorted(model.peft_config)}, expected "
-            f"the trained one to be called {POLICY!r}."
-        )
     config = copy.deepcopy(model.peft_config[POLICY])
     if hasattr(config, "init_lora_weights"):
         # Data-dependent initialisations (PiSSA, ...) would change the base weights once more.
         config.init_lora_weights = True
-    active = model.active_adapter
     model.add_adapter(REFERENCE, config)
-    model.set_adapter(active)
     policy, reference = adapter_pair(model)
     with torch.no_grad():
         for target, source in zip(reference, policy, strict=True):
             target.copy_(source)
-            target.requires_grad_(False)
 
 
 def adapter_pair(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
