@@ -29,7 +29,7 @@ SETTINGS = {
     # A window of two generated micro-batch pairs, used twice: four updates.
     "steps_per_generation": 4,
     "num_iterations": 2,
-    "max_steps": 8,
+    "max_steps": 10,
     "save_strategy": "steps",
     "save_steps": 1,
     "beta": 0.04,
