@@ -25,6 +25,7 @@ from .credit import (
     traced_log_ratio,
 )
 from .credit_log import FirstUpdate, LogToCreditLog, ScoredRows, run_description
+from .dropout import dropout_warning
 from .functional import reward_denominator
 from .functional.td_errors import Steps, normalize_steps
 from .groups import WholeGroups, whole_groups
@@ -105,6 +106,8 @@ class LambdaGRPOTrainer(SeamTrainer):
             args.sync_ref_model = args.sync_ref_model or synced
         if synced:
             self.add_callback(reference_sync(self.model, self.ref_model, self.accelerator))
+        if warning := dropout_warning(self.model, self.rule):
+            logger.warning(warning)
         self.recorder = self._make_recorder()
 
     def credit(self, batch: ScoredBatch) -> dict[str, Tensor]:
