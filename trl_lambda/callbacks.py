@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from accelerate.logging import get_logger
 from transformers import TrainerCallback
 
-logger = get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -118,10 +118,15 @@ class WarnOfNoLearning(TrainerCallback):
             if symptom.metric not in (logs or {}):
                 continue  # no completions were made since the last log
             streak.follow(symptom.shown_by(logs[symptom.metric]), state.global_step)
-            explained = symptom.unless and symptom.unless.shown_by(logs.get(symptom.unless.metric))
-            if streak.steps >= symptom.steps and not streak.told and not explained:
+            if streak.steps >= symptom.steps and not streak.told and not _explained(symptom, logs):
                 streak.told = True
-                logger.warning("%s", _message(symptom, streak, logs))
+                if state.is_world_process_zero:
+                    logger.warning("%s", _message(symptom, streak, logs))
+
+
+def _explained(symptom: Symptom, logs: dict) -> bool:
+    other = symptom.unless
+    return other is not None and other.metric in logs and other.shown_by(logs[other.metric])
 
 
 def _message(symptom: Symptom, streak: _Streak, logs: dict) -> str:
