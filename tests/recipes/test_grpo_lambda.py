@@ -161,6 +161,8 @@ def test_two_processes_prepare_the_same_rows(run_recipe, tiny_model, gsm8k, tmp_
     process = run_recipe("grpo_lambda.py", *given, launcher=tuple(launch.split()), seconds=240)
     assert process.returncode == 0, process.stderr[-3000:]
     assert process.stderr.count("max_prompt_length 300:") == 1
+    assert process.stdout.count("Batch plan") == 1
+    assert "8 completions = 1 prompt × 8 (4 on each of 2 processes)" in process.stdout
 
 
 def test_several_rewards_and_step_rewards(run_recipe, tiny_model, problems, tmp_path):
