@@ -87,7 +87,7 @@ def cluster(tmp_path, monkeypatch):
 
     def run(command: list[str], *, hosts=(), plan=None, **variables: str):
         notes.write_text("")
-        everything = {"accelerate": [1, 0], "vllm": [300, 0]} | (plan or {})
+        everything = {"accelerate": [1, 0], "vllm": [120, 0]} | (plan or {})
         environment = os.environ | {
             "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
             "NOTES": str(notes),
@@ -202,7 +202,7 @@ def test_slurm_server_has_the_model_of_the_file_and_what_trl_imposes(slurm):
 @pytest.mark.parametrize("host", ["n0", "n1"])
 def test_slurm_stops_all_when_one_trainer_fails(slurm, host):
     other = {"n0": "n1", "n1": "n0"}[host]
-    plan = {f"accelerate {host}": [0.5, 3], f"accelerate {other}": [300, 0]}
+    plan = {f"accelerate {host}": [0.5, 3], f"accelerate {other}": [120, 0]}
     started = time.monotonic()
     done, noted = slurm(3, plan=plan)
     assert done.returncode == 3
@@ -213,7 +213,7 @@ def test_slurm_stops_all_when_one_trainer_fails(slurm, host):
 
 @pytest.mark.parametrize(("status", "expected"), [(4, 4), (0, 1)])
 def test_slurm_stops_training_when_the_server_ends(slurm, status, expected):
-    plan = {"vllm": [1.5, status], "accelerate": [300, 0]}
+    plan = {"vllm": [1.5, status], "accelerate": [120, 0]}
     done, noted = slurm(3, plan=plan)
     assert done.returncode == expected
     assert "vLLM server on n2 ended before training did" in done.stderr
@@ -316,6 +316,15 @@ def test_failure_of_training_is_the_failure_of_the_script(cluster, platform):
         names = ("NUM_NODES", "NODE_RANK", "NODE_IPS", "NUM_GPUS_PER_NODE")
         variables = {f"SKYPILOT_{name}": "1" for name in names} | sky()["envs"]
     assert cluster(command, plan=plan, **variables)[0].returncode == 5
+
+
+def test_skypilot_does_not_train_without_its_environment(cluster):
+    script = sky()["run"].replace(".venv", "nowhere")
+    names = ("NUM_NODES", "NODE_RANK", "NODE_IPS", "NUM_GPUS_PER_NODE")
+    variables = {f"SKYPILOT_{name}": "1" for name in names} | sky()["envs"]
+    done, noted = cluster(["bash", "-c", script], **variables)
+    assert done.returncode != 0
+    assert noted == []
 
 
 def test_kubernetes_names_agree():
