@@ -224,6 +224,8 @@ def main() -> None:
     trainer.accelerator.print(f"Model saved in {config.output_dir}.")
     if config.push_to_hub:
         trainer.push_to_hub(dataset_name=script.dataset_name)
+    # A process that left while its threads still served the others would hang or abort.
+    trainer.accelerator.wait_for_everyone()
     if hasattr(trainer, "end"):  # transformers 5.18 and later: closes trackers and processes
         trainer.end()
 

@@ -158,5 +158,5 @@ def _straddling_groups(sizes: BatchSizes) -> int:
 def _count(value: float, noun: str) -> str:
     """`1 prompt`, `1,024 prompts`, `0.5 prompts`."""
     plural = {"batch": "batches"}.get(noun, f"{noun}s")
-    shown = f"{value:,}" if isinstance(value, int) else f"{value:,.2f}".rstrip("0").rstrip(".")
+    shown = f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
     return f"{shown} {noun if value == 1 else plural}"
