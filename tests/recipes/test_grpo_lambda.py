@@ -71,14 +71,16 @@ def refusal(monkeypatch, tmp_path):
     return message
 
 
-def test_trains_on_real_problems_with_lora_and_ours_yaml(run_recipe, tiny_model, gsm8k, tmp_path):
-    config = RECIPES / "configs" / "ours.yaml"
+def test_trains_on_real_problems_with_lora_and_ours(run_recipe, tiny_model, gsm8k, tmp_path):
+    config = RECIPES / "configs" / "ours_qwen2.5_0.5b.yaml"
     given = arguments(
         tiny_model,
         gsm8k,
         config=str(config),
         dataset_config="none",
-        conversational="false",
+        answer_column="answers",
+        template="none",
+        use_vllm="false",
         dtype="float32",
         gradient_accumulation_steps="1",
         save_strategy="steps",
@@ -117,7 +119,7 @@ def test_resuming_equals_never_having_stopped(run_recipe, tiny_model, problems, 
 
 
 def test_rows_are_chosen_counted_and_put_into_the_template(run_recipe, tiny_model, tmp_path):
-    """MATH's levels, worked solutions and Qwen-Math's template, as dr_grpo.yaml asks for them."""
+    """MATH's levels, worked solutions and Qwen-Math's template, as Dr. GRPO's files ask for."""
     rows = [
         {
             "problem": "1+" * 200 * (i % 10 == 9) + f"{i}+1=",
