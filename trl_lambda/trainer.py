@@ -5,7 +5,8 @@ Shape suffixes: B completions of this process, N of all processes, T completion 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
+from logging import WARNING
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,16 @@ import torch
 from accelerate.logging import get_logger
 from accelerate.utils import gather_object
 from torch import Tensor
+from transformers.trainer_utils import TrainOutput
 from trl import GRPOConfig
 
+from .batch_plan import BatchPlan, plan_batches
+from .callbacks import ALL_TRUNCATED, SYMPTOMS, Symptom, WarnOfNoLearning
 from .config import LambdaGRPOConfig
 from .credit import (
     Z_LIMIT,
     Credit,
+    CreditRule,
     Signal,
     assign_credit,
     token_gains,
@@ -109,6 +114,29 @@ class LambdaGRPOTrainer(SeamTrainer):
         if warning := dropout_warning(self.model, self.rule):
             logger.warning(warning)
         self.recorder = self._make_recorder()
+        if not any(isinstance(c, WarnOfNoLearning) for c in self.callback_handler.callbacks):
+            self.add_callback(WarnOfNoLearning(_symptoms(self.rule)))
+
+    def batch_plan(self) -> BatchPlan:
+        """What the batch sizes come to; `train` prints it.
+
+        Raises:
+            ValueError: they do not fit the data set; the message has the nearest that do.
+        """
+        return plan_batches(
+            self.args.batch_sizes(
+                num_processes=self.accelerator.num_processes,
+                num_prompts=_rows(self.train_dataset),
+                num_eval_prompts=_rows(self.eval_dataset),
+            )
+        )
+
+    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        """As TRL's; prints the batch plan first, unless `args.log_level` asks for errors only."""
+        plan = self.batch_plan()
+        if self.is_world_process_zero() and self.args.get_process_log_level() <= WARNING:
+            print(plan, flush=True)
+        return super().train(*args, **kwargs)
 
     def credit(self, batch: ScoredBatch) -> dict[str, Tensor]:
         if self.rule.shares_prefixes and any(gather_object([batch.images_added])):
@@ -305,6 +333,19 @@ def _lambda_config(model: Any, args: GRPOConfig | None) -> LambdaGRPOConfig:
         args.scale_rewards,
     )
     return converted
+
+
+def _rows(data: Any) -> int | None:
+    """How many there are, of all sets if there are several; None if a stream is among them."""
+    if isinstance(data, dict):
+        counts = [_rows(part) for part in data.values()]
+        return None if None in counts else sum(counts)
+    return len(data) if isinstance(data, Sized) else None
+
+
+def _symptoms(rule: CreditRule) -> Sequence[Symptom]:
+    """With step rewards a run learns also where outcome rewards are all alike, or unknown."""
+    return (ALL_TRUNCATED,) if rule.td_error == "process" else SYMPTOMS
 
 
 def _check_process_rewards(args: LambdaGRPOConfig, funcs: Sequence[ProcessRewardFunc]) -> None:

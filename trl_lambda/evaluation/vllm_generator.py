@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from trl_lambda.evaluation.generate import Completion, Request, Sampling
-from trl_lambda.evaluation.templates import encode, end_tokens, stop_texts
+from trl_lambda.templates import encode, end_tokens, stop_texts
 
 
 class VLLMGenerator:
