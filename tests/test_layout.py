@@ -19,7 +19,9 @@ ARROWS = {
     "config": {"credit", "functional"},
     "metrics": {"functional"},
     "rollout_checks": {"functional"},
-    "seam": {"functional", "kl", "rollout_checks"},
+    "seam": {"functional", "kl", "rollout_checks", "vllm_cpu"},
+    "vllm_cpu": set(),
+    "sampling_mismatch": set(),
     "groups": {"functional", "seam"},
     "report": set(),
     "rewards": set(),
@@ -37,7 +39,9 @@ ARROWS = {
         "recorder",
         "seam",
         "rollout_checks",
+        "sampling_mismatch",
         "tracker_figures",
+        "vllm_cpu",
     },
 }
 # Attributes of others that start with an underscore, and the one file that may say them.
@@ -47,6 +51,7 @@ PRIVATES = {
     "_compute_loss": "seam.py",
     "_generate_and_score_completions": "seam.py",
     "_get_per_token_logps_and_entropies": "seam.py",
+    "_iter_named_params": "vllm_cpu.py",  # of its VLLMGeneration
     "_log_completion_extra": "seam.py",
     "_log_metric": "seam.py",
     "_logs": "seam.py",

@@ -31,6 +31,7 @@ from trl import GRPOTrainer
 from .functional.td_errors import StepRewards
 from .kl import LossScale, per_token_kl
 from .rollout_checks import gathered_steps, images_added, without_empty_completions
+from .vllm_cpu import mend_weight_sync
 
 # Oldest and newest TRL that the tests ran with. 1.15 has the same methods, but its log-probability
 # kernel runs on a GPU only, so no test here could train with it.
@@ -199,6 +200,8 @@ class SeamTrainer(GRPOTrainer):
         self._scored: tuple[Tensor, list[int], list] | None = None
         self._loss_plan: LossPlan | None = None
         super().__init__(*args, **kwargs)
+        if self.use_vllm:
+            mend_weight_sync(self.vllm_generation)
         if self.rollout_func is not None:
             self.rollout_func = without_empty_completions(self.rollout_func)
 

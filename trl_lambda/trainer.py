@@ -39,8 +39,10 @@ from .metrics import (
 )
 from .recorder import CreditRecorder
 from .rollout_checks import check_process_reward_func
+from .sampling_mismatch import SamplingMismatchWarning
 from .seam import LossPlan, ScoredBatch, SeamTrainer
 from .tracker_figures import TrackCreditFigures
+from .vllm_cpu import refuse_sleep_on_cpu
 
 logger = get_logger(__name__)
 
@@ -87,6 +89,7 @@ class LambdaGRPOTrainer(SeamTrainer):
             process_reward_funcs = [process_reward_funcs]
         _check_process_rewards(args, process_reward_funcs)
         _warn_of_vanishing_credit(args)
+        refuse_sleep_on_cpu(args)
         self.rule = args.credit_rule
         super().__init__(
             model,
@@ -97,6 +100,8 @@ class LambdaGRPOTrainer(SeamTrainer):
             **options,
         )
         self.recorder = self._make_recorder()
+        if self.use_vllm:
+            self.add_callback(SamplingMismatchWarning())
 
     def credit(self, batch: ScoredBatch) -> dict[str, Tensor]:
         if self.rule.shares_prefixes and any(gather_object([batch.images_added])):
