@@ -81,7 +81,9 @@ def reload_weights(generation: Any) -> None:
         )
 
 
-def _copies(named: Iterator[tuple[str, Tensor]], dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
+def _copies(
+    named: Iterator[tuple[str, Tensor]], dtype: torch.dtype
+) -> Iterator[tuple[str, Tensor]]:
     """Copies, since vLLM keeps what it gets until a layer is complete, which may be at the end: by
     then TRL has taken adapters out of the same tensors and scattered gathered parameters."""
     for name, parameter in named:
