@@ -1,4 +1,4 @@
-"""Training with vLLM in the same process: the weights it samples from, and everything switched on."""
+"""Training with vLLM in the same process: the weights it samples from, everything switched on."""
 
 import itertools
 import logging
