@@ -58,8 +58,9 @@ def folders(tmp_path_factory):
 def shared_engines():
     """Lets TRL build an engine once for each set of arguments."""
     from trl.generation import vllm_generation
+    from vllm import LLM as build
 
-    engines, build = {}, vllm_generation.LLM
+    engines = {}
 
     def engine(**options):
         key = repr(sorted(options.items(), key=str))

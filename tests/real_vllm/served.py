@@ -9,8 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-
-import requests
+from urllib.request import urlopen
 
 FLAGS = [
     "--max-model-len=192",
@@ -62,9 +61,9 @@ def _end_with_the_parent() -> None:
 def _wait(url: str, server: subprocess.Popen, log: Path, timeout: float) -> None:
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline and server.poll() is None:
-        with contextlib.suppress(requests.ConnectionError):
-            if requests.get(f"{url}/health", timeout=5).status_code == 200:
-                return
+        with contextlib.suppress(OSError):  # not there yet, or an HTTP error
+            urlopen(f"{url}/health", timeout=5).close()
+            return
         time.sleep(0.5)
     raise RuntimeError(f"vllm serve did not come up (exit {server.poll()}):\n{log.read_text()}")
 
