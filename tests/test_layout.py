@@ -27,8 +27,10 @@ ARROWS = {
     "checkpoints": set(),
     "reference": set(),
     "resume": {"checkpoints", "reference"},
+    "sampling_mismatch": set(),
     "seam_check": set(),
-    "seam": {"functional", "kl", "resume", "rollout_checks", "seam_check"},
+    "vllm_cpu": set(),
+    "seam": {"functional", "kl", "resume", "rollout_checks", "seam_check", "vllm_cpu"},
     "groups": {"functional", "seam"},
     "report": set(),
     "rewards": set(),
@@ -52,7 +54,9 @@ ARROWS = {
         "reference",
         "seam",
         "rollout_checks",
+        "sampling_mismatch",
         "tracker_figures",
+        "vllm_cpu",
     },
 }
 # Attributes of others that start with an underscore, and the one file that may say them.
@@ -62,6 +66,7 @@ PRIVATES = {
     "_compute_loss": "seam.py",
     "_generate_and_score_completions": "seam.py",
     "_get_per_token_logps_and_entropies": "seam.py",
+    "_iter_named_params": "vllm_cpu.py",  # of its VLLMGeneration
     "_log_completion_extra": "seam.py",
     "_log_metric": "seam.py",
     "_logs": "seam.py",

@@ -27,6 +27,7 @@ from .kl import LossScale, per_token_kl
 from .resume import ResumableTrainer
 from .rollout_checks import gathered_steps, images_added, without_empty_completions
 from .seam_check import check_seam
+from .vllm_cpu import mend_weight_sync
 
 check_seam()
 
@@ -105,6 +106,8 @@ class SeamTrainer(ResumableTrainer):
         self._scored: tuple[Tensor, list[int], list] | None = None
         self._loss_plan: LossPlan | None = None
         super().__init__(*args, **kwargs)
+        if self.use_vllm:
+            mend_weight_sync(self.vllm_generation)
         if self.rollout_func is not None:
             self.rollout_func = without_empty_completions(self.rollout_func)
 

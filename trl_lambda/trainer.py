@@ -46,8 +46,10 @@ from .metrics import (
 from .recorder import CreditRecorder
 from .reference import reference_sync
 from .rollout_checks import check_process_reward_func
+from .sampling_mismatch import SamplingMismatchWarning
 from .seam import LossPlan, ScoredBatch, SeamTrainer
 from .tracker_figures import TrackCreditFigures
+from .vllm_cpu import refuse_sleep_on_cpu
 
 logger = get_logger(__name__)
 
@@ -94,6 +96,7 @@ class LambdaGRPOTrainer(SeamTrainer):
             process_reward_funcs = [process_reward_funcs]
         _check_process_rewards(args, process_reward_funcs)
         _warn_of_vanishing_credit(args)
+        refuse_sleep_on_cpu(args)
         self.rule = args.credit_rule
         # TRL refuses a reference that moves under PEFT, and says what is wrong with beta = 0.
         synced = args.sync_ref_model and args.beta != 0.0
@@ -116,6 +119,8 @@ class LambdaGRPOTrainer(SeamTrainer):
         self.recorder = self._make_recorder()
         if not any(isinstance(c, WarnOfNoLearning) for c in self.callback_handler.callbacks):
             self.add_callback(WarnOfNoLearning(_symptoms(self.rule)))
+        if self.use_vllm:
+            self.add_callback(SamplingMismatchWarning())
 
     def batch_plan(self) -> BatchPlan:
         """What the batch sizes come to; `train` prints it.
