@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,24 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
-from trl import SyncRefModelCallback
+from trl import GRPOConfig, SyncRefModelCallback
 
 POLICY, REFERENCE = "default", "ref"
+
+
+@contextmanager
+def sync_taken_from_trl(args: GRPOConfig) -> Iterator[bool]:
+    """Builds TRL's trainer as if without `sync_ref_model`, which it refuses under PEFT.
+
+    Yields:
+        Whether a reference is to be synchronised; with beta = 0 there is none, as TRL will say.
+    """
+    synced = args.sync_ref_model and args.beta != 0.0
+    args.sync_ref_model = args.sync_ref_model and not synced
+    try:
+        yield synced
+    finally:
+        args.sync_ref_model = args.sync_ref_model or synced
 
 
 def reference_sync(

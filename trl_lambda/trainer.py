@@ -44,7 +44,7 @@ from .metrics import (
     zero_variance_share,
 )
 from .recorder import CreditRecorder
-from .reference import reference_sync
+from .reference import reference_sync, sync_taken_from_trl
 from .rollout_checks import check_process_reward_func
 from .sampling_mismatch import SamplingMismatchWarning
 from .seam import LossPlan, ScoredBatch, SeamTrainer
@@ -98,10 +98,7 @@ class LambdaGRPOTrainer(SeamTrainer):
         _warn_of_vanishing_credit(args)
         refuse_sleep_on_cpu(args)
         self.rule = args.credit_rule
-        # TRL refuses a reference that moves under PEFT, and says what is wrong with beta = 0.
-        synced = args.sync_ref_model and args.beta != 0.0
-        args.sync_ref_model = args.sync_ref_model and not synced
-        try:
+        with sync_taken_from_trl(args) as synced:
             super().__init__(
                 model,
                 reward_funcs,
@@ -110,8 +107,6 @@ class LambdaGRPOTrainer(SeamTrainer):
                 process_reward_funcs=process_reward_funcs,
                 **options,
             )
-        finally:
-            args.sync_ref_model = args.sync_ref_model or synced
         if synced:
             self.add_callback(reference_sync(self.model, self.ref_model, self.accelerator))
         if warning := dropout_warning(self.model, self.rule):
