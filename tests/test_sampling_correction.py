@@ -5,7 +5,6 @@ The engine is left out: a rollout hands out completions and the log-probabilitie
 multiplied into the policy term once, in TRL's four modes and under every trace.
 """
 
-import gc
 import math
 from types import SimpleNamespace
 
@@ -32,16 +31,6 @@ COMPLETIONS = [
     [8, tiny.EOS],
 ]
 UNTRAINED = -math.log(3 + len(tiny.CHARACTERS))  # the tiny model's, within 0.1
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_collection():
-    """Each run collects garbage, which takes longer than its steps while all imports are looked
-    through."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def sampling_logps() -> list[list[float]]:
