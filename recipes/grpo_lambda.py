@@ -12,6 +12,7 @@ import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from accelerate.logging import get_logger
 from named_functions import SHORT_NAMES, find_functions
 from prompt_data import load_split
@@ -32,6 +33,7 @@ from trl_lambda.rewards import math_reward
 from trl_lambda.templates import TEMPLATES
 
 logger = get_logger(__name__)
+KEPT = []  # until the interpreter ends
 
 
 @dataclass
@@ -174,6 +176,17 @@ def show_log(config: LambdaGRPOConfig) -> None:
     logging.getLogger("trl_lambda").setLevel(logging.INFO if main else logging.WARNING)
 
 
+def leave_together(trainer: LambdaGRPOTrainer) -> None:
+    """Closes trackers and processes once all have come here; else those still at work may hang."""
+    trainer.accelerator.wait_for_everyone()
+    if torch.distributed.is_initialized():
+        # With Gloo, torch deadlocks where the model's DDP wrapper holds the group last: it joins
+        # the group's thread under Python's lock, for which that thread may be waiting.
+        KEPT.append(torch.distributed.group.WORLD)
+    if hasattr(trainer, "end"):  # transformers 5.18 and later
+        trainer.end()
+
+
 def main() -> None:
     task, script, config, model, mixture = make_parser().parse_args_and_config()
     check_arguments(task, script, model)
@@ -224,10 +237,7 @@ def main() -> None:
     trainer.accelerator.print(f"Model saved in {config.output_dir}.")
     if config.push_to_hub:
         trainer.push_to_hub(dataset_name=script.dataset_name)
-    # A process that left while its threads still served the others would hang or abort.
-    trainer.accelerator.wait_for_everyone()
-    if hasattr(trainer, "end"):  # transformers 5.18 and later: closes trackers and processes
-        trainer.end()
+    leave_together(trainer)
 
 
 if __name__ == "__main__":

@@ -75,6 +75,13 @@ def test_a_plan_with_everything_on():
     )
 
 
+def test_a_group_on_three_processes_straddles_once():
+    plan = plan_batches(replace(SMALL, per_device_train_batch_size=2, num_processes=4))
+    assert (plan.prompts, plan.straddling_groups) == (8, 0)  # 16 completions on each
+    sizes = replace(SMALL, per_device_train_batch_size=2, gradient_accumulation_steps=1)
+    assert plan_batches(replace(sizes, num_processes=4)).straddling_groups == 1
+
+
 def test_a_step_may_take_part_of_a_group():
     plan = plan_batches(replace(SMALL, gradient_accumulation_steps=1, steps_per_generation=2))
     assert (plan.step_prompts, plan.steps_per_batch) == (1.0, 2.0)
@@ -118,6 +125,7 @@ def test_straddling_groups_are_those_cut_by_a_process(rows, processes, group, da
         {"steps_per_generation": 2, "gradient_accumulation_steps": 3, "num_iterations": 2},
         {"generation_batch_size": 24, "gradient_accumulation_steps": 2},
         {"num_train_epochs": 1.5},
+        {"steps_per_generation": 1, "gradient_accumulation_steps": 4},
         {"max_steps": 4},
     ],
     ids=str,

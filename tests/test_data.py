@@ -349,3 +349,28 @@ def test_the_trainer_ends_at_both_tokens(tmp_path):
         processing_class=tokenizer,
     )
     assert set(trainer.eos_token_ids) == {end, tiny.EOS}
+
+
+def test_a_prepared_stream_trains(tmp_path, made):
+    """What the reward sees are the rows that passed, with their golds."""
+    rows = [
+        {"question": f"{i}+1=" + "0" * (i % 3 * 20), "answer": f"so #### {i + 1}"}
+        for i in range(24)
+    ]
+    prepared = prepare_prompts(
+        made(rows),
+        prompt_column="question",
+        answer_column="answer",
+        template="q {prompt}",
+        max_prompt_length=12,
+        tokenizer=tiny.tokenizer(),
+    )
+    seen = set()
+
+    def reward(prompts, completions, answers, **columns):
+        seen.update((prompt, *golds) for prompt, golds in zip(prompts, answers, strict=True))
+        return [float(len(text)) for text in completions]
+
+    tiny.trainer(tmp_path, reward_funcs=reward, train_dataset=prepared).train()
+    assert len(seen) == 6  # two prompts in each of three steps
+    assert seen <= {(f"q {i}+1=", str(i + 1)) for i in range(0, 24, 3)}

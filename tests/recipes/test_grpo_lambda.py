@@ -6,10 +6,13 @@ import importlib
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from pyarrow import parquet
 from safetensors.torch import load_file
+from transformers import AutoTokenizer
+from trl import ModelConfig
 
 from trl_lambda.templates import render
 
@@ -165,6 +168,27 @@ def test_two_processes_prepare_the_same_rows(run_recipe, tiny_model, gsm8k, tmp_
     assert process.stderr.count("max_prompt_length 300:") == 1
     assert process.stdout.count("Batch plan") == 1
     assert "8 completions = 1 prompt × 8 (4 on each of 2 processes)" in process.stdout
+
+
+@pytest.mark.parametrize("use_vllm", [False, True])
+def test_qwen_math_ends_turns_also_in_an_engine_of_its_own(
+    monkeypatch, tmp_path, tiny_model, use_vllm
+):
+    """vLLM loads the tokenizer by itself, so that it must be told where a turn ends."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer.add_tokens(["<|im_end|>"], special_tokens=True)
+    tokenizer.save_pretrained(tmp_path)
+    monkeypatch.syspath_prepend(str(RECIPES))
+    recipe = importlib.import_module("grpo_lambda")
+    config = SimpleNamespace(use_vllm=use_vllm, generation_kwargs=None, trust_remote_code=False)
+    loaded = recipe.load_tokenizer(
+        recipe.TaskArguments(template="qwen_math"),
+        config,
+        ModelConfig(model_name_or_path=str(tmp_path)),
+    )
+    assert loaded.eos_token == "<|im_end|>"
+    expected = {"stop_token_ids": [loaded.eos_token_id]} if use_vllm else None
+    assert config.generation_kwargs == expected
 
 
 def test_several_rewards_and_step_rewards(run_recipe, tiny_model, problems, tmp_path):
