@@ -1,6 +1,7 @@
 """Train a language model with LambdaGRPOTrainer on prompts and reward functions of your choice.
 
-    accelerate launch recipes/grpo_lambda.py --config recipes/configs/ours.yaml --output_dir out
+    accelerate launch recipes/grpo_lambda.py --config recipes/configs/ours_qwen2.5_0.5b.yaml \\
+        --output_dir out
     python recipes/grpo_lambda.py --model_name_or_path Qwen/Qwen2.5-0.5B-Instruct \\
         --dataset_name problems.parquet --prompt_column problem --template chat \\
         --reward_funcs math my_rewards.brevity --reward_weights 1.0 0.1 --use_peft --output_dir out
@@ -10,14 +11,12 @@ Options of the command line stand above those of the --config file.
 
 import logging
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from accelerate.logging import get_logger
 from named_functions import SHORT_NAMES, find_functions
 from prompt_data import load_split
 from transformers import AutoProcessor
-from transformers.trainer_utils import get_last_checkpoint
 from trl import (
     DatasetMixtureConfig,
     ModelConfig,
@@ -28,6 +27,7 @@ from trl import (
 )
 
 from trl_lambda import LambdaGRPOConfig, LambdaGRPOTrainer
+from trl_lambda.checkpoints import missing_part, newest_checkpoint
 from trl_lambda.data import check_answers, check_template_options, end_turns, prepare_prompts
 from trl_lambda.rewards import math_reward
 from trl_lambda.templates import TEMPLATES
@@ -117,13 +117,13 @@ def check_arguments(task: TaskArguments, script: ScriptArguments, model: ModelCo
 def checkpoint_to_resume(wanted: str | bool | None, output_dir: str) -> str | None:
     """The folder that --resume_from_checkpoint means; None to start from the beginning.
 
-    `last` or `true` is the newest checkpoint in `output_dir`, and none where there is none yet, so
-    that the same command starts a job and continues it.
+    `last` or `true` is the newest whole checkpoint in `output_dir`, and none where there is none
+    yet, so that the same command starts a job and continues it.
 
     Raises:
-        ValueError: a path that is not a checkpoint.
+        ValueError: a path that is not a whole checkpoint.
     """
-    newest = get_last_checkpoint(output_dir) if Path(output_dir).is_dir() else None
+    newest, faults = newest_checkpoint(output_dir)
     word = str(wanted).lower()
     if wanted is None or word == "false":
         if newest is not None:
@@ -134,12 +134,15 @@ def checkpoint_to_resume(wanted: str | bool | None, output_dir: str) -> str | No
             )
         return None
     if word in ("last", "true"):
+        for folder, fault in faults.items():
+            logger.warning("%s is incomplete (%s): not resuming from it.", folder, fault)
         logger.warning("Resuming from %s.", newest or "the beginning: there is no checkpoint yet")
-        return newest
-    if not (Path(wanted) / "trainer_state.json").is_file():
+        return None if newest is None else str(newest)
+    fault = missing_part(wanted)
+    if fault is not None:
         raise ValueError(
-            f"--resume_from_checkpoint {wanted}: no checkpoint (a folder with trainer_state.json). "
-            f"The newest in {output_dir} is {newest or 'none'}; 'last' takes that one."
+            f"--resume_from_checkpoint {wanted}: no checkpoint ({fault}). The newest in "
+            f"{output_dir} is {newest or 'none'}; 'last' takes that one."
         )
     return wanted
 

@@ -103,19 +103,24 @@ def test_trains_on_real_problems_with_lora_and_ours(run_recipe, tiny_model, gsm8
 def test_resuming_equals_never_having_stopped(run_recipe, tiny_model, problems, tmp_path):
     saving = {"save_strategy": "steps", "save_steps": "2", "lr_scheduler_type": "constant"}
 
+    said = []
+
     def train(folder: str, steps: str, **more: str) -> dict:
         given = arguments(
             tiny_model, problems, output_dir=folder, max_steps=steps, **saving, **more
         )
         process = run_recipe("grpo_lambda.py", *given)
         assert process.returncode == 0, process.stderr[-3000:]
+        said.append(process.stderr)
         return load_file(tmp_path / folder / "model.safetensors")
 
     whole = train("whole", "4")
     half = train("parts", "2", resume_from_checkpoint="last")  # none yet: from the beginning
     second_step = tmp_path / "parts" / "checkpoint-2" / "trainer_state.json"
     written = second_step.stat().st_mtime_ns
+    (tmp_path / "parts" / "checkpoint-3").mkdir()  # a kill while saving leaves such a one
     parts = train("parts", "4", resume_from_checkpoint="last")
+    assert "checkpoint-3 is incomplete (trainer_state.json is missing)" in said[-1]
     assert second_step.stat().st_mtime_ns == written  # steps 1 and 2 were not run again
     assert any((half[name] != whole[name]).any() for name in whole)
     assert all((parts[name] == whole[name]).all() for name in whole)
