@@ -13,11 +13,10 @@ import json
 import os
 import signal
 
+import on_cpu
 import tiny
-import torch
 from accelerate import PartialState
 from datasets import Dataset
-from sharded_on_cpu import shard_on_cpu
 from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
@@ -68,11 +67,12 @@ def main() -> None:
     parser.add_argument("--kill_at", type=int)
     parser.add_argument("--kill_while_saving", type=int)
     options = parser.parse_args()
-    if os.environ.get("ACCELERATE_USE_FSDP") == "true":
-        shard_on_cpu()
-        state = PartialState()
-    else:
-        state = PartialState(cpu=True)
+    state = on_cpu.process_state()
+    with on_cpu.leaving_together():
+        train(options, state)
+
+
+def train(options: argparse.Namespace, state: PartialState) -> None:
     trainer = tiny.trainer(
         options.output_dir,
         settings=SETTINGS,
@@ -94,9 +94,6 @@ def main() -> None:
         }
         with open(options.result, "w") as file:
             json.dump(content, file)
-    if state.use_distributed:
-        state.wait_for_everyone()
-        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import on_cpu
 import tiny
 import torch
 from accelerate import PartialState
@@ -34,6 +35,7 @@ COMPLETIONS = [
 REWARDS = [1.0, 0.0, 0.5, 0.0, 1.0, 0.0, 0.5, None, 0.0, 1.0, 0.0, 1.0]
 STEPS = [[(len(row) - 1, float(i % 5)), (0, 1.0)] for i, row in enumerate(COMPLETIONS)]
 STEPS[6] = None
+PROMPTS = Dataset.from_list([{"prompt": "1+1="}] * 3)
 
 CASES = {
     "default": {},
@@ -50,7 +52,7 @@ CASES = {
 
 def own(values: list) -> list:
     """This process's share of twelve values."""
-    state = PartialState(cpu=True)
+    state = PartialState()
     count = ROWS // state.num_processes
     return values[state.process_index * count : (state.process_index + 1) * count]
 
@@ -87,7 +89,7 @@ def steps(completions, **columns):
 
 def run(case: str, folder: Path) -> dict:
     """Trains three steps; what the last batch got, the metrics, the parameters."""
-    state = PartialState(cpu=True)
+    state = PartialState()
     settings = {
         "per_device_train_batch_size": ROWS // state.num_processes,
         "num_generations": GROUP,
@@ -101,7 +103,7 @@ def run(case: str, folder: Path) -> dict:
         reward_funcs=reward,
         rollout_func=rollout_of(case),
         settings=settings,
-        train_dataset=Dataset.from_list([{"prompt": "1+1="}] * 3),
+        train_dataset=PROMPTS,
         process_reward_funcs=steps if settings.get("td_error") == "process" else None,
     )
     trainer.train()
@@ -121,8 +123,7 @@ def run(case: str, folder: Path) -> dict:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    for name in sys.argv[2:] or CASES:
-        run(name, Path(sys.argv[1]))
-    PartialState().wait_for_everyone()
-    PartialState().destroy_process_group()  # leaving with its threads alive can end in an abort
+    on_cpu.process_state()
+    with on_cpu.leaving_together():
+        for name in sys.argv[2:] or CASES:
+            run(name, Path(sys.argv[1]))
