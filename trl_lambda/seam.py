@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor
 
 from .functional.td_errors import StepRewards
@@ -43,7 +44,7 @@ class ScoredBatch:
         advantage_B: TRL's group-normalised reward.
         reward_N: weighted sum of the outcome rewards, NaN where all abstain.
         steps: for each process reward function the steps of all N completions.
-        images_added: whether completions show images that are not in the data set.
+        images_added: whether completions (of any process) show images that are not in the data set.
         first_row: index among the N of this process's first row.
         group_size: completions per prompt, in training or evaluation.
     """
@@ -267,10 +268,15 @@ class SeamTrainer(ResumableTrainer):
             advantage_B=output["advantages"],
             reward_N=reward_N.masked_fill(rewards_NF.isnan().all(1), torch.nan),
             steps=steps,
-            images_added=images_added(inputs, output),
+            images_added=self._images_added(inputs, output),
             first_row=self.accelerator.process_index * B,
             group_size=self.num_generations if self.mode == "train" else self.num_generations_eval,
         )
+
+    def _images_added(self, inputs: list[dict[str, Any]], output: dict[str, Any]) -> bool:
+        if not self.tools and self.environment_factories is None:
+            return False  # on all processes: nothing to ask the others
+        return any(gather_object([images_added(inputs, output)]))
 
     def _reward_columns(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         """The keyword arguments that TRL gives a reward function, but for the completions."""

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from accelerate.logging import get_logger
-from accelerate.utils import gather_object
 from torch import Tensor
 from transformers.trainer_utils import TrainOutput
 from trl import GRPOConfig
@@ -139,7 +138,7 @@ class LambdaGRPOTrainer(SeamTrainer):
         return super().train(*args, **kwargs)
 
     def credit(self, batch: ScoredBatch) -> dict[str, Tensor]:
-        if self.rule.shares_prefixes and any(gather_object([batch.images_added])):
+        if self.rule.shares_prefixes and batch.images_added:
             raise NotImplementedError(
                 "A tool or an environment returned images. Completions that show different images "
                 "have the same placeholder tokens, so process sets cannot tell them apart. Train "
@@ -148,7 +147,7 @@ class LambdaGRPOTrainer(SeamTrainer):
             )
         groups = whole_groups(self.accelerator, batch)
         sizes_WT = groups.sets.sizes()
-        self._log_batch(batch, sizes_WT)
+        self._log_batch(batch, sizes_WT[groups.begun])
         sizes_BT = groups.local_sizes(sizes_WT)
         credit = assign_credit(self.rule, self._signal(batch, groups, sizes_BT))
         recorded = {}
@@ -287,6 +286,7 @@ class LambdaGRPOTrainer(SeamTrainer):
         return {"advantages": advantage_B}
 
     def _log_batch(self, batch: ScoredBatch, sizes_WT: Tensor) -> None:
+        """Logs what holds of the batch; `sizes_WT` of each group on one process."""
         statistics = process_set_statistics(sizes_WT, batch.group_size)
         if self.rule.traced:
             statistics |= gain_statistics(token_gains(self.rule, batch.mask_BT), batch.mask_BT)
