@@ -129,7 +129,8 @@ def large_run(ns_per_token: float, step_seconds: float = 120.0) -> dict:
     """256 GPUs on paper: 512 prompts × 16 completions of up to 4096 tokens behind 512 of prompt.
 
     Where a GPU holds whole groups nothing is gathered. Where groups straddle, token ids of all
-    completions go to every GPU once per generated batch: `(prompt + completion + 1)` int64 each.
+    completions go to every GPU once per generated batch: `(prompt + completion + 1)` int64 each; of
+    these a GPU looks at the groups that it has a part of.
 
     Args:
         ns_per_token: measured here, on one core.
@@ -138,14 +139,18 @@ def large_run(ns_per_token: float, step_seconds: float = 120.0) -> dict:
     gpus, prompts, size, prompt_length, length = 256, 512, 16, 512, 4096
     completions = prompts * size
     local = completions // gpus
+    looked_at = local + 2 * (size - 1)  # at worst
     gathered = completions * (prompt_length + length + 1) * 8
     network = 25e9  # bytes a second into a GPU: 200 Gb/s
+    gather_ms = 1e3 * gathered / network
+    credit_ms = 1e-6 * ns_per_token * looked_at * length
     return {
         "completions_per_gpu": local,
         "groups_per_gpu": local / size,
         "credit_ms_whole_groups": 1e-6 * ns_per_token * local * length,
         "gathered_mb_if_groups_straddle": gathered / 1e6,
-        "gather_ms": 1e3 * gathered / network,
-        "credit_ms_if_groups_straddle": 1e-6 * ns_per_token * completions * length,
+        "gather_ms": gather_ms,
+        "credit_ms_if_groups_straddle": credit_ms,
         "assumed_step_seconds": step_seconds,
+        "percent_of_a_step": (gather_ms + credit_ms) / (10 * step_seconds),
     }

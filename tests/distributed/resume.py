@@ -13,11 +13,11 @@ import json
 import os
 import signal
 
+import engines
 import on_cpu
 import tiny
 from accelerate import PartialState
 from datasets import Dataset
-from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
 from trl_lambda.checkpoints import checkpoints
@@ -89,7 +89,7 @@ def train(options: argparse.Namespace, state: PartialState) -> None:
         kept = ("step", "loss", "kl", "reward", "grad_norm", "entropy", "num_tokens")
         content = {
             "logs": [{k: e[k] for k in kept if k in e} for e in logs],
-            "sharded": any(isinstance(p, DTensor) for p in trainer.model.parameters()),
+            "sharding": engines.sharding(trainer),
             "parameters": {k: v.float().cpu().tolist() for k, v in parameters.items()},
         }
         with open(options.result, "w") as file:

@@ -44,6 +44,8 @@ CASES = {
     "weight_batch_std": {"trace_mode": "weight", "scale_rewards": "batch", "loss_type": "dapo"},
     "prompts": {"td_error": "tree", "beta": 0.04},
     "masked": {"td_error": "tree", "mask_truncated_completions": True},
+    # The second process has no token to learn from.
+    "all_masked": {"trace_mode": "ratio", "beta": 0.04, "mask_truncated_completions": True},
     "recorded": {"td_error": "tree", "credit_log_steps": 1, "beta": 0.04},
     "process": {"td_error": "process", "scale_rewards": "group", "loss_type": "grpo"},
     "process_batch_std": {"td_error": "process", "scale_rewards": "batch", "reward_weights": [1.0]},
@@ -59,8 +61,11 @@ def own(values: list) -> list:
 
 def rollout_of(case: str):
     """Scripted completions; with case "prompts" an environment adds 0 to 2 tokens to a prompt, with
-    "masked" some are cut off and some tokens are not the policy's."""
+    "masked" some are cut off and some tokens are not the policy's, with "all_masked" all of the
+    second half are cut off."""
     completions = list(COMPLETIONS)
+    if case == "all_masked":
+        completions[6:] = [row[:-1] for row in completions[6:]]
     if case == "masked":
         completions = [row[:-1] if i in (5, 8) else row for i, row in enumerate(completions)]
 

@@ -9,7 +9,7 @@ from launching import launch
 pytestmark = pytest.mark.distributed
 
 
-@pytest.mark.parametrize("engine", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("engine", ["ddp", "fsdp2", "zero3"])
 def test_a_killed_run_ends_as_one_that_was_not(engine, tmp_path):
     results = tmp_path / "whole.json", tmp_path / "killed.json"
 
@@ -36,7 +36,7 @@ def test_a_killed_run_ends_as_one_that_was_not(engine, tmp_path):
     assert "checkpoint-7 is incomplete (trainer_state.json is missing)" in third.stderr
 
     expected, found = (json.loads(path.read_text()) for path in results)
-    assert found["sharded"] == expected["sharded"] == (engine == "fsdp2")
+    assert found["sharding"] == expected["sharding"] == engine
     assert [entry["step"] for entry in found["logs"]] == list(range(1, 11))
     assert found["logs"] == expected["logs"]
     assert found["parameters"] == expected["parameters"]

@@ -229,6 +229,7 @@ def test_command_of_the_table_parses(parse, run):
     _, _, config, model, _ = parse(*words)
     name = Path(words[words.index("--config") + 1]).stem
     assert engine in (None, *(f"recipes/accelerate/{engine}.yaml" for engine in ENGINES))
+    assert engine is None or (RECIPES.parent / engine).is_file()
     assert (engine is None) == (processes == 1)
     assert processes == int(HOURS[name][1])
     if "GRPO-λ" in run and "λ-GRPO" not in run:
