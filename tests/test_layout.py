@@ -22,7 +22,7 @@ ARROWS = {
     "seam": {"functional", "kl", "rollout_checks"},
     "groups": {"functional", "seam"},
     "report": set(),
-    "hub": {""},
+    "hub": {"__version__"},
     "rewards": set(),
     "credit_log": set(),
     "recorder": {"credit_log"},

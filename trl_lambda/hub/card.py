@@ -80,7 +80,7 @@ def model_card(run: Run, *, always_shown: list[str], config_class: type) -> str:
         _use(run),
         "## Training\n\n" + _facts(run),
         _plot(run),
-        "### Metrics\n\n" + _metrics(run.log_history),
+        "### Metrics\n\n" + _metric_table(run.log_history),
         "### Settings\n\n" + _settings(run, always_shown, config_class),
         "### Versions\n\n" + _versions(),
         "## Citations\n\n" + _citations(run),
@@ -171,7 +171,7 @@ def _plot(run: Run) -> str:
     return f"![Mean reward over optimiser steps]({PLOT_FILE})"
 
 
-def _metrics(log_history: list[dict[str, Any]]) -> str:
+def _metric_table(log_history: list[dict[str, Any]]) -> str:
     """First and last value of all that was logged, rewards and evaluations first."""
     first, last = {}, {}
     for entry in log_history:

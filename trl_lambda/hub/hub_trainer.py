@@ -183,7 +183,6 @@ class HubTrainer:
         blocking: bool = True,
         token: str | None = None,
         revision: str | None = None,
-        private: bool | None = None,
         **kwargs: Any,
     ) -> Any:
         """As transformers' (`dataset_name`, `model_name` and `tags` go to the card), but safer.
@@ -195,11 +194,10 @@ class HubTrainer:
         if progress := getattr(self, "push_in_progress", None):
             progress.wait_until_done()  # before its files are written anew
         self._saved_in = None
+        private = kwargs.get("private")  # older transformers have no such argument
         push = self._push(message=commit_message, revision=revision, private=private)
         try:
-            answer = super().push_to_hub(
-                commit_message, blocking, token, revision, private, **kwargs
-            )
+            answer = super().push_to_hub(commit_message, blocking, token, revision, **kwargs)
         except Exception as error:
             if self._saved_in is None and not isinstance(error, HubPushError):
                 raise  # saving failed, not pushing

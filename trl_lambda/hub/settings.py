@@ -167,7 +167,8 @@ def is_local_path(name: str, value: str) -> bool:
         return False
     if _PATH.fullmatch(value):
         return True
-    names_a_source = name.endswith(("_path", "_dir", "_file", "_folder", "_name", "_files"))
+    words = ("path", "dir", "file", "files", "folder", "name")
+    names_a_source = name.rsplit("_", 1)[-1] in words
     return (names_a_source or "/" in value or os.sep in value) and os.path.exists(value)
 
 
