@@ -36,7 +36,7 @@ def write_reward_plot(log_history: list[dict[str, Any]], folder: Path) -> str | 
     if all(step in spread for step in steps):
         low = [mean - spread[step] for step, mean in rewards]
         high = [mean + spread[step] for step, mean in rewards]
-        axes.fill_between(steps, low, high, color="#0072B2", alpha=0.15, lw=0, label="± 1 std")
+        axes.fill_between(steps, low, high, color="#0072B2", alpha=0.15, lw=0, label="± reward_std")
     evaluated = _series(log_history, "eval_reward")
     if evaluated:
         axes.plot(*zip(*evaluated, strict=True), "s--", color="#D55E00", label="evaluation")
