@@ -18,6 +18,7 @@ from PIL import Image
 
 from trl_lambda import LambdaGRPOConfig
 from trl_lambda.hub.citations import _entries, arxiv_id, bibtex, methods
+from trl_lambda.hub.markdown import code_block, code_span
 from trl_lambda.hub.plot import PLOT_FILE, write_reward_plot
 from trl_lambda.hub.settings import run_settings, script_settings
 
@@ -287,6 +288,21 @@ def test_no_text_breaks_out_of_the_card(tmp_path):
     blocks = [t for t in tokens if t.type == "fence"]
     assert [t.info for t in blocks] == ["python", "yaml", "bibtex"]
     assert yaml.safe_load(blocks[1].content)["system_prompt"] == HOSTILE
+
+
+@pytest.mark.parametrize("text", ["a\n```\n# b", "`````\n<b>", "~~~", "`", ""])
+def test_a_block_of_code_ends_where_it_should(text):
+    (block,) = MarkdownIt("gfm-like", {"linkify": False}).parse(code_block(text, "yaml"))
+    assert (block.type, block.info, block.content.strip()) == ("fence", "yaml", text)
+
+
+@pytest.mark.parametrize("text", ["`", "``x`", "a`b", " ", "", "\n\n# x", "<b>&amp;</b>", "\\"])
+def test_a_span_of_code_ends_where_it_should(text):
+    parsed = MarkdownIt("gfm-like", {"linkify": False}).parse(f"| {code_span(text)} | b |")
+    first, *rest = parsed[1].children
+    assert (first.type, first.content.strip()) == ("text", "|")
+    assert [t.type for t in rest] == ["code_inline", "text"]
+    assert rest[0].content.strip() == text.strip()
 
 
 def test_a_checkpoint_and_a_saved_model_have_the_card(tmp_path):

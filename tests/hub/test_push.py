@@ -258,13 +258,17 @@ def test_a_push_that_does_not_block_is_watched(hub, tmp_path, caplog):
 def test_a_save_that_fails_is_not_called_a_push(hub, tmp_path, monkeypatch):
     trainer = trained(tmp_path / "run")
 
+    tried = []
+
     def full(*args, **kwargs):
+        tried.append(args)
         raise OSError("No space left on device")
 
     monkeypatch.setattr(trainer.model, "save_pretrained", full)
     with pytest.raises(OSError, match="No space left") as raised:
         trainer.push_to_hub()
     assert not isinstance(raised.value, HubPushError)
+    assert len(tried) == 1
 
 
 @pytest.mark.slow
