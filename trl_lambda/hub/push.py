@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 from accelerate.logging import get_logger
 from huggingface_hub.errors import HfHubHTTPError
@@ -119,26 +120,30 @@ def _chain(error: BaseException) -> list[BaseException]:
 
 
 class WatchPushes(TrainerCallback):
-    """Says so when a push in the background fails. transformers does not look at its outcome."""
+    """Says so when a push in the background fails. transformers does not look at its outcome.
+
+    Attributes:
+        failed: how many did.
+    """
 
     def __init__(self, trainer: Any):
         self.trainer = trainer
-        self.seen: set[int] = set()
+        self.seen: WeakSet[Future] = WeakSet()
         self.failed = 0
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         progress = getattr(self.trainer, "push_in_progress", None)
-        fresh = [job for job in (progress.jobs if progress else []) if id(job) not in self.seen]
+        fresh = [job for job in (progress.jobs if progress else []) if job not in self.seen]
         for place, job in enumerate(fresh):
-            self.seen.add(id(job))
+            self.seen.add(job)
             self.watch(job, self._push_of(place), "Training goes on; the next save pushes again.")
 
     def watch(self, job: Future, push: Push, consequence: str = "") -> None:
         def report(done: Future) -> None:
             error = None if done.cancelled() else done.exception()
             if error is not None:
-                self.failed += 1
                 logger.error("%s\n%s", push.failed(error), consequence)
+                self.failed += 1
 
         job.add_done_callback(report)
 
