@@ -3,8 +3,9 @@
     python recipes/benchmark_speed.py                 # everything, about two minutes on two cores
     python recipes/benchmark_speed.py --parts traces process_sets
 
-Three parts: traces against the dense T×T product, process sets against a Python prefix tree, and a
-training step with everything on against stock GRPO, with stock against stock beside it as control.
+Four parts: traces against the dense T×T product, process sets against a Python prefix tree, a
+training step with everything on against stock GRPO, with stock against stock beside it as control,
+and time and memory of the credit against the sizes of a batch, with a large run on paper.
 Absolute times depend on the machine; quote the ratios.
 """
 
@@ -18,6 +19,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import credit_scaling
 import scripted
 import torch
 from rich.console import Console
@@ -241,10 +243,41 @@ def _trainer(trainer_class, config_class, folder: str):
     return trainer
 
 
-PARTS = {"traces": traces, "process_sets": process_sets, "step": training_step}
+def scale(repeats: int) -> list[dict]:
+    """Sweeps over the axes of a batch; the last row is the large run on paper."""
+    rows = []
+    for axis, sweep in credit_scaling.scaling(min(repeats, 5)).items():
+        exponents = {
+            f"{value}_exponent": credit_scaling.exponent(sweep, value) for value in ("ms", "mb")
+        }
+        rows += [{"axis": axis, **row} for row in sweep]
+        rows[-1] |= exponents
+    slowest = max(row["ns_per_token"] for row in rows)
+    return [*rows, {"axis": "256 GPUs, on paper", **credit_scaling.large_run(slowest)}]
+
+
+PARTS = {"traces": traces, "process_sets": process_sets, "step": training_step, "scale": scale}
+
+
+def show_scale(console: Console, rows: list[dict]) -> None:
+    columns = ("axis", "groups", "size", "length", "ms", "ns_per_token", "bytes_per_token")
+    table = Table(*columns, "exponent of ms, of MB", title="scale", title_justify="left")
+    *sweeps, paper = rows
+    for row in sweeps:
+        cells = [
+            f"{row[name]:.3g}" if isinstance(row[name], float) else str(row[name])
+            for name in columns
+        ]
+        slopes = [f"{row[name]:.2f}" for name in ("ms_exponent", "mb_exponent") if name in row]
+        table.add_row(*cells, ", ".join(slopes))
+    console.print(table)
+    for name, value in paper.items():
+        console.print(name, value if isinstance(value, str) else f"{value:.4g}", sep=": ")
 
 
 def show(console: Console, name: str, rows: list[dict]) -> None:
+    if name == "scale":
+        return show_scale(console, rows)
     table = Table(title=name, title_justify="left")
     if "percent" in rows[0]:
         for column in ("what", "%", "middle half"):

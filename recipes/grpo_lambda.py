@@ -1,20 +1,22 @@
 """Train a language model with LambdaGRPOTrainer on prompts and reward functions of your choice.
 
-    accelerate launch recipes/grpo_lambda.py --config recipes/configs/ours.yaml --output_dir out
+    accelerate launch recipes/grpo_lambda.py --config recipes/configs/ours_qwen2.5_0.5b.yaml \\
+        --output_dir out
     python recipes/grpo_lambda.py --model_name_or_path Qwen/Qwen2.5-0.5B-Instruct \\
-        --dataset_name problems.parquet --prompt_column problem --conversational \\
+        --dataset_name problems.parquet --prompt_column problem --template chat \\
         --reward_funcs math my_rewards.brevity --reward_weights 1.0 0.1 --use_peft --output_dir out
 
 Options of the command line stand above those of the --config file.
 """
 
+import logging
 from dataclasses import dataclass, field
-from pathlib import Path
 
+import torch
 from accelerate.logging import get_logger
 from named_functions import SHORT_NAMES, find_functions
-from prompt_data import as_prompts, load_split
-from transformers.trainer_utils import get_last_checkpoint
+from prompt_data import load_split
+from transformers import AutoProcessor
 from trl import (
     DatasetMixtureConfig,
     ModelConfig,
@@ -25,8 +27,13 @@ from trl import (
 )
 
 from trl_lambda import LambdaGRPOConfig, LambdaGRPOTrainer
+from trl_lambda.checkpoints import missing_part, newest_checkpoint
+from trl_lambda.data import check_answers, check_template_options, end_turns, prepare_prompts
+from trl_lambda.rewards import math_reward
+from trl_lambda.templates import TEMPLATES
 
 logger = get_logger(__name__)
+KEPT = []  # until the interpreter ends
 
 
 @dataclass
@@ -48,12 +55,41 @@ class TaskArguments:
     prompt_column: str = field(
         default="prompt", metadata={"help": "The data set's column that holds the prompts."}
     )
+    answer_column: str | None = field(
+        default=None,
+        metadata={
+            "help": "The column that holds the golds: bare, or at the end of worked solutions as "
+            "in GSM8K (####) and MATH (boxed). It becomes the column `answers`; rows without a "
+            "readable gold are left out. Not given: math finds the golds in a column `answers`, "
+            "`answer` or `solution`."
+        },
+    )
+    template: str = field(
+        default="none",
+        metadata={
+            "help": f"How a problem becomes a prompt: {', '.join(TEMPLATES)} (see "
+            "trl_lambda.templates), or a text of your own in which {prompt} stands for the "
+            "problem. chat is a user's message that asks for a boxed answer."
+        },
+    )
     conversational: bool = field(
         default=False,
         metadata={"help": "Make text prompts a user's message, put through the chat template."},
     )
     system_prompt: str | None = field(
-        default=None, metadata={"help": "A system message before it; needs --conversational."}
+        default=None,
+        metadata={"help": "A system message before it; needs --conversational or --template chat."},
+    )
+    keep_rows: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Rows to train on, as column=value1,value2 or column!=value, such as "
+            "'level=Level 3,Level 4,Level 5'; of several conditions all must hold."
+        },
+    )
+    max_prompt_length: int | None = field(
+        default=None,
+        metadata={"help": "Prompts with more tokens, template included, are left out."},
     )
 
 
@@ -73,8 +109,7 @@ def check_arguments(task: TaskArguments, script: ScriptArguments, model: ModelCo
             f"No reward was named: give --reward_funcs one or several of {', '.join(SHORT_NAMES)}, "
             "or dotted paths (package.module.function)."
         )
-    if task.system_prompt is not None and not task.conversational:
-        raise ValueError("--system_prompt needs --conversational: plain texts have no roles.")
+    check_template_options(task.template, task.conversational, task.system_prompt)
     if script.ignore_bias_buffers:
         raise ValueError("--ignore_bias_buffers does nothing in GRPO; leave it out.")
 
@@ -82,13 +117,13 @@ def check_arguments(task: TaskArguments, script: ScriptArguments, model: ModelCo
 def checkpoint_to_resume(wanted: str | bool | None, output_dir: str) -> str | None:
     """The folder that --resume_from_checkpoint means; None to start from the beginning.
 
-    `last` or `true` is the newest checkpoint in `output_dir`, and none where there is none yet, so
-    that the same command starts a job and continues it.
+    `last` or `true` is the newest whole checkpoint in `output_dir`, and none where there is none
+    yet, so that the same command starts a job and continues it.
 
     Raises:
-        ValueError: a path that is not a checkpoint.
+        ValueError: a path that is not a whole checkpoint.
     """
-    newest = get_last_checkpoint(output_dir) if Path(output_dir).is_dir() else None
+    newest, faults = newest_checkpoint(output_dir)
     word = str(wanted).lower()
     if wanted is None or word == "false":
         if newest is not None:
@@ -99,12 +134,15 @@ def checkpoint_to_resume(wanted: str | bool | None, output_dir: str) -> str | No
             )
         return None
     if word in ("last", "true"):
+        for folder, fault in faults.items():
+            logger.warning("%s is incomplete (%s): not resuming from it.", folder, fault)
         logger.warning("Resuming from %s.", newest or "the beginning: there is no checkpoint yet")
-        return newest
-    if not (Path(wanted) / "trainer_state.json").is_file():
+        return None if newest is None else str(newest)
+    fault = missing_part(wanted)
+    if fault is not None:
         raise ValueError(
-            f"--resume_from_checkpoint {wanted}: no checkpoint (a folder with trainer_state.json). "
-            f"The newest in {output_dir} is {newest or 'none'}; 'last' takes that one."
+            f"--resume_from_checkpoint {wanted}: no checkpoint ({fault}). The newest in "
+            f"{output_dir} is {newest or 'none'}; 'last' takes that one."
         )
     return wanted
 
@@ -119,6 +157,39 @@ def set_model_options(config: LambdaGRPOConfig, model: ModelConfig) -> None:
     config.model_init_kwargs = options | (config.model_init_kwargs or {})
 
 
+def load_tokenizer(task: TaskArguments, config: LambdaGRPOConfig, model: ModelConfig):
+    """The model's tokenizer or processor, as the trainer would load it, ending where turns do."""
+    tokenizer = AutoProcessor.from_pretrained(
+        model.model_name_or_path,
+        revision=model.model_revision,
+        truncation_side="left",
+        padding_side="left",
+        trust_remote_code=config.trust_remote_code,
+    )
+    ends = end_turns(tokenizer, task.template)
+    if ends and config.use_vllm:  # which has a tokenizer of its own
+        config.generation_kwargs = {"stop_token_ids": ends} | (config.generation_kwargs or {})
+    return tokenizer
+
+
+def show_log(config: LambdaGRPOConfig) -> None:
+    """Shows what the package has to say, such as how many rows it left out; once."""
+    logging.basicConfig(format="%(name)s: %(message)s")
+    main = config.process_index == 0
+    logging.getLogger("trl_lambda").setLevel(logging.INFO if main else logging.WARNING)
+
+
+def leave_together(trainer: LambdaGRPOTrainer) -> None:
+    """Closes trackers and processes once all have come here; else those still at work may hang."""
+    trainer.accelerator.wait_for_everyone()
+    if torch.distributed.is_initialized():
+        # With Gloo, torch deadlocks where the model's DDP wrapper holds the group last: it joins
+        # the group's thread under Python's lock, for which that thread may be waiting.
+        KEPT.append(torch.distributed.group.WORLD)
+    if hasattr(trainer, "end"):  # transformers 5.18 and later
+        trainer.end()
+
+
 def main() -> None:
     task, script, config, model, mixture = make_parser().parse_args_and_config()
     check_arguments(task, script, model)
@@ -127,14 +198,26 @@ def main() -> None:
         task.process_reward_funcs, "--process_reward_funcs", short_names={}
     )
     checkpoint = checkpoint_to_resume(config.resume_from_checkpoint, config.output_dir)
+    show_log(config)
+    tokenizer = load_tokenizer(task, config, model)
 
     def prompts(split: str, option: str):
-        return as_prompts(
-            load_split(script, mixture, split, option),
-            column=task.prompt_column,
-            conversational=task.conversational,
-            system_prompt=task.system_prompt,
-        )
+        with config.main_process_first(desc=option):  # the others read its cache
+            rows = prepare_prompts(
+                load_split(script, mixture, split, option),
+                prompt_column=task.prompt_column,
+                answer_column=task.answer_column,
+                template=task.template,
+                conversational=task.conversational,
+                system_prompt=task.system_prompt,
+                conditions=task.keep_rows or (),
+                max_prompt_length=task.max_prompt_length,
+                tokenizer=tokenizer,
+                chat_template_kwargs=config.chat_template_kwargs,
+            )
+        if math_reward in rewards:
+            check_answers(rows)
+        return rows
 
     train_data = prompts(script.dataset_train_split, "--dataset_train_split")
     evaluated = config.eval_strategy != "no"
@@ -147,6 +230,7 @@ def main() -> None:
         eval_dataset=prompts(script.dataset_test_split, "--dataset_test_split")
         if evaluated
         else None,
+        processing_class=tokenizer,
         quantization_config=get_quantization_config(model),
         peft_config=get_peft_config(model),
         process_reward_funcs=step_rewards or None,
@@ -156,8 +240,7 @@ def main() -> None:
     trainer.accelerator.print(f"Model saved in {config.output_dir}.")
     if config.push_to_hub:
         trainer.push_to_hub(dataset_name=script.dataset_name)
-    if hasattr(trainer, "end"):  # transformers 5.18 and later: closes trackers and processes
-        trainer.end()
+    leave_together(trainer)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Prompts to train on: from the Hub, from local files, or a mixture; under the name `prompt`."""
+"""Rows to train on: from the Hub, from local files, or a mixture."""
 
 from pathlib import Path
 
@@ -42,48 +42,6 @@ def load_split(
             f"{option} {split}: {error} Slices of a split can be named too, such as train[:95%] "
             "and train[95%:]."
         ) from error
-
-
-def as_prompts(
-    data: Data, *, column: str, conversational: bool = False, system_prompt: str | None = None
-) -> Data:
-    """`column` under the name `prompt`; the other columns stay, for the reward functions.
-
-    Args:
-        conversational: texts become a user's message, so that the model's chat template is used.
-        system_prompt: a message to put before it.
-
-    Raises:
-        ValueError: no such column, or another one already called `prompt`.
-    """
-    names = data.column_names
-    if names is None:  # a stream tells only by its first row
-        names = list(next(iter(data)))
-    if column not in names:
-        raise ValueError(
-            f"--prompt_column {column}: the data set has no such column, but {', '.join(names)}. "
-            "Name the one that holds the prompts."
-        )
-    if column != "prompt":
-        if "prompt" in names:
-            raise ValueError(
-                f"--prompt_column {column}: the data set has a column named prompt besides. Leave "
-                "the option out to train on that one, or drop it from the data set."
-            )
-        data = data.rename_column(column, "prompt")
-    if not conversational:
-        return data
-    system = [] if system_prompt is None else [{"role": "system", "content": system_prompt}]
-    return data.map(lambda row: {"prompt": [*system, _user_message(row["prompt"])]})
-
-
-def _user_message(text: str) -> dict[str, str]:
-    if not isinstance(text, str):
-        raise ValueError(
-            f"--conversational: expected prompts that are texts, got {type(text).__name__}. "
-            "Prompts that are messages already need no such option."
-        )
-    return {"role": "user", "content": text}
 
 
 def _check_one_source(script: ScriptArguments, mixture: DatasetMixtureConfig) -> None:

@@ -1,5 +1,6 @@
 """Settings and fixtures that several test modules share."""
 
+import gc
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,13 @@ os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"  # rollout_func, in most tests
 torch.set_num_threads(1)  # tiny tensors: threads only add noise
 settings.register_profile("default", deadline=None, max_examples=60)
 settings.load_profile("default")
+
+
+def pytest_collection_finish(session):
+    """A training ends in a full collection, which takes longer than a tiny training over all that
+    was imported."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

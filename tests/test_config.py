@@ -108,7 +108,7 @@ def test_the_table_of_combinations_is_what_the_config_does(tmp_path, first):
         ),
         (
             {"num_generations": 3},
-            r"generation_batch_size \(8\) must be divisible by num_generations",
+            r"8 completions, which do not divide into groups of num_generations=3",
         ),
     ],
     ids=str,

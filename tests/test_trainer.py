@@ -10,7 +10,6 @@ import pytest
 import tiny
 import torch
 from datasets import Dataset, IterableDataset
-from peft import LoraConfig
 from strategies import padded
 from trl import GRPOConfig
 
@@ -425,14 +424,6 @@ def test_padding_to_a_multiple_changes_nothing(tmp_path):
     torch.testing.assert_close(tiny.parameters(wide), tiny.parameters(plain), rtol=0, atol=1e-5)
 
 
-def test_bf16(tmp_path):
-    settings = {"trace_mode": "ratio", "normalize_trace": False, "beta": 0.04, "num_iterations": 2}
-    trainer = build(tmp_path, settings=settings | {"bf16": True})
-    trainer.train()
-    assert torch.isfinite(tiny.parameters(trainer)).all()
-    assert trainer.state.log_history[1]["trace/z_abs_max"] > 0
-
-
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 def test_evaluation_with_single_completions(tmp_path, settings):
     trainer = build(tmp_path, settings=settings | {"num_generations_eval": 1})
@@ -486,19 +477,6 @@ def test_torch_compile(tmp_path):
     plain = build(tmp_path, settings=settings | {"torch_compile": False})
     plain.train()
     torch.testing.assert_close(tiny.parameters(compiled), tiny.parameters(plain))
-
-
-def test_lora_with_gradient_checkpointing(tmp_path):
-    settings = {"trace_mode": "ratio", "beta": 0.04, "gradient_checkpointing": True}
-    trainer = build(
-        tmp_path,
-        settings=settings,
-        peft_config=LoraConfig(target_modules=["q_proj", "v_proj"], r=2),
-    )
-    start = tiny.parameters(trainer).clone()
-    trainer.train()
-    assert not torch.equal(tiny.parameters(trainer), start)
-    assert trainer.state.log_history[1]["kl"] > 0
 
 
 def test_conversational_prompts(tmp_path):

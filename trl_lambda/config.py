@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 import math
 import numbers
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from trl import GRPOConfig
 
+from .batch_sizes import BatchSizes, batch_fault
 from .credit import TD_ERRORS, TRACE_MODES, TRACE_STYLES, CreditRule, TDError, TraceMode, TraceStyle
 from .functional.normalization import SCALES
 
@@ -131,7 +132,13 @@ class LambdaGRPOConfig(GRPOConfig):
     )
 
     def __post_init__(self):
-        super().__post_init__()
+        given = (self.steps_per_generation, self.generation_batch_size)  # TRL fills them in
+        try:
+            super().__post_init__()
+        except (ValueError, ZeroDivisionError):
+            self._check_batch_sizes(*given)  # TRL's own message has no remedy
+            raise
+        self._check_batch_sizes(*given)
         self.check_method()
 
     @classmethod
@@ -159,6 +166,37 @@ class LambdaGRPOConfig(GRPOConfig):
             advantage_floor=self.advantage_floor,
             process_set_weighting=self.process_set_weighting,
         )
+
+    def batch_sizes(self, **known: Any) -> BatchSizes:
+        """What `plan_batches` plans with; `known` are sizes that only the trainer knows."""
+        steps = self.steps_per_generation
+        sizes = BatchSizes(
+            per_device_train_batch_size=self.per_device_train_batch_size,
+            gradient_accumulation_steps=self.gradient_accumulation_steps,
+            # Equal to the accumulation it follows from it, as far as one can tell.
+            steps_per_generation=None if steps == self.gradient_accumulation_steps else steps,
+            num_generations=self.num_generations,
+            num_iterations=self.num_iterations,
+            max_completion_length=self.max_completion_length,
+            num_processes=self.world_size,
+            max_steps=self.max_steps,
+            num_train_epochs=self.num_train_epochs,
+        )
+        if self.do_eval and self.eval_strategy != "no":
+            sizes = replace(
+                sizes,
+                per_device_eval_batch_size=self.per_device_eval_batch_size,
+                num_generations_eval=self.num_generations_eval,
+            )
+        return replace(sizes, **known)
+
+    def _check_batch_sizes(self, steps: int | None, generation_batch: int | None) -> None:
+        # Before the processes are known none of the sizes has been looked at.
+        if not hasattr(self, "distributed_state") or None not in (steps, generation_batch):
+            return
+        sizes = self.batch_sizes(steps_per_generation=steps, generation_batch_size=generation_batch)
+        if fault := batch_fault(sizes):
+            raise ValueError(fault) from None
 
     @property
     def steps_between_records(self) -> int | None:

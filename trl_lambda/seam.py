@@ -1,4 +1,4 @@
-"""The seam to TRL: every private of `GRPOTrainer` that this package touches, in one file.
+"""The seam to TRL's scoring and loss: the privates of `GRPOTrainer` that credit needs, in one file.
 
 `SeamTrainer` turns TRL's methods into hooks with names of ours: `credit` (a scored batch in,
 tensors for the loss out) and `loss_plan` (what the loss shall see in place of the log-ratio and of
@@ -14,113 +14,21 @@ P prompt positions, F reward functions.
 
 from __future__ import annotations
 
-import inspect
 import math
-import re
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 import torch
-import trl
-from packaging.version import Version
+from accelerate.utils import gather_object
 from torch import Tensor
-from trl import GRPOTrainer
 
 from .functional.td_errors import StepRewards
 from .kl import LossScale, per_token_kl
+from .resume import ResumableTrainer
 from .rollout_checks import gathered_steps, images_added, without_empty_completions
-
-# Oldest and newest TRL that the tests ran with. 1.15 has the same methods, but its log-probability
-# kernel runs on a GPU only, so no test here could train with it.
-KNOWN_TRL = ("1.16.0", "1.16.0")
-
-_SIGNATURES = {
-    "_calculate_rewards": ["self", "inputs", "prompts", "completions", "completion_ids_list"],
-    "_generate_and_score_completions": ["self", "inputs"],
-    "_compute_loss": ["self", "model", "inputs"],
-    "_get_per_token_logps_and_entropies": [
-        "self",
-        "model",
-        "input_ids",
-        "attention_mask",
-        "logits_to_keep",
-    ],
-}
-# What the source of `_compute_loss` must say, and how often (None: at least once).
-_LOSS_SOURCE = {
-    r"self\._get_per_token_logps_and_entropies\(": 1,
-    r'inputs\["advantages"\]': None,
-    r'inputs\.get\("old_per_token_logps"\)': None,
-    r"self\.beta != 0\.0": None,
-    r"per_token_logps - old_per_token_logps": 1,
-    # What `kl.py` repeats: the correction, and the normalisers with their accumulation.
-    r"per_token_kl = per_token_kl \* coef_1": 1,
-    r"per_token_loss\.size\(0\) \* self\.max_completion_length": 1,
-    r'inputs\["num_items_in_batch"\]\.clamp\(min=1\.0\) / self\.accelerator\.num_processes': 1,
-    r"self\.current_gradient_accumulation_steps / self\.args\.steps_per_generation": 1,
-}
-
-
-class IncompatibleTRLError(ImportError):
-    """The installed TRL is not the one this package knows how to stand on."""
-
-
-def check_seam(trainer_class: type = GRPOTrainer, version: str = trl.__version__) -> None:
-    """Raises IncompatibleTRLError unless TRL has the methods and shapes we build on.
-
-    A TRL newer than all that were tried, with nothing of this changed, gets a warning.
-    """
-    faults = [*_signature_faults(trainer_class), *_source_faults(trainer_class)]
-    if faults:
-        oldest, newest = KNOWN_TRL
-        raise IncompatibleTRLError(
-            f"trl_lambda does not fit trl {version}: {'; '.join(faults)}. It is known to work with "
-            f'trl {oldest} to {newest}: pip install "trl>={oldest},<={newest}", or look for a '
-            "newer trl-lambda."
-        )
-    if Version(version) > Version(KNOWN_TRL[1]):
-        warnings.warn(
-            f"trl_lambda was tried with trl {KNOWN_TRL[0]} to {KNOWN_TRL[1]}, not with {version}; "
-            "nothing it builds on has changed there as far as its check can tell.",
-            stacklevel=2,
-        )
-
-
-def _signature_faults(trainer_class: type) -> list[str]:
-    faults = []
-    for name, expected in _SIGNATURES.items():
-        method = getattr(trainer_class, name, None)
-        if method is None:
-            faults.append(f"{trainer_class.__name__}.{name} is gone")
-            continue
-        found = list(inspect.signature(method).parameters)[: len(expected)]
-        if found != expected:
-            faults.append(f"{name} takes {found}, not {expected}")
-    logps = getattr(trainer_class, "_get_per_token_logps_and_entropies", None)
-    if logps is not None:
-        returned = get_args(inspect.signature(logps).return_annotation)
-        if len(returned) != 3:
-            faults.append(f"{logps.__name__} returns {len(returned)} values, not 3")
-    return faults
-
-
-def _source_faults(trainer_class: type) -> list[str]:
-    loss = getattr(trainer_class, "_compute_loss", None)
-    if loss is None:
-        return []  # the signatures tell
-    try:
-        source = inspect.getsource(loss)
-    except OSError:
-        return ["the source of _compute_loss cannot be read, so it cannot be compared"]
-    faults = []
-    for pattern, times in _LOSS_SOURCE.items():
-        found = len(re.findall(pattern, source))
-        if found == 0 or times not in (None, found):
-            faults.append(f"_compute_loss has {found} times {pattern!r}, not {times or 'some'}")
-    return faults
-
+from .seam_check import check_seam
+from .vllm_cpu import mend_weight_sync
 
 check_seam()
 
@@ -136,7 +44,7 @@ class ScoredBatch:
         advantage_B: TRL's group-normalised reward.
         reward_N: weighted sum of the outcome rewards, NaN where all abstain.
         steps: for each process reward function the steps of all N completions.
-        images_added: whether completions show images that are not in the data set.
+        images_added: whether completions (of any process) show images that are not in the data set.
         first_row: index among the N of this process's first row.
         group_size: completions per prompt, in training or evaluation.
     """
@@ -191,7 +99,7 @@ class LossPlan:
         return logps_BT if self.trace is None else self.z_BT
 
 
-class SeamTrainer(GRPOTrainer):
+class SeamTrainer(ResumableTrainer):
     """`GRPOTrainer` with hooks; subclasses override those and no private."""
 
     def __init__(self, *args, process_reward_funcs: Sequence = (), **kwargs):
@@ -199,6 +107,8 @@ class SeamTrainer(GRPOTrainer):
         self._scored: tuple[Tensor, list[int], list] | None = None
         self._loss_plan: LossPlan | None = None
         super().__init__(*args, **kwargs)
+        if self.use_vllm:
+            mend_weight_sync(self.vllm_generation)
         if self.rollout_func is not None:
             self.rollout_func = without_empty_completions(self.rollout_func)
 
@@ -358,10 +268,15 @@ class SeamTrainer(GRPOTrainer):
             advantage_B=output["advantages"],
             reward_N=reward_N.masked_fill(rewards_NF.isnan().all(1), torch.nan),
             steps=steps,
-            images_added=images_added(inputs, output),
+            images_added=self._images_added(inputs, output),
             first_row=self.accelerator.process_index * B,
             group_size=self.num_generations if self.mode == "train" else self.num_generations_eval,
         )
+
+    def _images_added(self, inputs: list[dict[str, Any]], output: dict[str, Any]) -> bool:
+        if not self.tools and self.environment_factories is None:
+            return False  # on all processes: nothing to ask the others
+        return any(gather_object([images_added(inputs, output)]))
 
     def _reward_columns(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         """The keyword arguments that TRL gives a reward function, but for the completions."""

@@ -5,26 +5,31 @@ Shape suffixes: B completions of this process, N of all processes, T completion 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
+from logging import WARNING
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.logging import get_logger
-from accelerate.utils import gather_object
 from torch import Tensor
+from transformers.trainer_utils import TrainOutput
 from trl import GRPOConfig
 
+from .batch_plan import BatchPlan, plan_batches
+from .callbacks import ALL_TRUNCATED, SYMPTOMS, Symptom, WarnOfNoLearning
 from .config import LambdaGRPOConfig, method_fields
 from .credit import (
     Z_LIMIT,
     Credit,
+    CreditRule,
     Signal,
     assign_credit,
     token_gains,
     traced_log_ratio,
 )
 from .credit_log import FirstUpdate, LogToCreditLog, ScoredRows, run_description
+from .dropout import dropout_warning
 from .functional import reward_denominator
 from .functional.td_errors import Steps, normalize_steps
 from .groups import WholeGroups, whole_groups
@@ -39,9 +44,12 @@ from .metrics import (
     zero_variance_share,
 )
 from .recorder import CreditRecorder
+from .reference import reference_sync, sync_taken_from_trl
 from .rollout_checks import check_process_reward_func
+from .sampling_mismatch import SamplingMismatchWarning
 from .seam import LossPlan, ScoredBatch, SeamTrainer
 from .tracker_figures import TrackCreditFigures
+from .vllm_cpu import refuse_sleep_on_cpu
 
 logger = get_logger(__name__)
 
@@ -89,19 +97,50 @@ class LambdaGRPOTrainer(HubTrainer, SeamTrainer):
             process_reward_funcs = [process_reward_funcs]
         _check_process_rewards(args, process_reward_funcs)
         _warn_of_vanishing_credit(args)
+        refuse_sleep_on_cpu(args)
         self.rule = args.credit_rule
-        super().__init__(
-            model,
-            reward_funcs,
-            args,
-            *positional,
-            process_reward_funcs=process_reward_funcs,
-            **options,
-        )
+        with sync_taken_from_trl(args) as synced:
+            super().__init__(
+                model,
+                reward_funcs,
+                args,
+                *positional,
+                process_reward_funcs=process_reward_funcs,
+                **options,
+            )
+        if synced:
+            self.add_callback(reference_sync(self.model, self.ref_model, self.accelerator))
+        if warning := dropout_warning(self.model, self.rule):
+            logger.warning(warning)
         self.recorder = self._make_recorder()
+        if not any(isinstance(c, WarnOfNoLearning) for c in self.callback_handler.callbacks):
+            self.add_callback(WarnOfNoLearning(_symptoms(self.rule)))
+        if self.use_vllm:
+            self.add_callback(SamplingMismatchWarning())
+
+    def batch_plan(self) -> BatchPlan:
+        """What the batch sizes come to; `train` prints it.
+
+        Raises:
+            ValueError: they do not fit the data set; the message has the nearest that do.
+        """
+        return plan_batches(
+            self.args.batch_sizes(
+                num_processes=self.accelerator.num_processes,
+                num_prompts=_rows(self.train_dataset),
+                num_eval_prompts=_rows(self.eval_dataset),
+            )
+        )
+
+    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        """As TRL's; prints the batch plan first, unless `args.log_level` asks for errors only."""
+        plan = self.batch_plan()
+        if self.is_world_process_zero() and self.args.get_process_log_level() <= WARNING:
+            print(plan, flush=True)
+        return super().train(*args, **kwargs)
 
     def credit(self, batch: ScoredBatch) -> dict[str, Tensor]:
-        if self.rule.shares_prefixes and any(gather_object([batch.images_added])):
+        if self.rule.shares_prefixes and batch.images_added:
             raise NotImplementedError(
                 "A tool or an environment returned images. Completions that show different images "
                 "have the same placeholder tokens, so process sets cannot tell them apart. Train "
@@ -110,7 +149,7 @@ class LambdaGRPOTrainer(HubTrainer, SeamTrainer):
             )
         groups = whole_groups(self.accelerator, batch)
         sizes_WT = groups.sets.sizes()
-        self._log_batch(batch, sizes_WT)
+        self._log_batch(batch, sizes_WT[groups.begun])
         sizes_BT = groups.local_sizes(sizes_WT)
         credit = assign_credit(self.rule, self._signal(batch, groups, sizes_BT))
         recorded = {}
@@ -249,6 +288,7 @@ class LambdaGRPOTrainer(HubTrainer, SeamTrainer):
         return {"advantages": advantage_B}
 
     def _log_batch(self, batch: ScoredBatch, sizes_WT: Tensor) -> None:
+        """Logs what holds of the batch; `sizes_WT` of each group on one process."""
         statistics = process_set_statistics(sizes_WT, batch.group_size)
         if self.rule.traced:
             statistics |= gain_statistics(token_gains(self.rule, batch.mask_BT), batch.mask_BT)
@@ -295,6 +335,19 @@ def _lambda_config(model: Any, args: GRPOConfig | None) -> LambdaGRPOConfig:
         args.scale_rewards,
     )
     return converted
+
+
+def _rows(data: Any) -> int | None:
+    """How many there are, of all sets if there are several; None if a stream is among them."""
+    if isinstance(data, dict):
+        counts = [_rows(part) for part in data.values()]
+        return None if None in counts else sum(counts)
+    return len(data) if isinstance(data, Sized) else None
+
+
+def _symptoms(rule: CreditRule) -> Sequence[Symptom]:
+    """With step rewards a run learns also where outcome rewards are all alike, or unknown."""
+    return (ALL_TRUNCATED,) if rule.td_error == "process" else SYMPTOMS
 
 
 def _check_process_rewards(args: LambdaGRPOConfig, funcs: Sequence[ProcessRewardFunc]) -> None:

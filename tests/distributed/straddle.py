@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import on_cpu
 import tiny
 import torch
 from accelerate import PartialState
@@ -34,6 +35,7 @@ COMPLETIONS = [
 REWARDS = [1.0, 0.0, 0.5, 0.0, 1.0, 0.0, 0.5, None, 0.0, 1.0, 0.0, 1.0]
 STEPS = [[(len(row) - 1, float(i % 5)), (0, 1.0)] for i, row in enumerate(COMPLETIONS)]
 STEPS[6] = None
+PROMPTS = Dataset.from_list([{"prompt": "1+1="}] * 3)
 
 CASES = {
     "default": {},
@@ -42,6 +44,8 @@ CASES = {
     "weight_batch_std": {"trace_mode": "weight", "scale_rewards": "batch", "loss_type": "dapo"},
     "prompts": {"td_error": "tree", "beta": 0.04},
     "masked": {"td_error": "tree", "mask_truncated_completions": True},
+    # The second process has no token to learn from.
+    "all_masked": {"trace_mode": "ratio", "beta": 0.04, "mask_truncated_completions": True},
     "recorded": {"td_error": "tree", "credit_log_steps": 1, "beta": 0.04},
     "process": {"td_error": "process", "scale_rewards": "group", "loss_type": "grpo"},
     "process_batch_std": {"td_error": "process", "scale_rewards": "batch", "reward_weights": [1.0]},
@@ -50,15 +54,18 @@ CASES = {
 
 def own(values: list) -> list:
     """This process's share of twelve values."""
-    state = PartialState(cpu=True)
+    state = PartialState()
     count = ROWS // state.num_processes
     return values[state.process_index * count : (state.process_index + 1) * count]
 
 
 def rollout_of(case: str):
     """Scripted completions; with case "prompts" an environment adds 0 to 2 tokens to a prompt, with
-    "masked" some are cut off and some tokens are not the policy's."""
+    "masked" some are cut off and some tokens are not the policy's, with "all_masked" all of the
+    second half are cut off."""
     completions = list(COMPLETIONS)
+    if case == "all_masked":
+        completions[6:] = [row[:-1] for row in completions[6:]]
     if case == "masked":
         completions = [row[:-1] if i in (5, 8) else row for i, row in enumerate(completions)]
 
@@ -87,7 +94,7 @@ def steps(completions, **columns):
 
 def run(case: str, folder: Path) -> dict:
     """Trains three steps; what the last batch got, the metrics, the parameters."""
-    state = PartialState(cpu=True)
+    state = PartialState()
     settings = {
         "per_device_train_batch_size": ROWS // state.num_processes,
         "num_generations": GROUP,
@@ -101,7 +108,7 @@ def run(case: str, folder: Path) -> dict:
         reward_funcs=reward,
         rollout_func=rollout_of(case),
         settings=settings,
-        train_dataset=Dataset.from_list([{"prompt": "1+1="}] * 3),
+        train_dataset=PROMPTS,
         process_reward_funcs=steps if settings.get("td_error") == "process" else None,
     )
     trainer.train()
@@ -121,8 +128,7 @@ def run(case: str, folder: Path) -> dict:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    for name in sys.argv[2:] or CASES:
-        run(name, Path(sys.argv[1]))
-    PartialState().wait_for_everyone()
-    PartialState().destroy_process_group()  # leaving with its threads alive can end in an abort
+    on_cpu.process_state()
+    with on_cpu.leaving_together():
+        for name in sys.argv[2:] or CASES:
+            run(name, Path(sys.argv[1]))

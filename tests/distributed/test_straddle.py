@@ -1,38 +1,21 @@
 """Groups that straddle two processes give the credit, and the model, of one process."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+import straddle
 import torch
-
-import straddle  # isort: skip
+from launching import launch
 
 pytestmark = pytest.mark.distributed
 COMPARED = ("loss", "kl", "process_sets/", "trace/", "groups/", "reward")
-
-
-def launch(script: str, *arguments: str, timeout: int) -> subprocess.CompletedProcess:
-    """Runs a script of this folder on two gloo processes."""
-    here = Path(__file__).parent
-    root = here.parents[1]
-    path = os.pathsep.join(map(str, (root, here.parent, here)))
-    # `--cpu` would need MPI; `--multi_gpu` is torchrun, and the processes are told to use the CPU.
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
-    command += ["--num_processes", "2", "--num_cpu_threads_per_process", "1"]
-    command += ["--main_process_port", "0", str(here / script), *arguments]
-    environment = os.environ | {"PYTHONPATH": path, "ACCELERATE_USE_CPU": "true"}
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment)
 
 
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory):
     """Folder with the results of two processes, all cases in one launch."""
     folder = tmp_path_factory.mktemp("two")
-    run = launch("straddle.py", str(folder), timeout=300)
+    run = launch(straddle.__file__, str(folder))
     assert run.returncode == 0, run.stderr[-3000:]
     return folder
 
@@ -89,12 +72,3 @@ def test_one_process_writes_what_all_saw(two_processes, one_process):
         assert row["ids"] == rows(alone)[name]["ids"]
     updated = {entry["row"] for entry in both if entry["kind"] == "update"}
     assert {f"0-{number}" for number in range(8)} <= updated
-
-
-@pytest.mark.parametrize("fault", ["empty", "steps"])
-def test_what_one_process_finds_wrong_is_raised_by_both(fault, tmp_path):
-    run = launch("one_sided_fault.py", fault, str(tmp_path), timeout=120)
-    assert run.returncode != 0
-    first, second = (path.read_text() for path in sorted(tmp_path.glob("*.txt")))
-    assert first == second
-    assert ("empty completion" if fault == "empty" else "returned 7 entries for 8") in first

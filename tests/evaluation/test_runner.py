@@ -14,8 +14,8 @@ from scripted_generator import (
 
 from trl_lambda.evaluation import Sampling, evaluate, read_records
 from trl_lambda.evaluation.generate import sample_seed
-from trl_lambda.evaluation.templates import response_text
 from trl_lambda.rewards import grade_many
+from trl_lambda.templates import response_text
 
 
 def run(problems, generator, folder, **options):

@@ -18,3 +18,8 @@ def last_token_step(completion_ids, **columns) -> list[list[tuple[int, float]]]:
 
 def brevity(completions, **columns) -> list[float]:
     return [-float(len(text)) for text in completions]
+
+
+def mean_token(completion_ids, **columns) -> list[float]:
+    """Varied in every group, and the same for texts and for messages."""
+    return [sum(ids) / max(len(ids), 1) for ids in completion_ids]

@@ -1,52 +1,100 @@
-"""Every shipped YAML file loads, leaves no option of the method to chance, and means its paper."""
+"""Every shipped YAML file loads, means its paper and trains; every command of the table parses."""
 
 from __future__ import annotations
 
 import importlib
+import json
+import math
+import re
+import shlex
+import sys
 from pathlib import Path
 
 import pytest
+import tiny
+import tiny_chat
+import torch
 import yaml
+from accelerate.commands.launch import launch_command_parser
 
 from trl_lambda import LambdaGRPOConfig
 from trl_lambda.config import method_fields, own_fields
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 CONFIGS = sorted((RECIPES / "configs").glob("*.yaml"))
+README = (RECIPES / "README.md").read_text()
 LOSS = ("loss_type", "scale_rewards", "beta", "num_iterations", "epsilon")
 TRACE = ("trace_mode", "trace_lambda", "trace_gamma", "normalize_trace")
+ENGINES = ("ddp", "zero2", "zero3", "fsdp2")
+QUESTIONS = {"gsm8k": 7473, "MATH": 7500, "MATH, levels 3-5": 5586}
+
+
+def rows_under(heading: str) -> list[list[str]]:
+    """Cells of the table below a heading of recipes/README.md, without its first two lines."""
+    section = README.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    lines = [line for line in section.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+RUNS = {name: command.strip("`") for name, command in rows_under("Runs")}
+HOURS = {row[0].strip("`"): row[1:] for row in rows_under("Hardware and hours")}
+
+
+def given(name: str) -> dict:
+    return yaml.safe_load((RECIPES / "configs" / f"{name}.yaml").read_text())
+
+
+def launched(command: str) -> tuple[int, str | None, list[str]]:
+    """Processes, accelerate's file and the script's words of a command of the table."""
+    launcher, verb, *words = shlex.split(command)
+    assert (launcher, verb) == ("accelerate", "launch")
+    arguments = launch_command_parser().parse_args(words)
+    assert arguments.training_script == "recipes/grpo_lambda.py"
+    return arguments.num_processes, arguments.config_file, arguments.training_script_args
 
 
 @pytest.fixture(scope="module")
-def parser_of():
-    """`make_parser` of the recipe, whose folder is on the path as when it is run."""
+def recipe():
+    """The recipe as a module, with its folder on the path as when it is run."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(RECIPES))
-        yield importlib.import_module("grpo_lambda").make_parser
+        patch.syspath_prepend(str(Path(__file__).parent))  # rewards_for_tests
+        yield importlib.import_module("grpo_lambda")
 
 
 @pytest.fixture
-def load(parser_of, tmp_path):
-    """Parses a file on whatever device there is: bf16 is a matter of the GPU it is meant for."""
+def parse(recipe, tmp_path, monkeypatch):
+    """Parses words on whatever device there is: bf16 is a matter of the GPU it is meant for."""
+    monkeypatch.chdir(RECIPES.parent)
 
-    def parse(path: Path):
-        arguments = ["--config", str(path), "--use_cpu", "--output_dir", str(tmp_path)]
-        return parser_of().parse_args_and_config(arguments)
+    def parse(*words: str):
+        words = [*words, "--use_cpu", "--output_dir", str(tmp_path)]
+        return recipe.make_parser().parse_args_and_config(words)
 
     return parse
 
 
-def test_there_is_one_file_per_paper_and_ours():
-    names = {path.stem for path in CONFIGS}
-    assert names == {"grpo", "dr_grpo", "grpo_lambda", "lambda_grpo", "ours"}
+def test_there_is_one_file_per_paper_and_scale():
+    assert {path.stem for path in CONFIGS} == {
+        "grpo_deepseekmath_7b",
+        "dr_grpo_qwen2.5_math_1.5b",
+        "dr_grpo_qwen2.5_math_7b",
+        "grpo_lambda_qwen2.5_1.5b",
+        "grpo_lambda_qwen2.5_3b",
+        "grpo_lambda_qwen2.5_7b",
+        "lambda_grpo_r1_distill_qwen_1.5b",
+        "lambda_grpo_llama_3.2_1b",
+        "ours_qwen2.5_0.5b",
+        "ours_qwen2.5_math_1.5b",
+    }
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_loads_with_every_value_it_gives(load, path):
-    task, script, config, model, _ = load(path)
+def test_loads_with_every_value_it_gives(parse, path):
+    task, script, config, model, _ = parse("--config", str(path))
     assert isinstance(config, LambdaGRPOConfig)
     parts = [task, script, config, model]
-    for name, value in yaml.safe_load(path.read_text()).items():
+    for name, value in given(path.stem).items():
         if name in ("output_dir", "report_to"):  # ours; transformers makes "none" an empty list
             continue
         (holder,) = [part for part in parts if hasattr(part, name)][:1]
@@ -55,69 +103,250 @@ def test_loads_with_every_value_it_gives(load, path):
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_says_what_it_reproduces_its_hardware_and_hours(path):
+    header = path.read_text().split("\nmodel_name_or_path")[0]
+    for word in ("Reproduces", "Hardware", "Hours", "Status: not run here"):
+        assert f"\n# {word}" in header, word
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_leaves_no_option_of_the_method_to_the_defaults(path):
     """The package's defaults may move; what a file reproduces may not."""
-    given = yaml.safe_load(path.read_text())
-    needed = {*method_fields(), *LOSS}
-    if given["trace_style"] == "none":
+    values = given(path.stem)
+    needed = {*method_fields(), *LOSS, "vllm_importance_sampling_correction"}
+    if values["trace_style"] == "none":
         needed -= set(TRACE)  # refused, or at their defaults, where there is no trace
-    assert needed <= given.keys()
+    assert needed <= values.keys()
 
 
-def test_ours_is_the_defaults():
-    given = yaml.safe_load((RECIPES / "configs" / "ours.yaml").read_text())
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_prompt_and_completion_fit_into_vllm(path):
+    values = given(path.stem)
+    assert values["use_vllm"]
+    longest = values["max_prompt_length"] + values["max_completion_length"]
+    assert values["vllm_max_model_length"] == longest
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_weights_are_fine_enough_for_the_learning_rate(path):
+    """Near 0.02, where weights are, one step of Adam must move a weight of this type."""
+    values = given(path.stem)
+    weight = torch.tensor(0.02, dtype=getattr(torch, values["dtype"]))
+    assert weight - values["learning_rate"] != weight
+
+
+@pytest.mark.parametrize("name", ["ours_qwen2.5_0.5b", "ours_qwen2.5_math_1.5b"])
+def test_ours_is_the_defaults(name):
     defaults = LambdaGRPOConfig.__dataclass_fields__
-    for name in (*method_fields(), *LOSS):
-        assert given[name] == defaults[name].default, name
+    values = given(name)
+    for option in (*method_fields(), *LOSS):
+        assert values[option] == defaults[option].default, option
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "different"),
+    [
+        ("dr_grpo_qwen2.5_math_1.5b", "dr_grpo_qwen2.5_math_7b", set()),
+        ("grpo_lambda_qwen2.5_1.5b", "grpo_lambda_qwen2.5_3b", set()),
+        (
+            "grpo_lambda_qwen2.5_3b",
+            "grpo_lambda_qwen2.5_7b",
+            {"max_completion_length", "vllm_max_model_length"},
+        ),
+        ("lambda_grpo_r1_distill_qwen_1.5b", "lambda_grpo_llama_3.2_1b", set()),
+        (
+            "ours_qwen2.5_math_1.5b",
+            "dr_grpo_qwen2.5_math_1.5b",
+            {"trace_style", "process_set_weighting", *TRACE},
+        ),
+    ],
+)
+def test_siblings_differ_in_size_alone(one, other, different):
+    one, other = given(one), given(other)
+    found = {key for key in one.keys() | other.keys() if one.get(key) != other.get(key)}
+    assert found - {"model_name_or_path", "output_dir"} == different
+
+
+MATH_3_TO_5 = {"keep_rows": ["level=Level 3,Level 4,Level 5"], "template": "qwen_math"}
+GRPO_LAMBDA = {
+    "trace_mode": "ratio",
+    "trace_style": "both",
+    "trace_lambda": 0.99,
+    "normalize_trace": False,
+    "advantage_floor": -0.1,
+    "process_set_weighting": False,
+}
 
 
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("grpo", {"beta": 0.04, "num_generations": 64, "scale_rewards": "group"}),
-        ("dr_grpo", {"loss_type": "dr_grpo", "scale_rewards": "none", "num_generations": 8}),
         (
-            "grpo_lambda",
-            {
-                "trace_mode": "ratio",
-                "trace_style": "both",
-                "trace_lambda": 0.99,
-                "normalize_trace": False,
-                "advantage_floor": -0.1,
-                "process_set_weighting": False,
-            },
+            "grpo_deepseekmath_7b",
+            {"beta": 0.04, "num_generations": 64, "max_completion_length": 1024},
         ),
+        ("dr_grpo_qwen2.5_math_1.5b", MATH_3_TO_5),
         (
-            "lambda_grpo",
-            {
-                "process_set_weighting": True,
-                "trace_style": "none",
-                "num_generations": 6,
-                "temperature": 0.75,
-            },
+            "dr_grpo_qwen2.5_math_7b",
+            MATH_3_TO_5
+            | {"loss_type": "dr_grpo", "scale_rewards": "none", "num_generations": 8}
+            | {"learning_rate": 1e-6, "beta": 0.0, "max_completion_length": 3000},
+        ),
+        ("grpo_lambda_qwen2.5_1.5b", GRPO_LAMBDA | {"max_completion_length": 256}),
+        ("grpo_lambda_qwen2.5_3b", GRPO_LAMBDA | {"max_completion_length": 256}),
+        ("grpo_lambda_qwen2.5_7b", GRPO_LAMBDA | {"max_completion_length": 768}),
+        (
+            "lambda_grpo_r1_distill_qwen_1.5b",
+            {"process_set_weighting": True, "num_generations": 6, "temperature": 0.75}
+            | {"max_steps": 1000, "dataset_name": "knoveleng/open-rs"},
         ),
     ],
 )
-def test_has_what_its_paper_says(load, name, expected):
-    config = load(RECIPES / "configs" / f"{name}.yaml")[2]
-    assert {key: getattr(config, key) for key in expected} == expected
+def test_has_what_its_paper_says(name, expected):
+    values = given(name)
+    assert {key: values[key] for key in expected} == expected
 
 
-@pytest.mark.parametrize("name", ["grpo", "dr_grpo", "lambda_grpo"])
-def test_plain_methods_have_no_trace(load, name):
-    rule = load(RECIPES / "configs" / f"{name}.yaml")[2].credit_rule
-    assert not rule.traced
-    assert rule.process_set_weighting == (name == "lambda_grpo")
+@pytest.mark.parametrize(
+    "path",
+    [path for path in CONFIGS if path.stem.split("_")[0] in ("grpo", "dr", "lambda")],
+    ids=lambda path: path.stem,
+)
+def test_only_grpo_lambda_has_a_trace(parse, path):
+    rule = parse("--config", str(path))[2].credit_rule
+    assert rule.traced == path.stem.startswith("grpo_lambda")
+    assert rule.process_set_weighting == path.stem.startswith("lambda_grpo")
 
 
-def test_unknown_key_is_an_error(load, tmp_path):
+def test_every_file_has_a_row_in_both_tables():
+    run = {Path(word).stem for line in RUNS.values() for word in line.split() if "configs/" in word}
+    assert run == set(HOURS) == {path.stem for path in CONFIGS}
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_command_of_the_table_parses(parse, run):
+    processes, engine, words = launched(RUNS[run])
+    _, _, config, model, _ = parse(*words)
+    name = Path(words[words.index("--config") + 1]).stem
+    assert engine in (None, *(f"recipes/accelerate/{engine}.yaml" for engine in ENGINES))
+    assert engine is None or (RECIPES.parent / engine).is_file()
+    assert (engine is None) == (processes == 1)
+    assert processes == int(HOURS[name][1])
+    if "GRPO-λ" in run and "λ-GRPO" not in run:
+        style, mode = run.split(", ")[1:]
+        assert (config.trace_style, config.trace_mode) == (style, mode)
+    if "baseline" in run:
+        rule = config.credit_rule
+        assert not rule.process_set_weighting
+        assert rule.decay == 0 or not rule.traced
+        assert config.trace_style != "both"  # at c = 0 it still adds the first token everywhere
+    assert model.use_peft == ("LoRA" in run)
+    assert (config.td_error == "tree") == ("tree" in run)
+
+
+@pytest.mark.parametrize("scale", ["1.5B", "3B", "7B"])
+def test_table_has_every_variant_of_grpo_lambda(scale):
+    for style in ("both", "recent"):
+        for mode in ("ratio", "weight"):
+            assert f"GRPO-λ {scale}, {style}, {mode}" in RUNS
+
+
+def generations_and_completions(values: dict, processes: int) -> tuple[float, float]:
+    device = values["per_device_train_batch_size"] * processes
+    update = device * values["gradient_accumulation_steps"]
+    at_once = device * values.get("steps_per_generation", values["gradient_accumulation_steps"])
+    if "max_steps" in values:
+        completions = values["max_steps"] * update
+    else:
+        kind = "gsm8k" if "gsm8k" in values["dataset_name"] else "MATH"
+        kind += ", levels 3-5" if "keep_rows" in values else ""
+        completions = QUESTIONS[kind] * values["num_generations"] * values["num_train_epochs"]
+    return completions / at_once, completions
+
+
+@pytest.mark.parametrize("name", HOURS)
+def test_sizes_and_hours_follow_from_the_file(name):
+    billions, gpus, update, generations, hours, _ = HOURS[name]
+    values, gpus = given(name), int(gpus)
+    local = values["per_device_train_batch_size"] * values["gradient_accumulation_steps"]
+    assert local * gpus == int(update)
+    steps = values.get("steps_per_generation", values["gradient_accumulation_steps"])
+    assert values["per_device_train_batch_size"] * steps % values["num_generations"] == 0
+
+    count, completions = generations_and_completions(values, gpus)
+    assert round(count) == int(generations)
+    operations = 16 * float(billions) * 1e9 * completions * values["max_completion_length"] / 2
+    estimate = (operations / (gpus * 312e12 * 0.3) + 10 * count) / 3600
+    number = float(hours.split()[0])
+    assert number == float(f"{estimate:.2g}")
+    header = (RECIPES / "configs" / f"{name}.yaml").read_text()
+    assert re.search(rf"[Aa]bout {re.escape(hours.split()[0])}\b", header)
+
+
+def test_unknown_key_is_an_error(parse, tmp_path):
     path = tmp_path / "typo.yaml"
-    path.write_text((RECIPES / "configs" / "ours.yaml").read_text() + "trace_lamda: 0.9\n")
+    path.write_text(CONFIGS[0].read_text() + "trace_lamda: 0.9\n")
     with pytest.raises(ValueError, match="trace_lamda"):
-        load(path)
+        parse("--config", str(path))
 
 
-def test_help_renders_and_names_our_options(parser_of):
-    text = parser_of().format_help()
+def test_help_renders_and_names_our_options(recipe):
+    text = recipe.make_parser().format_help()
     for name in (*own_fields(), "reward_funcs", "prompt_column"):
         assert f"--{name}" in text
+
+
+@pytest.fixture(scope="module")
+def tiny_chat_model(tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("tiny_chat")
+    tiny.model(max_position_embeddings=2048).save_pretrained(folder)
+    tokenizer = tiny.tokenizer()
+    tokenizer.chat_template = tiny_chat.CHAT_TEMPLATE
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def rows_like(dataset: str) -> list[dict]:
+    """Problems of our own with the columns of the data set that a file names."""
+    rows = []
+    for i in range(12):
+        problem, worked = f"what is {i} + 1?", rf"it is $\boxed{{{i + 1}}}$."
+        if "gsm8k" in dataset:
+            rows.append({"question": problem, "answer": f"{i} + 1 = {i + 1}\n#### {i + 1}"})
+        elif "MATH" in dataset:
+            level = f"Level {i % 5 + 1}"
+            rows.append({"problem": problem, "level": level, "type": "a", "solution": worked})
+        else:
+            row = {"problem": problem, "solution": worked, "answer": str(i + 1), "level": "Easy"}
+            rows.append(row)
+    return rows
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_trains_two_steps_with_a_stand_in(recipe, tiny_chat_model, tmp_path, monkeypatch, path):
+    """Its own options, but for the model, the problems, vLLM, and sizes that two cores can do."""
+    values = given(path.stem)
+    data = tmp_path / "problems.jsonl"
+    rows = rows_like(values["dataset_name"])
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = f"""grpo_lambda.py --config {path} --model_name_or_path {tiny_chat_model}
+        --dataset_name {data} --output_dir {tmp_path / "out"} --use_vllm false --use_cpu
+        --bf16 false --max_steps 2 --per_device_train_batch_size 4 --gradient_accumulation_steps 2
+        --num_generations 4 --max_completion_length 8 --learning_rate 1e-2 --save_strategy steps
+        --save_steps 2 --reward_funcs math rewards_for_tests.mean_token --disable_tqdm true"""
+    if "dataset_config" in values:
+        words += " --dataset_config none"
+    if "steps_per_generation" in values:
+        words += " --steps_per_generation 4"
+    monkeypatch.setattr(sys, "argv", words.split())
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    recipe.main()
+
+    state = json.loads((tmp_path / "out/checkpoint-2/trainer_state.json").read_text())
+    steps = [entry for entry in state["log_history"] if "grad_norm" in entry]
+    assert len(steps) == 2
+    assert all(math.isfinite(entry["loss"]) and entry["grad_norm"] > 0 for entry in steps)
+    assert "rewards/math_reward/mean" in steps[0]
+    traced = any(metric.startswith("trace/") for metric in steps[0])
+    assert traced == (values["trace_style"] != "none")
+    assert ("kl" in steps[0]) == (values["beta"] != 0)

@@ -6,9 +6,15 @@ import importlib
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from pyarrow import parquet
 from safetensors.torch import load_file
+from transformers import AutoTokenizer
+from trl import ModelConfig
+
+from trl_lambda.templates import render
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 REWARD = "rewards_for_tests.mentions_answer"
@@ -68,14 +74,16 @@ def refusal(monkeypatch, tmp_path):
     return message
 
 
-def test_trains_on_real_problems_with_lora_and_ours_yaml(run_recipe, tiny_model, gsm8k, tmp_path):
-    config = RECIPES / "configs" / "ours.yaml"
+def test_trains_on_real_problems_with_lora_and_ours(run_recipe, tiny_model, gsm8k, tmp_path):
+    config = RECIPES / "configs" / "ours_qwen2.5_0.5b.yaml"
     given = arguments(
         tiny_model,
         gsm8k,
         config=str(config),
         dataset_config="none",
-        conversational="false",
+        answer_column="answers",
+        template="none",
+        use_vllm="false",
         dtype="float32",
         gradient_accumulation_steps="1",
         save_strategy="steps",
@@ -95,22 +103,97 @@ def test_trains_on_real_problems_with_lora_and_ours_yaml(run_recipe, tiny_model,
 def test_resuming_equals_never_having_stopped(run_recipe, tiny_model, problems, tmp_path):
     saving = {"save_strategy": "steps", "save_steps": "2", "lr_scheduler_type": "constant"}
 
+    said = []
+
     def train(folder: str, steps: str, **more: str) -> dict:
         given = arguments(
             tiny_model, problems, output_dir=folder, max_steps=steps, **saving, **more
         )
         process = run_recipe("grpo_lambda.py", *given)
         assert process.returncode == 0, process.stderr[-3000:]
+        said.append(process.stderr)
         return load_file(tmp_path / folder / "model.safetensors")
 
     whole = train("whole", "4")
     half = train("parts", "2", resume_from_checkpoint="last")  # none yet: from the beginning
     second_step = tmp_path / "parts" / "checkpoint-2" / "trainer_state.json"
     written = second_step.stat().st_mtime_ns
+    (tmp_path / "parts" / "checkpoint-3").mkdir()  # a kill while saving leaves such a one
     parts = train("parts", "4", resume_from_checkpoint="last")
+    assert "checkpoint-3 is incomplete (trainer_state.json is missing)" in said[-1]
     assert second_step.stat().st_mtime_ns == written  # steps 1 and 2 were not run again
     assert any((half[name] != whole[name]).any() for name in whole)
     assert all((parts[name] == whole[name]).all() for name in whole)
+
+
+def test_rows_are_chosen_counted_and_put_into_the_template(run_recipe, tiny_model, tmp_path):
+    """MATH's levels, worked solutions and Qwen-Math's template, as Dr. GRPO's files ask for."""
+    rows = [
+        {
+            "problem": "1+" * 200 * (i % 10 == 9) + f"{i}+1=",
+            "level": f"Level {i % 5 + 1}",
+            "solution": rf"So it is $\boxed{{{i + 1}}}$.",
+        }
+        for i in range(40)
+    ]
+    (tmp_path / "math.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = [
+        *arguments(
+            tiny_model,
+            "math.jsonl",
+            template="qwen_math",
+            answer_column="solution",
+            max_prompt_length="300",
+            save_strategy="steps",
+            save_steps="2",
+            log_completions="",
+        ),
+        *("--keep_rows", "level=Level 3,Level 4,Level 5"),
+    ]
+    process = run_recipe("grpo_lambda.py", *given)
+    assert process.returncode == 0, process.stderr[-3000:]
+    assert "keep_rows level=Level 3,Level 4,Level 5: 16 of 40 rows left out." in process.stderr
+    assert "max_prompt_length 300: 4 of 24 rows left out." in process.stderr
+    tables = sorted((tmp_path / "out" / "completions").glob("*.parquet"))
+    prompts = {p for table in tables for p in parquet.read_table(table)["prompt"].to_pylist()}
+    assert prompts <= {render(row["problem"], "qwen_math") for row in rows}
+    assert log_of(tmp_path / "out", 2)
+
+
+@pytest.mark.distributed
+def test_two_processes_prepare_the_same_rows(run_recipe, tiny_model, gsm8k, tmp_path):
+    """The main process first, which alone tells what it left out."""
+    given = arguments(
+        tiny_model, gsm8k, max_prompt_length="300", max_steps="1", num_generations="8"
+    )
+    launch = "-m accelerate.commands.launch --multi_gpu --num_processes 2"
+    launch += " --num_cpu_threads_per_process 1 --main_process_port 0"
+    process = run_recipe("grpo_lambda.py", *given, launcher=tuple(launch.split()), seconds=240)
+    assert process.returncode == 0, process.stderr[-3000:]
+    assert process.stderr.count("max_prompt_length 300:") == 1
+    assert process.stdout.count("Batch plan") == 1
+    assert "8 completions = 1 prompt × 8 (4 on each of 2 processes)" in process.stdout
+
+
+@pytest.mark.parametrize("use_vllm", [False, True])
+def test_qwen_math_ends_turns_also_in_an_engine_of_its_own(
+    monkeypatch, tmp_path, tiny_model, use_vllm
+):
+    """vLLM loads the tokenizer by itself, so that it must be told where a turn ends."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer.add_tokens(["<|im_end|>"], special_tokens=True)
+    tokenizer.save_pretrained(tmp_path)
+    monkeypatch.syspath_prepend(str(RECIPES))
+    recipe = importlib.import_module("grpo_lambda")
+    config = SimpleNamespace(use_vllm=use_vllm, generation_kwargs=None, trust_remote_code=False)
+    loaded = recipe.load_tokenizer(
+        recipe.TaskArguments(template="qwen_math"),
+        config,
+        ModelConfig(model_name_or_path=str(tmp_path)),
+    )
+    assert loaded.eos_token == "<|im_end|>"
+    expected = {"stop_token_ids": [loaded.eos_token_id]} if use_vllm else None
+    assert config.generation_kwargs == expected
 
 
 def test_several_rewards_and_step_rewards(run_recipe, tiny_model, problems, tmp_path):
@@ -140,15 +223,23 @@ def test_several_rewards_and_step_rewards(run_recipe, tiny_model, problems, tmp_
             ["nothing of that name", "mentions_answer"],
         ),
         ({"reward_funcs": "rewards_for_tests.not_a_function"}, ["expected a function", "a int"]),
-        ({"prompt_column": None}, ["--prompt_column prompt", "problem, answers"]),
-        ({"prompt_column": "question"}, ["--prompt_column question", "problem, answers"]),
+        ({"prompt_column": None}, ["prompt_column prompt", "problem, answers"]),
+        ({"prompt_column": "question"}, ["prompt_column question", "problem, answers"]),
+        ({"answer_column": "solution"}, ["answer_column solution", "problem, answers"]),
+        ({"keep_rows": "level=3"}, ["keep_rows level", "problem, answers"]),
+        ({"keep_rows": "problem=3"}, ["none of 8 rows", "'0+1=' (1)"]),
+        ({"keep_rows": "level"}, ["keep_rows 'level'", "column=value1,value2"]),
+        ({"max_prompt_length": "3"}, ["max_prompt_length 3", "none of 8 rows"]),
+        ({"template": "qwen"}, ["template is 'qwen'", "qwen_math"]),
+        ({"template": "qwen_math", "conversational": ""}, ["qwen_math", "conversational"]),
+        ({"template": "chat"}, ["no chat template", "base models"]),
         ({"dataset_name": None}, ["No data set", "--dataset_name"]),
         ({"dataset_name": "missing.parquet"}, ["missing.parquet", "no such file"]),
         ({"dataset_config": "main"}, ["--dataset_config main", "none"]),
         ({"dataset_train_split": "dev"}, ["--dataset_train_split dev", "train"]),
         ({"model_name_or_path": None}, ["--model_name_or_path"]),
         ({"resume_from_checkpoint": "elsewhere"}, ["elsewhere", "no checkpoint", "none"]),
-        ({"system_prompt": "Think."}, ["--system_prompt", "--conversational"]),
+        ({"system_prompt": "Think."}, ["system_prompt", "conversational"]),
         ({"td_error": "process"}, ["td_error='process'", "process_reward_funcs"]),
         ({"trace_lambda": "1.5"}, ["trace_lambda=1.5", "[0, 1]"]),
     ],

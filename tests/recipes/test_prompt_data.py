@@ -1,4 +1,4 @@
-"""Where prompts come from, and the form they get."""
+"""Where the rows to train on come from."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
-from datasets import Dataset
+from datasets import IterableDataset
 from trl import DatasetMixtureConfig, ScriptArguments
 
 
@@ -45,37 +45,11 @@ def test_a_mixture_and_its_test_split(prompt_data, file):
         prompt_data.load_split(ScriptArguments(), mixture, "dev", "--split")
 
 
-def test_streamed_prompts_can_be_renamed(prompt_data, file):
+def test_a_streamed_file(prompt_data, file):
     script = ScriptArguments(dataset_name=file, dataset_streaming=True)
     rows = prompt_data.load_split(script, DatasetMixtureConfig(), "train", "--split")
-    first = next(iter(prompt_data.as_prompts(rows, column="problem")))
-    assert first == {"prompt": "0+1="}
-
-
-def test_conversational_prompts(prompt_data):
-    rows = Dataset.from_list([{"problem": "1+1=", "answer": "2"}])
-    (row,) = prompt_data.as_prompts(
-        rows, column="problem", conversational=True, system_prompt="Add."
-    )
-    assert row["answer"] == "2"
-    assert row["prompt"] == [
-        {"role": "system", "content": "Add."},
-        {"role": "user", "content": "1+1="},
-    ]
-    (row,) = prompt_data.as_prompts(rows, column="problem", conversational=True)
-    assert [message["role"] for message in row["prompt"]] == ["user"]
-
-
-def test_messages_are_not_wrapped_again(prompt_data):
-    rows = Dataset.from_list([{"prompt": [{"role": "user", "content": "1+1="}]}])
-    with pytest.raises(ValueError, match="expected prompts that are texts, got list"):
-        prompt_data.as_prompts(rows, column="prompt", conversational=True)
-
-
-def test_two_columns_for_one_name(prompt_data):
-    rows = Dataset.from_list([{"prompt": "a", "problem": "b"}])
-    with pytest.raises(ValueError, match="a column named prompt besides"):
-        prompt_data.as_prompts(rows, column="problem")
+    assert isinstance(rows, IterableDataset)
+    assert next(iter(rows)) == {"problem": "0+1="}
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,10 @@
 """Two ranks of one launch, each with its own workers."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import psutil
 import pytest
-
-import trl_lambda
+from launching import launch
 
 SCRIPT = r"""
 import psutil
@@ -30,22 +26,12 @@ if accelerator.is_main_process:
 accelerator.end_training()
 """
 
-LAUNCH = ["--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]
-
 
 @pytest.mark.distributed
 def test_two_processes_under_accelerate(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
-    # With --cpu, accelerate starts one process and leaves the others to mpirun; the launcher for
-    # several GPUs is torchrun, which starts both here, and the script asks for the CPU.
-    done = subprocess.run(
-        [sys.executable, "-m", "accelerate.commands.launch", *LAUNCH, str(script)],
-        env=os.environ | {"PYTHONPATH": str(Path(trl_lambda.__file__).parents[1])},
-        capture_output=True,
-        text=True,
-        timeout=180,
-    )
+    done = launch(script, timeout=180)
     assert done.returncode == 0, done.stderr
     ranks = [line.split()[1:] for line in done.stdout.splitlines() if line.startswith("rank")]
     assert [rank for rank, *_ in ranks] == ["0", "1"]

@@ -21,7 +21,7 @@ from trl_lambda.evaluation.problem_sets import Problem, ProblemSet, load_problem
 from trl_lambda.evaluation.records import Record, read_records
 from trl_lambda.evaluation.runner import evaluate
 from trl_lambda.evaluation.summary import summarize
-from trl_lambda.evaluation.templates import TEMPLATES
+from trl_lambda.templates import TEMPLATES
 
 if TYPE_CHECKING:
     from trl_lambda.evaluation.callback import EvaluationCallback

@@ -17,8 +17,8 @@ from trl_lambda.evaluation.records import Record, write_records
 from trl_lambda.evaluation.runner import describe, plan, resolve, run_batch
 from trl_lambda.evaluation.summary import pass_ks, summarize, write_json
 from trl_lambda.evaluation.tables import settings_line
-from trl_lambda.evaluation.templates import render
 from trl_lambda.evaluation.transformers_generator import TransformersGenerator
+from trl_lambda.templates import render
 
 logger = logging.getLogger(__name__)
 

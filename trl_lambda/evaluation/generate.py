@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from trl_lambda.evaluation.templates import check_template
+from trl_lambda.templates import check_template
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,8 +20,8 @@ from trl_lambda.evaluation.generate import Generator, Request, Sampling, sample_
 from trl_lambda.evaluation.problem_sets import ProblemSet
 from trl_lambda.evaluation.records import Record, RecordFile
 from trl_lambda.evaluation.summary import summarize, write_json
-from trl_lambda.evaluation.templates import render, response_text
 from trl_lambda.rewards import grade_many
+from trl_lambda.templates import render, response_text
 
 Key = tuple[int, int]  # problem and sample
 Change = tuple[str, Any, Any]  # a setting's name, its old and its new value

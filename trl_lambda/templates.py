@@ -7,21 +7,22 @@
 | `none` | the problem alone | base models |
 | `chat` | the tokenizer's chat template, `INSTRUCTION` after the problem | chat models |
 
-A completion ends at the model's end-of-sequence tokens, at `<|im_end|>` where the tokenizer has it
-(`qwen_math`, `chat`), and after `</answer>` (`r1`). The first three prompts are those
-of "Understanding R1-Zero-Like Training" (arXiv 2503.20783).
+In evaluation a completion ends at the model's end-of-sequence tokens, at `<|im_end|>` where the
+tokenizer has it (`qwen_math`, `chat`), and after `</answer>` (`r1`). The first three prompts are
+those of "Understanding R1-Zero-Like Training" (arXiv 2503.20783).
 """
 
 from typing import Any
 
 INSTRUCTION = r"Please reason step by step, and put your final answer within \boxed{}."
 TEMPLATES = ("qwen_math", "r1", "none", "chat")
+PLACE = "{prompt}"
 
 _THINK = "<think>"
 _TEXTS = {
     "qwen_math": (
         f"<|im_start|>system\n{INSTRUCTION}<|im_end|>\n"
-        "<|im_start|>user\n@<|im_end|>\n<|im_start|>assistant\n"
+        f"<|im_start|>user\n{PLACE}<|im_end|>\n<|im_start|>assistant\n"
     ),
     "r1": (
         "A conversation between User and Assistant. The User asks a question, and the Assistant "
@@ -29,9 +30,10 @@ _TEXTS = {
         "provides the User with the answer. The reasoning process is enclosed within <think> "
         "</think> and answer is enclosed within <answer> </answer> tags, respectively, i.e., "
         "<think> reasoning process here </think> <answer> answer here </answer>.\n"
-        "User: @\nAssistant: <think>"
+        f"User: {PLACE}\nAssistant: <think>"
     ),
-    "none": "@",
+    "none": PLACE,
+    "chat": f"{PLACE}\n{INSTRUCTION}",  # what the user says
 }
 # Base models go on after the turn or the answer, with another problem and another answer.
 _TURN_END = "<|im_end|>"
@@ -42,6 +44,26 @@ def check_template(template: str) -> None:
     """Raises a ValueError that lists the templates if this is none."""
     if template not in TEMPLATES:
         raise ValueError(f"template is {template!r}, expected one of {', '.join(TEMPLATES)}.")
+
+
+def fill(problem: str, template: str) -> str:
+    """Returns the template's text around the problem; of `chat` what the user says.
+
+    Args:
+        problem: The problem's text.
+        template: One of `TEMPLATES`, or a text of one's own in which `{prompt}` stands for the
+            problem.
+
+    Raises:
+        ValueError: The template is neither.
+    """
+    text = _TEXTS.get(template, template)
+    if PLACE not in text:
+        raise ValueError(
+            f"template is {template!r}, expected one of {', '.join(TEMPLATES)}, or a text in which "
+            f"{PLACE} stands for the problem."
+        )
+    return text.replace(PLACE, problem)
 
 
 def render(problem: str, template: str, tokenizer: Any = None) -> str:
@@ -57,13 +79,13 @@ def render(problem: str, template: str, tokenizer: Any = None) -> str:
     """
     check_template(template)
     if template != "chat":
-        return _TEXTS[template].replace("@", problem)
+        return fill(problem, template)
     if getattr(tokenizer, "chat_template", None) is None:
         raise ValueError(
             "template is 'chat', but the tokenizer has no chat template, as with base models. "
             f"Expected one of {', '.join(TEMPLATES[:-1])}."
         )
-    messages = [{"role": "user", "content": f"{problem}\n{INSTRUCTION}"}]
+    messages = [{"role": "user", "content": fill(problem, template)}]
     return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
 

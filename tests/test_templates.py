@@ -4,7 +4,8 @@ import pytest
 import tiny
 import tiny_chat
 
-from trl_lambda.evaluation.templates import (
+from trl_lambda.rewards import grade
+from trl_lambda.templates import (
     INSTRUCTION,
     TEMPLATES,
     encode,
@@ -13,7 +14,6 @@ from trl_lambda.evaluation.templates import (
     response_text,
     stop_texts,
 )
-from trl_lambda.rewards import grade
 
 PROBLEM = "what is 1+1 @ {0} \\frac12?"
 

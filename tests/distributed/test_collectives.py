@@ -1,0 +1,79 @@
+"""Few collectives, the same on all processes; who fails alone takes the others along."""
+
+import json
+from collections import Counter
+
+import collectives
+import one_sided_fault
+import pytest
+from launching import launch
+
+pytestmark = pytest.mark.distributed
+
+
+@pytest.fixture(scope="module")
+def counted(tmp_path_factory):
+    """Per case, the collectives of both processes."""
+    folder = tmp_path_factory.mktemp("counted")
+    done = launch(collectives.__file__, str(folder))
+    assert done.returncode == 0, done.stderr[-3000:]
+    return {
+        case: [json.loads((folder / f"{case}.{rank}.json").read_text()) for rank in (0, 1)]
+        for case in collectives.CASES
+    }
+
+
+@pytest.mark.parametrize("case", collectives.CASES)
+def test_same_order_and_sizes_on_all_processes(counted, case):
+    """One has a longer completion than the other, and a group of which it holds two rows."""
+    first, second = counted[case]
+    assert first == second
+    assert first["batch"]
+
+
+def beyond_stock(counted, case, what):
+    """What ours makes and stock GRPO does not."""
+    ours, stock = (Counter(map(tuple, counted[name][0][what])) for name in (case, "stock"))
+    return sorted((ours - stock).elements())
+
+
+# The check of rollout_func's completions, the metrics, and three columns of the completions table.
+ALWAYS = [("all_gather", 18), ("all_gather_object", 0), ("all_reduce", 14)]
+# 6 rows × (3 prompt tokens at most, 8 completion tokens, the length), after the two widths.
+TOKEN_IDS = [("all_gather", 2), ("all_gather", 72)]
+
+
+@pytest.mark.parametrize("case", ["straddling", "tree", "traces_alone"])
+def test_token_ids_are_gathered_once_where_groups_straddle(counted, case):
+    assert beyond_stock(counted, case, "batch") == sorted(ALWAYS + TOKEN_IDS)
+
+
+def test_nothing_is_gathered_where_they_do_not(counted):
+    assert beyond_stock(counted, "whole", "batch") == ALWAYS
+
+
+def test_step_rewards_are_exchanged_once_a_function(counted):
+    exchange = [("all_gather_object", 0)] * 2  # what is wrong with them, then the rewards
+    assert beyond_stock(counted, "process", "batch") == sorted(ALWAYS + TOKEN_IDS + exchange)
+
+
+@pytest.mark.parametrize(("case", "more"), [("tree", []), ("straddling", [("all_gather", 7)])])
+def test_a_loss_has_stocks_collectives_and_one_for_the_metrics_of_z(counted, case, more):
+    assert beyond_stock(counted, case, "loss") == more
+
+
+@pytest.mark.parametrize("fault", ["empty", "steps"])
+def test_what_we_find_wrong_on_one_process_is_raised_by_all(fault, tmp_path):
+    run = launch(one_sided_fault.__file__, fault, str(tmp_path), timeout=120)
+    assert run.returncode != 0
+    first, second = (path.read_text() for path in sorted(tmp_path.glob("*.txt")))
+    assert first == second
+    assert ("empty completion" if fault == "empty" else "returned 7 entries for 8") in first
+
+
+@pytest.mark.parametrize("fault", ["reward", "rollout", "loss", "step_rewards"])
+def test_what_others_raise_on_one_process_ends_the_launch_with_its_message(fault, tmp_path):
+    """The other process waits in a collective meanwhile: the launcher ends it."""
+    run = launch(one_sided_fault.__file__, fault, str(tmp_path), timeout=90)
+    assert run.returncode != 0
+    assert f"only here: {fault}" in run.stderr
