@@ -226,6 +226,12 @@ def test_nothing_secret_and_no_path_is_shown(tmp_path):
         assert name in settings.left_out
 
 
+def test_who_reads_the_settings_back_pushes_nothing():
+    pushing = config(push_to_hub=True, hub_model_id="somebody/x", hub_strategy="checkpoint")
+    text = run_settings(pushing, {}).as_yaml()
+    assert "hub" not in text
+
+
 def test_a_very_long_value_stands_in_the_file_only(tmp_path):
     settings = run_settings(config(), {"system_prompt": "x" * 10**6})
     assert len(settings.shown_in_card([], LambdaGRPOConfig)) < 5000

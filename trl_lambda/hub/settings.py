@@ -17,13 +17,21 @@ import yaml
 
 from .markdown import is_repo_id
 
-# Where a run happened, not what was run. generation_batch_size follows from steps_per_generation
+# Where a run happened and where its model went, not what was run: who reads the settings back must
+# not push over the model they come from. generation_batch_size follows from steps_per_generation
 # and the batch size, and the two together are refused when they are read back.
 OF_THE_MACHINE = (
     "output_dir",
     "logging_dir",
     "resume_from_checkpoint",
     "local_rank",
+    "push_to_hub",
+    "hub_model_id",
+    "hub_strategy",
+    "hub_revision",
+    "hub_private_repo",
+    "hub_always_push",
+    "log_completions_hub_repo",
     "generation_batch_size",
     "vllm_server_base_url",
     "vllm_server_host",
