@@ -18,7 +18,7 @@ from trl import GRPOConfig
 
 from .batch_plan import BatchPlan, plan_batches
 from .callbacks import ALL_TRUNCATED, SYMPTOMS, Symptom, WarnOfNoLearning
-from .config import LambdaGRPOConfig
+from .config import LambdaGRPOConfig, method_fields
 from .credit import (
     Z_LIMIT,
     Credit,
@@ -33,6 +33,7 @@ from .dropout import dropout_warning
 from .functional import reward_denominator
 from .functional.td_errors import Steps, normalize_steps
 from .groups import WholeGroups, whole_groups
+from .hub import HubTrainer
 from .kl import per_token_kl
 from .metrics import (
     gain_statistics,
@@ -58,7 +59,7 @@ OWN_COLUMNS = ("group_advantage", "process_set_weight")
 ProcessRewardFunc = Callable[..., Sequence[Sequence[tuple[int, float]] | None]]
 
 
-class LambdaGRPOTrainer(SeamTrainer):
+class LambdaGRPOTrainer(HubTrainer, SeamTrainer):
     """`GRPOTrainer` with credit for single tokens; takes all that it takes, in the same order.
 
     Args:
@@ -78,6 +79,7 @@ class LambdaGRPOTrainer(SeamTrainer):
 
     _tag_names = ["trl", "trl-lambda", "grpo"]  # noqa: RUF012 (TRL's attribute, TRL's type)
     _name = "LambdaGRPO"
+    config_fields_shown = (*method_fields(), "loss_type", "scale_rewards")
 
     def __init__(
         self,

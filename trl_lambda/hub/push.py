@@ -1,0 +1,159 @@
+"""What happens when the Hub does not take a push: nothing is lost, and the retry is one line."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from weakref import WeakSet
+
+from accelerate.logging import get_logger
+from huggingface_hub.errors import HfHubHTTPError
+from transformers import TrainerCallback
+
+logger = get_logger(__name__)
+
+# As transformers leaves them out of the model's own commit.
+NOT_PUSHED = ("_*", "checkpoint-*")
+WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "adapter_model*.bin")
+LONGEST_ANSWER = 400
+
+
+class HubPushError(RuntimeError):
+    """A push to the Hub failed; the message names the local folder and the line that retries.
+
+    Attributes:
+        folder: where the model lies.
+        command: the line that pushes it.
+    """
+
+    def __init__(self, message: str, *, folder: Path, command: str):
+        super().__init__(message)
+        self.folder, self.command = folder, command
+
+
+@dataclass(frozen=True)
+class Push:
+    """What was to go where.
+
+    Attributes:
+        repo: the repository's name.
+        folder: the local folder.
+        path: the folder in the repository.
+        message: of the commit.
+        revision: branch, None for the main one.
+        private: whether the repository was to be private.
+    """
+
+    repo: str
+    folder: Path
+    path: str = "."
+    message: str = "End of training"
+    revision: str | None = None
+    private: bool | None = None
+
+    @property
+    def command(self) -> str:
+        """The line of `huggingface_hub`'s command line that does the same."""
+        words = ["hf", "upload", self.repo, str(self.folder.absolute()), self.path]
+        words += ["--commit-message", self.message]
+        if self.path == ".":
+            words += [word for pattern in NOT_PUSHED for word in ("--exclude", pattern)]
+        if self.revision:
+            words += ["--revision", self.revision]
+        if self.private:
+            words += ["--private"]
+        return shlex.join(words)
+
+    def failed(self, error: BaseException) -> HubPushError:
+        weights = sorted(p.name for pattern in WEIGHTS for p in self.folder.glob(pattern))
+        kept = ", ".join(weights) if weights else "but no weights"
+        where = f"The folder {self.folder.absolute()} holds the model ({kept})"
+        if not weights:
+            where = f"The folder {self.folder.absolute()} is there, {kept}"
+        return HubPushError(
+            f"Pushing to {self.repo} on the Hub failed: {hub_answer(error)}\n"
+            f"{where}; nothing in it was touched. {remedy(error)}push it with\n"
+            f"    {self.command}",
+            folder=self.folder,
+            command=self.command,
+        )
+
+
+def hub_answer(error: BaseException) -> str:
+    """What went wrong, from the error that was raised down to its cause; no query strings."""
+    lines: list[str] = []
+    for link in _chain(error):
+        text = next((line.strip() for line in str(link).splitlines() if line.strip()), "")
+        line = f"{type(link).__name__}: {text}" if text else type(link).__name__
+        line = re.sub(r"\?\S*", "?…", line)  # a signed URL is a password
+        if line not in lines:
+            lines.append(line[:LONGEST_ANSWER])
+    return " ← ".join(lines)
+
+
+def remedy(error: BaseException) -> str:
+    status = next(
+        (e.response.status_code for e in _chain(error) if isinstance(e, HfHubHTTPError)), None
+    )
+    if status in (401, 403):
+        return (
+            "Log in with `hf auth login` (or set HF_TOKEN) with a token that may write there, then "
+        )
+    if status is not None and status < 500:
+        return "Once what the Hub says is mended, "
+    return "When the Hub can be reached again, "
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    chain: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in chain and len(chain) < 6:
+        chain.append(link)
+        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
+    # Beneath a transport error of the client lie the same words of the layers below it.
+    answered = [i for i, e in enumerate(chain) if isinstance(e, HfHubHTTPError)]
+    return chain[: answered[0] + 1] if answered else chain[:3]
+
+
+class WatchPushes(TrainerCallback):
+    """Says so when a push in the background fails. transformers does not look at its outcome.
+
+    Attributes:
+        failed: how many did.
+    """
+
+    def __init__(self, trainer: Any):
+        self.trainer = trainer
+        self.seen: WeakSet[Future] = WeakSet()
+        self.failed = 0
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        progress = getattr(self.trainer, "push_in_progress", None)
+        fresh = [job for job in (progress.jobs if progress else []) if job not in self.seen]
+        for place, job in enumerate(fresh):
+            self.seen.add(job)
+            self.watch(job, self._push_of(place), "Training goes on; the next save pushes again.")
+
+    def watch(self, job: Future, push: Push, consequence: str = "") -> None:
+        def report(done: Future) -> None:
+            error = None if done.cancelled() else done.exception()
+            if error is not None:
+                logger.error("%s\n%s", push.failed(error), consequence)
+                self.failed += 1
+
+        job.add_done_callback(report)
+
+    def _push_of(self, place: int) -> Push:
+        """transformers pushes the model first, then with some strategies the checkpoint."""
+        args, step = self.trainer.args, self.trainer.state.global_step
+        output_dir = Path(args.output_dir)
+        message = f"Training in progress, step {step}"
+        if place == 0:
+            return Push(self.trainer.hub_model_id, output_dir, ".", message, args.hub_revision)
+        checkpoint = output_dir / f"checkpoint-{step}"
+        path = "last-checkpoint" if args.hub_strategy == "checkpoint" else checkpoint.name
+        return Push(self.trainer.hub_model_id, checkpoint, path, message, args.hub_revision)
