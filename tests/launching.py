@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
+import psutil
 import yaml
 
 TESTS = Path(__file__).parent
@@ -19,7 +22,6 @@ def launch(
     script: str | Path,
     *arguments: str,
     engine: str = "ddp",
-    folder: Path | None = None,
     timeout: int = 300,
 ) -> subprocess.CompletedProcess:
     """Runs a script on two gloo processes, one thread each.
@@ -27,24 +29,43 @@ def launch(
     The script calls `on_cpu.process_state()` before it makes anything of accelerate.
 
     Args:
-        engine: a file of recipes/accelerate.
-        folder: where to put that file with the CPU in place; needed for all engines but "ddp".
+        engine: a file of recipes/accelerate, used with `ON_CPU` in it.
+        timeout: seconds, after which all processes are killed.
+
+    Raises:
+        subprocess.TimeoutExpired: with what they wrote.
     """
-    # `--cpu` would leave the processes to mpirun; `--multi_gpu` is torchrun.
-    options = ["--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]
-    if engine != "ddp":
-        assert folder is not None
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"{engine}.yaml"
         settings = yaml.safe_load((ENGINES / f"{engine}.yaml").read_text()) | ON_CPU
-        path = folder / f"{engine}_on_cpu.yaml"
         path.write_text(yaml.safe_dump(settings))
-        options = ["--config_file", str(path)]
-    command = [sys.executable, "-m", "accelerate.commands.launch", *options]
-    command += ["--num_cpu_threads_per_process", "1", str(script), *arguments]
-    paths = (TESTS.parent, TESTS, Path(script).parent, os.environ.get("PYTHONPATH", ""))
-    environment = os.environ | {
+        command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(path)]
+        command += ["--num_cpu_threads_per_process", "1", str(script), *arguments]
+        return _run(command, _environment(Path(script).parent), timeout)
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    paths = (TESTS.parent, TESTS, folder, os.environ.get("PYTHONPATH", ""))
+    return os.environ | {
         "PYTHONPATH": os.pathsep.join(filter(None, map(str, paths))),
         "ACCELERATE_USE_CPU": "true",
         "DS_ACCELERATOR": "cpu",
         "OMP_NUM_THREADS": "1",
     }
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment)
+
+
+def _run(
+    command: list[str], environment: dict[str, str], timeout: int
+) -> subprocess.CompletedProcess:
+    """`subprocess.run`, whose timeout would leave the launcher's own processes behind."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment) as started:
+        try:
+            output, errors = started.communicate(timeout=timeout)
+        except BaseException:
+            # Each has a session of its own, so no signal to a group would reach them.
+            for process in [*psutil.Process(started.pid).children(recursive=True), started]:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            raise
+    return subprocess.CompletedProcess(command, started.returncode, output, errors)

@@ -17,6 +17,9 @@ import tiny
 import torch
 from accelerate import PartialState
 from torch.distributed.tensor import DTensor
+from trl import GRPOTrainer
+
+from trl_lambda import LambdaGRPOTrainer
 
 SETTINGS = {
     "gradient_accumulation_steps": 2,
@@ -41,6 +44,9 @@ CASES = {
     "weight": {"trace_mode": "weight", "loss_type": "grpo", "scale_rewards": "batch"},
     "no_accumulation": {"trace_mode": "ratio", "gradient_accumulation_steps": 1},
 }
+# TRL's normaliser of this loss is a micro-batch's own: other processes, other numbers.
+BNPO = {"loss_type": "bnpo", "scale_rewards": "group"}
+NOT_COMPARED = {"bnpo": tiny.NEUTRAL | BNPO, "bnpo_stock": BNPO}
 
 
 def sharding(trainer) -> str:
@@ -53,19 +59,9 @@ def sharding(trainer) -> str:
     return "ddp" if trainer.accelerator.use_distributed else "one"
 
 
-def run(case: str, folder: Path) -> dict:
-    state = PartialState()
-    settings = SETTINGS | CASES[case]
-    rows = straddle.ROWS // state.num_processes // settings["gradient_accumulation_steps"]
-    trainer = tiny.trainer(
-        folder / case,
-        reward_funcs=straddle.reward,
-        rollout_func=straddle.rollout_of(case),
-        settings=settings | {"per_device_train_batch_size": rows},
-        train_dataset=straddle.PROMPTS,
-    )
-    scored = []
-    credit_of = trainer.credit
+def watch_credit(trainer) -> list[dict]:
+    """Copies of what each generated batch got."""
+    scored, credit_of = [], trainer.credit
 
     def credit(batch):
         tensors = credit_of(batch)
@@ -73,6 +69,23 @@ def run(case: str, folder: Path) -> dict:
         return tensors
 
     trainer.credit = credit
+    return scored
+
+
+def run(case: str, folder: Path) -> dict:
+    state = PartialState()
+    stock = case.endswith("stock")
+    settings = SETTINGS | (CASES | NOT_COMPARED)[case]
+    rows = straddle.ROWS // state.num_processes // settings["gradient_accumulation_steps"]
+    trainer = tiny.trainer(
+        folder / case,
+        GRPOTrainer if stock else LambdaGRPOTrainer,
+        reward_funcs=straddle.reward,
+        rollout_func=straddle.rollout_of(case),
+        settings=settings | {"per_device_train_batch_size": rows},
+        train_dataset=straddle.PROMPTS,
+    )
+    scored = [] if stock else watch_credit(trainer)
     trainer.train()
     weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     result = {
@@ -88,5 +101,5 @@ def run(case: str, folder: Path) -> dict:
 if __name__ == "__main__":
     on_cpu.process_state()
     with on_cpu.leaving_together():
-        for name in CASES:
+        for name in CASES | NOT_COMPARED:
             run(name, Path(sys.argv[1]))

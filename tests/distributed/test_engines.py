@@ -19,18 +19,18 @@ LOGGED = {"rel": 1e-4, "abs": 2e-6}
 @pytest.fixture(scope="module")
 def one_process(tmp_path_factory):
     folder = tmp_path_factory.mktemp("one")
-    return {case: engines.run(case, folder) for case in engines.CASES}
+    return {case: engines.run(case, folder) for case in engines.CASES | engines.NOT_COMPARED}
 
 
 @pytest.fixture(scope="module", params=NAMES)
 def engine(request, tmp_path_factory):
     """(name, results by case and rank), all cases in one launch."""
     folder = tmp_path_factory.mktemp(request.param)
-    done = launch(engines.__file__, str(folder), engine=request.param, folder=folder, timeout=300)
+    done = launch(engines.__file__, str(folder), engine=request.param)
     assert done.returncode == 0, done.stderr[-3000:]
     results = {
         case: [torch.load(folder / f"{case}.{rank}.pt") for rank in (0, 1)]
-        for case in engines.CASES
+        for case in engines.CASES | engines.NOT_COMPARED
     }
     return request.param, results
 
@@ -85,3 +85,16 @@ def test_parameters_after_three_steps(engine, one_process, case):
     assert moved > 1000 * PARAMETERS["atol"]
     for name in expected:
         torch.testing.assert_close(found[name], expected[name], **PARAMETERS)
+
+
+def test_bnpo_depends_on_the_processes_in_trl_as_here(engine, one_process):
+    """Without credit ours is stock GRPO under each engine, and neither is that of one process."""
+
+    def parameters(result):
+        return torch.cat([value.flatten() for _, value in sorted(result["parameters"].items())])
+
+    alone, stock_alone = (parameters(one_process[case]) for case in engines.NOT_COMPARED)
+    ours, stock = (parameters(engine[1][case][0]) for case in engines.NOT_COMPARED)
+    torch.testing.assert_close(alone, stock_alone, **PARAMETERS)
+    torch.testing.assert_close(ours, stock, **PARAMETERS)
+    assert (stock - stock_alone).abs().max() > 50 * PARAMETERS["atol"]

@@ -15,7 +15,7 @@ def test_a_killed_run_ends_as_one_that_was_not(engine, tmp_path):
 
     def start(name, result, *arguments):
         arguments = (str(tmp_path / name), str(result), *arguments)
-        return launch(resume.__file__, *arguments, engine=engine, folder=tmp_path)
+        return launch(resume.__file__, *arguments, engine=engine)
 
     def killed(*arguments):
         return start("killed", results[1], *arguments)
