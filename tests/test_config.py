@@ -124,6 +124,15 @@ def test_a_plain_config_that_does_not_fit_our_defaults_is_refused(tmp_path):
         LambdaGRPOConfig.from_grpo_config(config)
 
 
+def test_uneven_batches_are_refused_where_there_are_several_processes(tmp_path, monkeypatch):
+    uneven = {"accelerator_config": {"even_batches": False}}
+    tiny.config(LambdaGRPOConfig, tmp_path, **uneven)
+    monkeypatch.setattr(LambdaGRPOConfig, "world_size", 2)
+    tiny.config(LambdaGRPOConfig, tmp_path)
+    with pytest.raises(ValueError, match=r"even_batches=False .* set even_batches to True"):
+        tiny.config(LambdaGRPOConfig, tmp_path, **uneven)
+
+
 def test_defaults(tmp_path):
     config = tiny.config(LambdaGRPOConfig, tmp_path)
     assert {

@@ -208,6 +208,7 @@ class LambdaGRPOConfig(GRPOConfig):
     def check_method(self) -> None:
         """Raises ValueError for values out of range and combinations that mean nothing."""
         self._check_values()
+        self._check_processes()
         self._check_trace()
         self._check_td_error()
         if self.credit_rule.token_level:
@@ -239,6 +240,14 @@ class LambdaGRPOConfig(GRPOConfig):
         floor = self.advantage_floor
         if floor is not None and not (_is_number(floor) and -math.inf < floor <= 0.0):
             self._refuse("advantage_floor", "it must be a finite number ≤ 0, or None for no floor")
+
+    def _check_processes(self) -> None:
+        if self.world_size > 1 and not self.accelerator_config.even_batches:
+            raise ValueError(
+                "accelerator_config: even_batches=False leaves a process with fewer rows than the "
+                "others at the end of an evaluation, or with none, and the others then wait for it "
+                "without end; set even_batches to True."
+            )
 
     def _check_trace(self) -> None:
         if self.trace_style != "none":
