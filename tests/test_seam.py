@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 import trl
+from accelerate.utils import gather
 from packaging.version import Version
 from trl import GRPOTrainer
 
@@ -24,6 +25,12 @@ def test_known_versions_cover_the_installed_one():
 class Renamed(GRPOTrainer):
     def _calculate_rewards(self, inputs, prompts, completions, ids):
         return None
+
+
+class AnotherGather(GRPOTrainer):
+    def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
+        rewards_per_func = torch.zeros(len(prompts), len(self.reward_funcs))
+        return self.accelerator.gather(gather(rewards_per_func))
 
 
 class TwoValues(GRPOTrainer):
@@ -47,6 +54,7 @@ class Gone:
     ("changed", "message"),
     [
         (Renamed, r"_calculate_rewards takes \[.*'ids'\], not"),
+        (AnotherGather, r"_calculate_rewards has 2 times .*gather"),
         (TwoValues, r"_get_per_token_logps_and_entropies returns 2 values, not 3"),
         (OtherLoss, r"_compute_loss has 0 times .*old_per_token_logps"),
         (Gone, r"Gone\._compute_loss is gone"),

@@ -1,7 +1,8 @@
 """What comes back from users' functions: step rewards, rollouts, images that were added.
 
 What one process finds wrong is gathered first and raised on all: a process that raised alone would
-leave the others waiting in their next collective.
+leave the others waiting in their next collective. The launcher ends those on its own machine; on
+other machines they would wait until the collective's time is up.
 """
 
 from __future__ import annotations
@@ -20,44 +21,49 @@ from .functional.td_errors import StepRewards, check_steps
 StepLists = list[StepRewards | None]
 
 
-def raise_everywhere(error: str | None) -> None:
-    """Raises ValueError on all processes with the first error that any of them has."""
-    errors = [e for e in gather_object([error]) if e is not None]
-    if errors:
-        raise ValueError(errors[0])
+def raise_everywhere(error: Exception | None) -> None:
+    """Raises on all processes if one has an error: its own there, what it was on the others."""
+    said = None if error is None else f"{type(error).__name__}: {error}"
+    everyones = gather_object([said])
+    if error is not None:
+        raise error
+    for process, other in enumerate(everyones):
+        if other is not None:
+            raise RuntimeError(f"Process {process} raised {other}")
 
 
 def gathered_steps(func: Callable, columns: dict[str, Any], lengths: list[int]) -> StepLists:
     """The step rewards that `func` returns for the completions of all processes.
 
     Raises:
-        ValueError: on all processes, what came from which function for which completion.
+        ValueError: what came from which function for which completion; RuntimeError on the
+            processes that have nothing wrong. Whatever `func` raises, likewise.
     """
-    name = function_name(func)
-    own, error = _own_steps(func(**columns), lengths, name)
-    raise_everywhere(error)
+    own, fault = [], None
+    try:
+        own = _own_steps(func(**columns), lengths, function_name(func))
+    except Exception as error:
+        fault = error
+    raise_everywhere(fault)
     return gather_object(own)
 
 
-def _own_steps(returned: Any, lengths: list[int], name: str) -> tuple[StepLists, str | None]:
-    """The steps, or what is wrong with them."""
+def _own_steps(returned: Any, lengths: list[int], name: str) -> StepLists:
+    """Raises ValueError for what cannot be steps."""
     if not isinstance(returned, Iterable):
-        return [], (
+        raise ValueError(
             f"The process reward function {name!r} returned {type(returned).__name__}; expected "
             "one list of (index of the token that ends the step, reward) per completion."
         )
-    try:
-        own = [_as_steps(entry, row, name) for row, entry in enumerate(returned)]
-        if len(own) != len(lengths):
-            raise ValueError(
-                f"The process reward function {name!r} returned {len(own)} entries for "
-                f"{len(lengths)} completions; return one list of (index of the token that ends "
-                "the step, reward) per completion, or None to abstain."
-            )
-        check_steps(own, lengths, where=f"process reward function {name!r}")
-    except ValueError as error:
-        return [], str(error)
-    return own, None
+    own = [_as_steps(entry, row, name) for row, entry in enumerate(returned)]
+    if len(own) != len(lengths):
+        raise ValueError(
+            f"The process reward function {name!r} returned {len(own)} entries for "
+            f"{len(lengths)} completions; return one list of (index of the token that ends "
+            "the step, reward) per completion, or None to abstain."
+        )
+    check_steps(own, lengths, where=f"process reward function {name!r}")
+    return own
 
 
 def _as_steps(entry: Any, row: int, name: str) -> StepRewards | None:
@@ -113,7 +119,11 @@ def _image_count(row: dict[str, Any]) -> int:
 
 
 def without_empty_completions(rollout_func: Callable) -> Callable:
-    """TRL dies of an IndexError at a completion without tokens; this says which one it was."""
+    """TRL dies of an IndexError at a completion without tokens; this says which one it was.
+
+    What `rollout_func` raises is not exchanged: the others may be in a collective of its own, such
+    as the gathering of sharded weights.
+    """
 
     @functools.wraps(rollout_func)
     def checked(prompts, *args, **kwargs):
@@ -121,7 +131,7 @@ def without_empty_completions(rollout_func: Callable) -> Callable:
         lengths = [len(ids) for ids in output.get("completion_ids", ())]
         error = None
         if 0 in lengths:
-            error = (
+            error = ValueError(
                 f"rollout_func returned an empty completion for row {lengths.index(0)} of "
                 f"{len(prompts)}; every completion needs at least one token (EOS, say)."
             )

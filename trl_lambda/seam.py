@@ -20,13 +20,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object
+from accelerate.utils import gather, gather_object
 from torch import Tensor
 
 from .functional.td_errors import StepRewards
 from .kl import LossScale, per_token_kl
 from .resume import ResumableTrainer
-from .rollout_checks import gathered_steps, images_added, without_empty_completions
+from .rollout_checks import (
+    gathered_steps,
+    images_added,
+    raise_everywhere,
+    without_empty_completions,
+)
 from .seam_check import check_seam
 from .vllm_cpu import mend_weight_sync
 
@@ -163,8 +168,16 @@ class SeamTrainer(ResumableTrainer):
     # -- TRL's methods -------------------------------------------------------------------------
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
-        rewards_NF = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
-        self._check_finite(rewards_NF)
+        error = None
+        try:
+            rewards_NF = super()._calculate_rewards(
+                inputs, prompts, completions, completion_ids_list
+            )
+        except Exception as raised:
+            if not self._exchanges_reward_errors:
+                raise
+            error, rewards_NF = raised, self._rewards_of_none(len(prompts))
+        self._check_finite(rewards_NF, error)
         lengths = [len(ids) for ids in completion_ids_list]
         columns = self._reward_columns(inputs)
         columns |= {
@@ -216,6 +229,20 @@ class SeamTrainer(ResumableTrainer):
         return logps_BT, entropies_BT, aux_loss
 
     # -- parts of the above --------------------------------------------------------------------
+
+    @property
+    def _exchanges_reward_errors(self) -> bool:
+        """Whether all processes are sure to meet in the gather that ends `_calculate_rewards`.
+
+        Not with a reward model: its forward pass may be a collective that the others wait in.
+        """
+        models = any(isinstance(func, torch.nn.Module) for func in self.reward_funcs)
+        return self.accelerator.num_processes > 1 and not models
+
+    def _rewards_of_none(self, count: int) -> Tensor:
+        """Joins that gather with rewards that no function may return: all then ask what it was."""
+        shape = (count, len(self.reward_funcs))
+        return gather(torch.full(shape, torch.inf, device=self.accelerator.device))
 
     def _kl_term(self, plan: LossPlan, inputs: dict[str, Any]) -> Tensor:
         """β·KL as TRL would have added it, weighted; logged where TRL would have logged it."""
@@ -291,9 +318,10 @@ class SeamTrainer(ResumableTrainer):
             columns["environments"] = self.environments
         return columns
 
-    def _check_finite(self, rewards_NF: Tensor) -> None:
+    def _check_finite(self, rewards_NF: Tensor, error: Exception | None) -> None:
         infinite = rewards_NF.isinf().nonzero().tolist()
         if infinite:
+            raise_everywhere(error)
             row, func = infinite[0]
             raise ValueError(
                 f"The reward function {self.reward_func_names[func]!r} returned "

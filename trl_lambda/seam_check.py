@@ -36,6 +36,11 @@ _SIGNATURES = {
 }
 # What the source of a method must say, and how often (None: at least once).
 _SOURCE: dict[str, dict[str, int | None]] = {
+    # Where a process whose reward function raised meets the others.
+    "_calculate_rewards": {
+        r"torch\.zeros\(len\(prompts\), len\(self\.reward_funcs\), device=device\)": 1,
+        r"(?<!asyncio\.)\bgather\(": 1,
+    },
     "_compute_loss": {
         r"self\._get_per_token_logps_and_entropies\(": 1,
         r'inputs\["advantages"\]': None,

@@ -26,6 +26,7 @@ CASES = {
     "straddling": ALL_ON,
     "whole": ALL_ON | {"num_generations": 6},  # six rows a process: a group each
     "tree": {"td_error": "tree", "beta": 0.04},
+    "recorded": {"td_error": "tree", "beta": 0.04, "credit_log_steps": 1},
     "process": {"td_error": "process", "beta": 0.04},
     "traces_alone": {"process_set_weighting": False},
 }

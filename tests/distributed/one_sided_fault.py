@@ -2,7 +2,8 @@
 
     one_sided_fault.py FAULT FOLDER
 
-With "empty" and "steps" our checks find it; the others raise in what is not ours.
+With "empty", "steps" and "infinite" our checks find it; the others raise in what is not ours. Each
+process writes FOLDER/<rank>.txt, what it raised.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ from __future__ import annotations
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import on_cpu
 import tiny
+import torch
 
 
 def main(fault: str, folder: Path) -> None:
@@ -25,7 +28,15 @@ def main(fault: str, folder: Path) -> None:
 
     def reward(completions, **columns):
         raise_for("reward")
-        return tiny.letter_reward(completions)
+        rewards = tiny.letter_reward(completions)
+        return [float("inf"), *rewards[1:]] if faulty == "infinite" else rewards
+
+    class RewardModel(torch.nn.Module):
+        config = SimpleNamespace(_name_or_path="reward_model")
+
+        def forward(self, input_ids, **columns):
+            raise_for("reward_model")
+            return SimpleNamespace(logits=torch.zeros(len(input_ids), 1))
 
     def steps(completions, **columns):
         raise_for("step_rewards")
@@ -39,7 +50,8 @@ def main(fault: str, folder: Path) -> None:
 
     trainer = tiny.trainer(
         tempfile.mkdtemp(),
-        reward_funcs=reward,
+        reward_funcs=RewardModel() if fault == "reward_model" else reward,
+        reward_processing_classes=tiny.tokenizer(),
         rollout_func=rollout,
         settings={"td_error": "process", "normalize_trace": False},
         process_reward_funcs=steps,
@@ -53,8 +65,8 @@ def main(fault: str, folder: Path) -> None:
     trainer.compute_loss = loss
     try:
         trainer.train()
-    except ValueError as error:
-        (folder / f"{state.process_index}.txt").write_text(str(error))
+    except Exception as error:
+        (folder / f"{state.process_index}.txt").write_text(f"{type(error).__name__}: {error}")
         raise
 
 

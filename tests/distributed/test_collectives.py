@@ -1,11 +1,13 @@
 """Few collectives, the same on all processes; who fails alone takes the others along."""
 
 import json
+import math
 from collections import Counter
 
 import collectives
 import one_sided_fault
 import pytest
+import uneven_evaluation
 from launching import launch
 
 pytestmark = pytest.mark.distributed
@@ -57,23 +59,59 @@ def test_step_rewards_are_exchanged_once_a_function(counted):
     assert beyond_stock(counted, "process", "batch") == sorted(ALWAYS + TOKEN_IDS + exchange)
 
 
+def test_a_recorded_batch_is_described_to_the_process_that_writes(counted):
+    described = [("all_gather_object", 0)]
+    assert beyond_stock(counted, "recorded", "batch") == sorted(ALWAYS + TOKEN_IDS + described)
+    assert beyond_stock(counted, "recorded", "loss") == described
+
+
 @pytest.mark.parametrize(("case", "more"), [("tree", []), ("straddling", [("all_gather", 7)])])
 def test_a_loss_has_stocks_collectives_and_one_for_the_metrics_of_z(counted, case, more):
     assert beyond_stock(counted, case, "loss") == more
 
 
-@pytest.mark.parametrize("fault", ["empty", "steps"])
-def test_what_we_find_wrong_on_one_process_is_raised_by_all(fault, tmp_path):
-    run = launch(one_sided_fault.__file__, fault, str(tmp_path), timeout=120)
+def test_an_evaluation_that_leaves_a_process_few_prompts_or_none_ends(tmp_path):
+    run = launch(uneven_evaluation.__file__, str(tmp_path), timeout=120)
+    assert run.returncode == 0, run.stderr[-3000:]
+    for prompts in uneven_evaluation.PROMPTS:
+        first, second = (
+            json.loads((tmp_path / f"{prompts}.{rank}.json").read_text()) for rank in (0, 1)
+        )
+        assert first == second
+        assert first["eval_process_sets/size"] > 1.0
+        assert math.isfinite(first["eval_loss"])
+
+
+ONE_SIDED = {
+    "reward": "RuntimeError: only here: reward",
+    "step_rewards": "RuntimeError: only here: step_rewards",
+    "empty": "ValueError: rollout_func returned an empty completion for row 0 of 8",
+    "steps": "ValueError: The process reward function 'steps' returned 7 entries for 8 completions",
+}
+
+
+@pytest.mark.parametrize("fault", ONE_SIDED)
+def test_what_one_process_raises_is_raised_by_all(fault, tmp_path):
+    run = launch(one_sided_fault.__file__, fault, str(tmp_path), timeout=90)
+    assert run.returncode != 0
+    other, own = (path.read_text() for path in sorted(tmp_path.glob("*.txt")))
+    assert own.startswith(ONE_SIDED[fault])
+    assert other == f"RuntimeError: Process 1 raised {own}"
+
+
+def test_an_infinite_reward_is_seen_by_all(tmp_path):
+    run = launch(one_sided_fault.__file__, "infinite", str(tmp_path), timeout=90)
     assert run.returncode != 0
     first, second = (path.read_text() for path in sorted(tmp_path.glob("*.txt")))
     assert first == second
-    assert ("empty completion" if fault == "empty" else "returned 7 entries for 8") in first
+    assert "'reward' returned inf for completion 8 of the batch" in first
 
 
-@pytest.mark.parametrize("fault", ["reward", "rollout", "loss", "step_rewards"])
-def test_what_others_raise_on_one_process_ends_the_launch_with_its_message(fault, tmp_path):
-    """The other process waits in a collective meanwhile: the launcher ends it."""
+@pytest.mark.parametrize("fault", ["rollout", "reward_model", "loss"])
+def test_what_may_itself_be_a_collective_ends_the_launch_with_its_message(fault, tmp_path):
+    """The other process may wait anywhere meanwhile: the launcher ends it."""
     run = launch(one_sided_fault.__file__, fault, str(tmp_path), timeout=90)
     assert run.returncode != 0
     assert f"only here: {fault}" in run.stderr
+    others = [path.read_text() for path in tmp_path.glob("0.txt")]
+    assert not any(fault in text for text in others)  # it did not come to an exchange
