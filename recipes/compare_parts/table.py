@@ -20,8 +20,8 @@ def overall_table(data: dict[str, Any]) -> str:
     seeds, tasks = len(data["seeds"]["final"]), len(data["tasks"])
     head = (
         f"Interquartile means over {count(seeds, 'seed')} of {count(tasks, 'task')} with 95 % "
-        f"stratified-bootstrap intervals, and the chance that a run beats one of {best}, the best baseline, "
-        "averaged over tasks:"
+        f"stratified-bootstrap intervals, and the chance that a run beats one of {best}, the best "
+        "baseline, averaged over tasks:"
     )
     rows = [
         [m, interval(e["final"]), interval(e["area"]), interval(e.get("improves_area"))]
