@@ -13,17 +13,19 @@ import platform
 import threading
 import time
 import traceback
+import warnings
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
 from functools import cache
 from importlib.metadata import version
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from queue import Empty, Queue
 from typing import Any
 
+import torch
 from tqdm.auto import tqdm
 
 import trl_lambda
@@ -151,17 +153,20 @@ class Lane(threading.Thread):
 
 def new_worker() -> ProcessPoolExecutor:
     # spawn: a process forked from one that has used torch's threads may hang.
-    return ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=be_quiet)
+    return ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=start_worker)
 
 
-def be_quiet() -> None:
-    """One thread, nothing on the terminal but errors, and no look at the network."""
-    import warnings
-
-    import torch
-
+def start_worker() -> None:
+    """One thread, nothing on the terminal but errors; ends with the process that started it."""
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    # A worker of a parent that was killed would wait for its next run for ever.
+    parent_process().join()
+    os._exit(1)
 
 
 def run_all(

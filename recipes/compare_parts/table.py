@@ -21,7 +21,8 @@ def overall_table(data: dict[str, Any]) -> str:
     head = (
         f"Interquartile means over {count(seeds, 'seed')} of {count(tasks, 'task')} with 95 % "
         f"stratified-bootstrap intervals, and the chance that a run beats one of {best}, the best "
-        "baseline, averaged over tasks:"
+        "baseline, averaged over tasks. Final accuracy is the mean of a run's last "
+        f"{data['final_points']} of 11 measurements:"
     )
     rows = [
         [m, interval(e["final"]), interval(e["area"]), interval(e.get("improves_area"))]

@@ -52,6 +52,7 @@ class Task:
         steps: (index of the token that ends a step, its reward); None where steps would give the
             answer away. One character is one token.
         right: probability that a demonstrated decision is right; what `demonstrate` gets.
+        length: characters after which the environment ends a completion; None for no such end.
         exact: the gold is the only right completion, so that accuracy is its probability, and no
             sampling is needed to measure it.
         characters: the vocabulary; one token each.
@@ -74,6 +75,7 @@ class Task:
     tokens: int
     generations: int
     learning_rates: tuple[float, ...]
+    length: Callable[[str, str], int] | None = None
     groups: int = 4
     completions: int = 8
     updates: int = 2
@@ -136,6 +138,19 @@ def off_by_one(problem: Problem, rng: random.Random, right: float) -> str:
 
 def same_text(completion: str, gold: str) -> float:
     return float(completion == gold)
+
+
+def length_until_lost(completion: str, gold: str) -> int:
+    """Characters up to the first that is not the gold's, digits apart; that one counts.
+
+    There the environment ends a completion: nothing can be won any more. Without this one slip is
+    followed by dozens of characters that the model was never shown, whose punishment, far larger
+    than the credit of any decision, undoes the fixed text too: every method then breaks.
+    """
+    for i, (written, right) in enumerate(zip(completion, gold, strict=False)):
+        if written != right and not (written.isdigit() and right.isdigit()):
+            return i + 1
+    return len(completion)
 
 
 def right_digits(completion: str, gold: str) -> Steps:
@@ -230,6 +245,7 @@ TASKS = {
             demonstrate=off_by_one,
             reward=same_text,
             steps=right_digits,
+            length=length_until_lost,
             right=0.2,
             exact=True,
             characters=TAGGED + TAIL,
@@ -244,6 +260,7 @@ TASKS = {
             demonstrate=off_by_one,
             reward=same_text,
             steps=right_digits,
+            length=length_until_lost,
             right=0.2,
             exact=True,
             characters=TAGGED + TAIL,
@@ -293,6 +310,7 @@ TASKS = {
             demonstrate=off_by_one,
             reward=same_text,
             steps=right_digits,
+            length=length_until_lost,
             right=0.5,
             exact=True,
             characters=TAGGED + LONG,
@@ -301,7 +319,7 @@ TASKS = {
             learning_rates=(1e-4, 2e-4, 4e-4),
             groups=2,
             held_out=64,
-            warm_start_steps=2500,
+            warm_start_steps=4000,
             warm_start_batch=16,
         ),
     )

@@ -135,6 +135,9 @@ def make_trainer(run: Run, start: Path, folder: str) -> tuple[GRPOTrainer, Curve
         ids = encode(encoder, prompts)
         end = encoder.eos_token_id
         completions = sample(trainer.model, ids, tokens=task.tokens, end=end)
+        if task.length is not None:
+            golds = [gold_of[prompt] for prompt in prompts]
+            completions = until_lost(task, completions, golds, encoder)
         curve.tokens += sum(map(len, completions))
         return {"prompt_ids": ids.tolist(), "completion_ids": completions, "logprobs": None}
 
@@ -142,6 +145,7 @@ def make_trainer(run: Run, start: Path, folder: str) -> tuple[GRPOTrainer, Curve
         return [task.steps(c, g) for c, g in zip(completions, gold, strict=True)]
 
     problems = others(task, 2_000)
+    gold_of = {p.prompt: p.gold for p in problems}
     rows = [{"prompt": p.prompt, "gold": p.gold} for p in problems]
     process = {"process_reward_funcs": stepwise} if method.needs_steps else {}
     trainer = (GRPOTrainer if stock else LambdaGRPOTrainer)(
@@ -156,6 +160,16 @@ def make_trainer(run: Run, start: Path, folder: str) -> tuple[GRPOTrainer, Curve
     )
     trainer.remove_callback(PrinterCallback)
     return trainer, curve, rewards
+
+
+def until_lost(task: Task, completions: list[list[int]], golds: list[str], encoder) -> list:
+    """Each completion as far as the environment lets it go; one that is not lost keeps its end."""
+    texts = encoder.batch_decode(completions, skip_special_tokens=True)
+    lengths = [task.length(text, gold) for text, gold in zip(texts, golds, strict=True)]
+    return [
+        ids if length == len(text) else ids[:length]
+        for ids, text, length in zip(completions, texts, lengths, strict=True)
+    ]
 
 
 def settings(task: Task, run: Run, folder: str) -> dict[str, Any]:

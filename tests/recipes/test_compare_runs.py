@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import os
 import queue
+import subprocess
+import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from compare_parts import runs as runs_module
 from compare_parts import stages, table
 from compare_parts.report import json_text, learning, write_report
-from compare_parts.runs import Store, key, run_all
+from compare_parts.runs import Store, key, read_lines, run_all
 from compare_parts.stages import FULL, SMOKE, Plan
 from compare_parts.training import Run
 
@@ -159,7 +162,9 @@ def store_of(tmp_path, plan: Plan, height) -> Store:
 
     def add(run):
         last = 2 * run.generations
-        store.add(record(run, ((0, 0, 0.1), (last, 10 * last, height(run)))))
+        end = height(run)
+        flat = [(last + 10 * i, 10 * last + 100 * i, end) for i in range(3)]
+        store.add(record(run, ((0, 0, 0.1), *flat)))
 
     for run in stages.screening(plan):
         add(run)
@@ -296,24 +301,51 @@ def test_help_helps(run_recipe):
 
 
 @pytest.mark.slow
-def test_smoke_run_goes_from_warm_start_to_table_and_goes_on_after_a_kill(run_recipe, tmp_path):
+def test_smoke_run_survives_a_kill_and_ends_in_a_table(run_recipe, tmp_path):
     readme = tmp_path / "README.md"
     readme.write_text(f"{table.MARK}\n{table.MARK}\n")
     arguments = ("--smoke", "--output_dir", "out", "--readme", "README.md", "--workers", "2")
+    path = tmp_path / "out" / "runs.jsonl"
+    with pytest.raises(KilledInTime):
+        kill_when(lambda: len(read_lines(path)) >= 3, arguments, tmp_path)
+    kept = {record["key"]: record for record in read_lines(path)}
+    path.write_bytes(path.read_bytes() + b'{"key": "cut o')
     process = run_recipe("compare.py", *arguments)
     assert process.returncode == 0, process.stderr[-3000:]
-    path = tmp_path / "out" / "runs.jsonl"
-    lines = path.read_text().splitlines()
-    assert len(lines) == 2 + 2 + 4
-    assert not any("error" in json.loads(line) for line in lines)
+    records = read_lines(path)
+    assert len(records) == len({r["key"] for r in records}) == 2 + 2 + 4  # none done twice
+    assert not any("error" in record for record in records)
+    for record in records:
+        assert kept.get(record["key"], record) == record
     assert "| defaults |" in readme.read_text()
-    # As if killed while the last run was being written.
-    path.write_text("\n".join(lines[:-1]) + "\n" + lines[-1][: len(lines[-1]) // 2])
-    again = run_recipe("compare.py", *arguments)
-    assert again.returncode == 0, again.stderr[-3000:]
-    whole = {json.loads(line)["key"]: json.loads(line) for line in lines}
-    store = Store(path)
-    assert store.records.keys() == whole.keys()
-    last = json.loads(lines[-1])
-    assert store.records[last["key"]]["curve"] == last["curve"]  # the same numbers again
     assert len(os.listdir(tmp_path / "out" / "warm_starts")) == 1
+    # The same run again has the same numbers.
+    last = records[-1]
+    path.write_text("".join(json.dumps(r) + "\n" for r in records[:-1]))
+    assert run_recipe("compare.py", *arguments).returncode == 0
+    assert Store(path).records[last["key"]]["curve"] == last["curve"]
+
+
+class KilledInTime(Exception):
+    """The recipe was killed, and had not ended by itself."""
+
+
+def kill_when(condition, arguments: tuple[str, ...], folder: Path) -> None:
+    """Runs the recipe, kills it with SIGKILL, and waits until its workers have gone as well."""
+    recipe = Path(__file__).parents[2] / "recipes" / "compare.py"
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    process = psutil.Popen(
+        [sys.executable, str(recipe), *arguments], cwd=folder, env=environment,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    until = time.monotonic() + 120
+    while not condition():
+        assert process.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    workers = process.children(recursive=True)
+    process.kill()
+    process.wait()
+    assert workers
+    assert psutil.wait_procs(workers, timeout=30)[1] == [], "workers outlived the recipe"
+    raise KilledInTime

@@ -11,8 +11,15 @@ import pytest
 import torch
 from compare_parts.methods import METHODS
 from compare_parts.policy import Decoder, encode, gold_probability, new_model, sample, tokenizer
-from compare_parts.tasks import DEPTH, TASKS, chain_steps, search_reward, tree_path
-from compare_parts.training import Run, make_trainer
+from compare_parts.tasks import (
+    DEPTH,
+    TASKS,
+    chain_steps,
+    length_until_lost,
+    search_reward,
+    tree_path,
+)
+from compare_parts.training import Run, make_trainer, until_lost
 from compare_parts.warm_start import held_out, others, warm_start_settings
 from trl import GRPOConfig
 
@@ -116,6 +123,20 @@ def test_the_tree_is_the_papers():
     [problem] = islice(TASKS["search"].problems(random.Random(0)), 1)
     rewards = Counter(search_reward(path, problem.gold) for path in paths)
     assert rewards == {1.0: 1, -1.0: 7, 0.7: 8}
+
+
+def test_a_completion_ends_where_it_is_lost():
+    assert length_until_lost("3ab", "2ab") == 3  # a wrong decision is not the end
+    assert length_until_lost("3axyz", "2abcd") == 3
+    assert length_until_lost("a", "2abcd") == 1
+    assert length_until_lost("", "2abcd") == 0
+    task = TASKS["early"]
+    encoder = tokenizer(task)
+    gold = next(task.problems(random.Random(0))).gold
+    end = encoder.eos_token_id
+    whole = [*encode(encoder, [gold])[0].tolist(), end]
+    slip = [*whole[:5], whole[3], *whole[6:]]
+    assert until_lost(task, [whole, slip], [gold, gold], encoder) == [whole, slip[:6]]
 
 
 def test_steps_of_the_chain_by_hand():
