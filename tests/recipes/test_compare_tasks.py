@@ -37,6 +37,7 @@ def model(encoder):
     made = new_model(encoder).eval()
     for parameter in made.parameters():  # biases too, which start at zero
         torch.nn.init.normal_(parameter, std=0.2)
+    made.lm_head.weight.data *= 10  # else all tokens are about as likely
     return made
 
 
@@ -57,7 +58,7 @@ def test_samples_are_as_frequent_as_the_model_says(encoder, model):
     share = Counter(row[0] for row in rows)
     chances = model(prompts[:1]).logits[0, -1].softmax(-1)
     for token in chances.topk(3).indices.tolist():
-        assert share[token] / 20_000 == pytest.approx(chances[token].item(), abs=0.015)
+        assert share[token] / 20_000 == pytest.approx(chances[token].item(), abs=0.012)
     assert all(row[-1] == encoder.eos_token_id or len(row) == 2 for row in rows)
     assert all(encoder.eos_token_id not in row[:-1] for row in rows)
 
