@@ -215,3 +215,18 @@ def test_a_run_trains_on_what_the_policy_sampled(method, model, tmp_path, monkey
     assert curve.points[-1][1] == sum(len(c) for _, rows in seen for c in rows)
     after = list(trainer.model.parameters())
     assert any(not torch.equal(a, b) for a, b in zip(after, before, strict=True))
+
+
+def test_a_rollout_samples_from_the_policy_as_it_is_now(model, tmp_path):
+    model.save_pretrained(tmp_path / "start")
+    run = Run("chain", "defaults", 1e-3, 0, generations=1)
+    trainer, _, _ = make_trainer(run, tmp_path / "start", str(tmp_path))
+    prompts = [others(TASKS["chain"], 1)[0].prompt] * 200
+
+    def first_tokens() -> int:
+        torch.manual_seed(0)
+        return len({c[0] for c in trainer.rollout_func(prompts, trainer)["completion_ids"]})
+
+    sharp = first_tokens()
+    trainer.model.lm_head.weight.data.zero_()  # now all tokens are equally likely
+    assert sharp < first_tokens() == len(tokenizer(TASKS["chain"]))
