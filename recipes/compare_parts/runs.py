@@ -15,7 +15,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
 from functools import cache
@@ -33,7 +33,7 @@ import trl_lambda
 from .methods import METHODS
 from .tasks import TASKS
 from .training import ADAM_BETA2, MEASUREMENTS, WARM_UP, Run, train
-from .warm_start import fingerprint, warm_start, warm_start_settings
+from .warm_start import fingerprint, warm_start, warm_start_folder, warm_start_settings
 
 Record = dict[str, Any]
 
@@ -169,6 +169,25 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
+def make_warm_starts(tasks: Iterable[str], folder: Path, workers: int) -> None:
+    """Those that are not there; minutes for the long one, so side by side."""
+    missing = [task for task in tasks if not warm_start_folder(TASKS[task], folder).exists()]
+    if not missing:
+        return
+    # The dear ones first: the last to end is waited for.
+    missing.sort(key=lambda name: -TASKS[name].tokens)
+    with ProcessPoolExecutor(
+        min(workers, len(missing)), mp_context=get_context("spawn"), initializer=start_worker
+    ) as pool:
+        begun = [pool.submit(make_warm_start, name, folder) for name in missing]
+        for one in tqdm(as_completed(begun), "warm starts", len(begun)):
+            one.result()
+
+
+def make_warm_start(task: str, folder: Path) -> None:
+    warm_start(TASKS[task], folder)
+
+
 def run_all(
     runs: Iterable[Run], store: Store, folder: Path, *, workers: int, deadline: float, name: str
 ) -> list[Run]:
@@ -184,8 +203,7 @@ def run_all(
     if not missing:
         return []
     warm_starts = folder / "warm_starts"
-    for task in tqdm(dict.fromkeys(run.task for run in missing), f"{name}: warm starts"):
-        warm_start(TASKS[task], warm_starts)
+    make_warm_starts({run.task for run in missing}, warm_starts, workers)
     todo, done = Queue(), Queue()
     for run in missing:
         todo.put(run)

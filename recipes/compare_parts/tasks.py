@@ -251,7 +251,7 @@ TASKS = {
             characters=TAGGED + TAIL,
             tokens=27,
             generations=50,
-            learning_rates=(1.5e-4, 3e-4, 6e-4),
+            learning_rates=(3e-4, 6e-4, 1.2e-3),
         ),
         Task(
             name="late",
@@ -266,7 +266,7 @@ TASKS = {
             characters=TAGGED + TAIL,
             tokens=27,
             generations=50,
-            learning_rates=(1.5e-4, 3e-4, 6e-4),
+            learning_rates=(3e-4, 6e-4, 1.2e-3),
         ),
         Task(
             name="chain",

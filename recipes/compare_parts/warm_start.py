@@ -46,9 +46,13 @@ def warm_start_settings(task: Task) -> dict:
     return chosen | {"seed": SEED, "shown": shown}
 
 
+def warm_start_folder(task: Task, folder: Path) -> Path:
+    return folder / f"{task.name}-{fingerprint(warm_start_settings(task))}"
+
+
 def warm_start(task: Task, folder: Path) -> Path:
     """The folder with the warm-started model; trained if it is not there."""
-    place = folder / f"{task.name}-{fingerprint(warm_start_settings(task))}"
+    place = warm_start_folder(task, folder)
     if not place.exists():
         folder.mkdir(parents=True, exist_ok=True)
         model = train(task)

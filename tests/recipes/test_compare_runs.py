@@ -100,7 +100,7 @@ class DyingWorker:
 def workers(monkeypatch):
     made = []
     monkeypatch.setattr(runs_module, "new_worker", lambda: made.append(DyingWorker()) or made[-1])
-    monkeypatch.setattr(runs_module, "warm_start", lambda task, folder: folder)
+    monkeypatch.setattr(runs_module, "make_warm_starts", lambda *arguments: None)
     return made
 
 
@@ -187,7 +187,7 @@ def test_the_rules_choose(tmp_path):
     good = {"tree 0.9": 0.5, "GRPO-λ recent ratio 0.9": 0.6, "GSPO": 0.4, "process": 0.9}
 
     def height(run):
-        return good.get(run.method, 0.3) + (0.05 if run.learning_rate == 3e-4 else 0.0)
+        return good.get(run.method, 0.3) + (0.05 if run.learning_rate == 6e-4 else 0.0)
 
     store = store_of(tmp_path, plan, height)
     scores = stages.screening_scores(plan, store.any)
@@ -196,7 +196,7 @@ def test_the_rules_choose(tmp_path):
         "GSPO",
     ]  # fmt: skip
     rates = stages.choose_rates(plan, store.any, plan.always)
-    assert set(rates.values()) == {3e-4}
+    assert set(rates.values()) == {6e-4}
     # One trial less, and the method is not compared.
     run = plan.run("search", "GSPO", 1e-3, 2000)
     del store.records[key(run)]
@@ -223,7 +223,7 @@ def test_the_report_says_what_the_runs_say(tmp_path):
         return base[run.method] + 0.01 * (run.seed % 3)
 
     store = store_of(tmp_path, plan, height)
-    crashed = plan.run("early", "DAPO", 1.5e-4, 0)
+    crashed = plan.run("early", "DAPO", 3e-4, 0)
     store.add({"key": key(crashed), **vars(crashed), "error": "the worker process died"})
     data = json.loads(json_text(learning(plan, store)))
     assert data["failed_runs"] == 1
