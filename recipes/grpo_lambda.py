@@ -29,6 +29,7 @@ from trl import (
 from trl_lambda import LambdaGRPOConfig, LambdaGRPOTrainer
 from trl_lambda.checkpoints import missing_part, newest_checkpoint
 from trl_lambda.data import check_answers, check_template_options, end_turns, prepare_prompts
+from trl_lambda.hub import script_settings
 from trl_lambda.rewards import math_reward
 from trl_lambda.templates import TEMPLATES
 
@@ -235,11 +236,12 @@ def main() -> None:
         peft_config=get_peft_config(model),
         process_reward_funcs=step_rewards or None,
     )
+    trainer.card_settings = script_settings(task, script, model, mixture)
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()
     trainer.accelerator.print(f"Model saved in {config.output_dir}.")
     if config.push_to_hub:
-        trainer.push_to_hub(dataset_name=script.dataset_name)
+        trainer.push_to_hub()
     leave_together(trainer)
 
 

@@ -59,6 +59,15 @@ def test_what_is_missing_is_named_and_the_one_before_is_taken(tmp_path, spoil, f
     assert newest_checkpoint(tmp_path) == (older, {newer: fault})
 
 
+def test_an_edited_card_changes_nothing(tmp_path):
+    folder = tmp_path / "checkpoint-1"
+    folder.mkdir()
+    (folder / "README.md").write_text("card")
+    saved(folder)
+    (folder / "README.md").write_text("a better card")
+    assert missing_part(folder) is None
+
+
 def test_other_trainers_checkpoints_are_judged_by_their_state(tmp_path):
     folder = saved(tmp_path / "checkpoint-1")
     (folder / "files.json").unlink()

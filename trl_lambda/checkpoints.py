@@ -12,6 +12,8 @@ import re
 from pathlib import Path
 
 MANIFEST = "files.json"
+# The card and its plot say nothing of the state, and people edit them.
+NOT_STATE = (".md", ".png", ".yaml")
 TRAINER_STATE = "trainer_state.json"
 
 
@@ -72,12 +74,14 @@ def newest_checkpoint(output_dir: str | Path) -> tuple[Path | None, dict[Path, s
 
 
 def write_manifest(checkpoint: str | Path) -> None:
-    """Writes down the files that are there now, with their sizes in bytes."""
+    """Writes down the files of state that are there now, with their sizes in bytes."""
     checkpoint = Path(checkpoint)
     sizes = {
         path.relative_to(checkpoint).as_posix(): path.stat().st_size
         for path in sorted(checkpoint.rglob("*"))
-        if path.is_file() and path.name not in (MANIFEST, TRAINER_STATE)
+        if path.is_file()
+        and path.name not in (MANIFEST, TRAINER_STATE)
+        and path.suffix not in NOT_STATE
     }
     (checkpoint / MANIFEST).write_text(json.dumps(sizes, indent=1), encoding="utf-8")
 

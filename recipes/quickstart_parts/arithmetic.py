@@ -85,9 +85,9 @@ def demonstrations(
     return Dataset.from_dict({"input_ids": input_ids, "completion_mask": [mask] * len(texts)})
 
 
-def character_tokenizer() -> PreTrainedTokenizerFast:
+def character_tokenizer(characters: str = CHARACTERS) -> PreTrainedTokenizerFast:
     """One token per character; padded on the left, as generation needs."""
-    vocabulary = {token: i for i, token in enumerate([PAD, EOS, *CHARACTERS])}
+    vocabulary = {token: i for i, token in enumerate([PAD, EOS, *characters])}
     core = Tokenizer(models.WordLevel(vocabulary, unk_token=PAD))
     core.pre_tokenizer = pre_tokenizers.Split("", "isolated")
     core.decoder = decoders.Fuse()

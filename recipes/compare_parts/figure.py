@@ -1,0 +1,65 @@
+"""The picture: accuracy along training, a panel for each task."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+from matplotlib import pyplot
+
+from trl_lambda.evaluation.intervals import student_quantile
+
+# Okabe and Ito's colours, which the colour-blind tell apart; the last one is for `defaults`.
+COLOURS = (
+    "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#CC79A7", "#D55E00",
+)  # fmt: skip
+
+
+def plot(data: dict[str, Any], path: Path) -> Path:
+    tasks = list(data["tasks"])
+    methods = list(dict.fromkeys(name.split(" | ")[0] for name in data["curves"]))
+    methods.sort(key=lambda m: m == "defaults")
+    columns = min(3, len(tasks) + 1)
+    rows = math.ceil((len(tasks) + 1) / columns)
+    figure, panels = pyplot.subplots(
+        rows, columns, figsize=(4 * columns, 3 * rows), squeeze=False, layout="constrained"
+    )
+    for panel, task in zip(panels.flat, tasks, strict=False):
+        panel.set_title(f"{task}: {data['tasks'][task]['decisive']}", fontsize=9)
+        panel.set_xlabel("optimiser steps", fontsize=8)
+        panel.tick_params(labelsize=8)
+        for method, colour in zip(methods, colours(len(methods)), strict=True):
+            if curves := data["curves"].get(f"{method} | {task}"):
+                draw(panel, curves, colour, method)
+    for panel in panels.flat[len(tasks) :]:
+        panel.axis("off")
+    handles = {}
+    for panel in panels.flat[: len(tasks)]:
+        handles |= dict(zip(*reversed(panel.get_legend_handles_labels()), strict=True))
+    panels.flat[len(tasks)].legend(handles.values(), handles.keys(), loc="center", fontsize=8)
+    seeds = len(data["seeds"]["final"])
+    figure.suptitle(f"Held-out accuracy, mean of {seeds} seeds with 95 % intervals", fontsize=10)
+    figure.savefig(path, dpi=100)
+    pyplot.close(figure)
+    return path
+
+
+def colours(count: int) -> list[str]:
+    """The last of the list for the last method."""
+    return [COLOURS[i % (len(COLOURS) - 1)] for i in range(count - 1)] + [COLOURS[-1]]
+
+
+def draw(panel, curves: dict[str, Any], colour: str, method: str) -> None:
+    """Mean over seeds, with Student's interval where there are several."""
+    whole = [row for row in curves["accuracy"] if len(row) == len(curves["steps"])]
+    values = np.array(whole)
+    mean = values.mean(0)
+    panel.plot(curves["steps"], mean, color=colour, label=method, linewidth=1.5)
+    if len(values) > 1:
+        half = student_quantile(len(values) - 1) * values.std(0, ddof=1) / len(values) ** 0.5
+        panel.fill_between(curves["steps"], mean - half, mean + half, color=colour, alpha=0.15)

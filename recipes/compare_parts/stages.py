@@ -1,0 +1,170 @@
+"""What is run: the plan, and the rules that choose methods and learning rates.
+
+The rules stand here, in code, and were fixed before any result was looked at:
+
+- A learning rate is chosen per method and task by the mean area under the accuracy curve over the
+  tuning seeds, the smaller one in a tie; each method gets the same number of trials. Tuning seeds
+  are used for nothing else.
+- Stage 1 ranks by the mean over its tasks of that area at the best of the three rates.
+- Stage 2 takes `ALWAYS`, the best of each family of `BEST_OF`, then the best of what is left, 8 in
+  all. Process supervision sees rewards of steps that the others do not, and `search` has none: it
+  is ranked among its kind alone, and has no part in means over all tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from .estimators import area_under_curve
+from .methods import METHODS
+from .runs import Record
+from .tasks import TASKS
+from .training import Run
+
+ALWAYS = ("DAPO", "Dr. GRPO", "λ-GRPO", "defaults")
+BEST_OF = ("GRPO-λ", "tree", "process")
+METHODS_IN_STAGE_2 = 8
+Lookup = Callable[[Run], Record | None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much of everything.
+
+    Attributes:
+        screening_tasks: of stage 1; the two cheapest.
+        generations: at most so many in a run; None for the task's own number.
+    """
+
+    screening_methods: tuple[str, ...] = tuple(METHODS)
+    screening_tasks: tuple[str, ...] = ("early", "search")
+    screening_seeds: tuple[int, ...] = (2000, 2001, 2002)
+    tasks: tuple[str, ...] = tuple(TASKS)
+    tuning_seeds: tuple[int, ...] = (1000, 1001, 1002)
+    seeds: tuple[int, ...] = tuple(range(10))
+    methods: int = METHODS_IN_STAGE_2
+    always: tuple[str, ...] = ALWAYS
+    best_of: tuple[str, ...] = BEST_OF
+    rates: int | None = None
+    generations: int | None = None
+
+    def run(self, task: str, method: str, rate: float, seed: int) -> Run:
+        full = TASKS[task].generations
+        return Run(task, method, rate, seed, min(full, self.generations or full))
+
+    def grid(self, task: str) -> tuple[float, ...]:
+        return TASKS[task].learning_rates[: self.rates]
+
+
+FULL = Plan()
+SMOKE = Plan(
+    screening_methods=("Dr. GRPO", "defaults"),
+    screening_tasks=("search",),
+    screening_seeds=(2000,),
+    tasks=("search",),
+    tuning_seeds=(1000,),
+    seeds=(0, 1),  # one would have no interval
+    methods=2,
+    always=("Dr. GRPO", "defaults"),
+    best_of=(),
+    rates=1,
+    generations=5,
+)
+
+
+def applies(method: str, task: str) -> bool:
+    return TASKS[task].steps is not None or not METHODS[method].needs_steps
+
+
+def screening(plan: Plan) -> list[Run]:
+    """Stage 1. Seeds come first: a run that is cut short has something of every method."""
+    return [
+        plan.run(task, method, rate, seed)
+        for seed in plan.screening_seeds
+        for task in plan.screening_tasks
+        for method in plan.screening_methods
+        if applies(method, task)
+        for rate in plan.grid(task)
+    ]
+
+
+def tuning(plan: Plan, methods: Iterable[str]) -> list[Run]:
+    methods = list(methods)
+    return [
+        plan.run(task, method, rate, seed)
+        for seed in plan.tuning_seeds
+        for task in plan.tasks
+        for method in methods
+        if applies(method, task)
+        for rate in plan.grid(task)
+    ]
+
+
+def final(plan: Plan, rates: dict[tuple[str, str], float]) -> list[Run]:
+    return [
+        plan.run(task, method, rate, seed)
+        for seed in plan.seeds
+        for (method, task), rate in rates.items()
+    ]
+
+
+def area(record: Record) -> float:
+    steps, _, accuracies = zip(*record["curve"], strict=True)
+    return area_under_curve(steps, accuracies)
+
+
+def mean_areas(
+    plan: Plan, lookup: Lookup, method: str, task: str, seeds: Iterable[int]
+) -> dict[float, float]:
+    """Of each learning rate, where all its seeds are there; a run that failed learnt nothing."""
+    areas = {}
+    for rate in plan.grid(task):
+        records = [lookup(plan.run(task, method, rate, seed)) for seed in seeds]
+        if all(records):
+            areas[rate] = float(np.mean([0.0 if "error" in r else area(r) for r in records]))
+    return areas
+
+
+def best_rate(areas: dict[float, float]) -> float:
+    return max(sorted(areas), key=lambda rate: areas[rate])
+
+
+def screening_scores(plan: Plan, lookup: Lookup) -> dict[str, dict]:
+    """For each method `score`, and for each task the areas of its rates; best first.
+
+    Methods that lack a task or a rate are left out: they have had fewer trials.
+    """
+    scores = {}
+    for method in plan.screening_methods:
+        tasks = [t for t in plan.screening_tasks if applies(method, t)]
+        areas = {t: mean_areas(plan, lookup, method, t, plan.screening_seeds) for t in tasks}
+        if all(len(areas[t]) == len(plan.grid(t)) for t in tasks):
+            best = [max(areas[t].values()) for t in tasks]
+            whole = len(tasks) == len(plan.screening_tasks)
+            scores[method] = {"score": float(np.mean(best)), "areas": areas, "all_tasks": whole}
+    return dict(sorted(scores.items(), key=lambda item: -item[1]["score"]))
+
+
+def choose_methods(plan: Plan, scores: dict[str, dict]) -> list[str]:
+    """The methods of stage 2, by the rule at the head of this file."""
+    chosen = list(plan.always)
+    for family in plan.best_of:
+        chosen += [m for m in scores if METHODS[m].family == family][:1]
+    rest = [m for m in scores if m not in chosen and scores[m]["all_tasks"]]
+    return [*chosen, *rest[: plan.methods - len(chosen)]]
+
+
+def choose_rates(
+    plan: Plan, lookup: Lookup, methods: Iterable[str]
+) -> dict[tuple[str, str], float]:
+    """(method, task) → learning rate, where all trials of the pair are done."""
+    rates = {}
+    for method in methods:
+        for task in plan.tasks:
+            areas = mean_areas(plan, lookup, method, task, plan.tuning_seeds)
+            if applies(method, task) and len(areas) == len(plan.grid(task)):
+                rates[method, task] = best_rate(areas)
+    return rates

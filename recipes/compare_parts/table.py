@@ -1,0 +1,138 @@
+"""The Markdown of the README, from `learning.json` alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+MARK = "<!-- learning -->"
+SHOWN_OF_STAGE_1 = 12
+
+
+def markdown(data: dict[str, Any]) -> str:
+    parts = [overall_table(data), differences_table(data), speed_table(data), screening_table(data)]
+    return "\n\n".join(parts) + "\n"
+
+
+def overall_table(data: dict[str, Any]) -> str:
+    overall = dict(data["overall"])
+    best = overall.pop("best_baseline")
+    seeds, tasks = len(data["seeds"]["final"]), len(data["tasks"])
+    head = (
+        f"Interquartile means over {count(seeds, 'seed')} of {count(tasks, 'task')} with 95 % "
+        f"stratified-bootstrap intervals, and the chance that a run beats one of {best}, the best "
+        "baseline, averaged over tasks. Final accuracy is the mean of a run's last "
+        f"{data['final_points']} of 11 measurements:"
+    )
+    rows = [
+        [m, interval(e["final"]), interval(e["area"]), interval(e.get("improves_area"))]
+        for m, e in sorted(overall.items(), key=lambda item: -item[1]["area"][0])
+    ]
+    columns = ["method", "final accuracy", "area under the curve", f"P(area > {best}'s)"]
+    return head + "\n\n" + table(columns, rows)
+
+
+def differences_table(data: dict[str, Any]) -> str:
+    head = (
+        "Final accuracy on each task: Dr. GRPO's itself, of the others the paired difference to it "
+        f"with its 95 % interval; **bold** where the lower bound is ≥ {number(data['margin'])}, "
+        "the margin of non-inferiority that was fixed before looking:"
+    )
+
+    def cell(result: dict[str, Any] | None) -> str:
+        if result is None:
+            return "–"
+        if "difference" not in result:
+            return number(result["final"], 3)
+        value, low, high = result["difference"]
+        text = f"{signed(value)} [{signed(low)}, {signed(high)}]"
+        return f"**{text}**" if result["non_inferior"] else text
+
+    return head + "\n\n" + task_table(data, cell)
+
+
+def speed_table(data: dict[str, Any]) -> str:
+    head = (
+        "Optimiser steps, and thousands of completion tokens, until the median run first has Dr. "
+        "GRPO's mean final accuracy (–: half of the runs or more never do), and the learning rate "
+        "that was chosen:"
+    )
+
+    def cell(result: dict[str, Any] | None) -> str:
+        if result is None:
+            return "–"
+        rate = f"at {result['learning_rate']:.0e}".replace("e-0", "e-")
+        if result.get("steps") is None:
+            return f"– {rate}"
+        return f"{result['steps']} ({result['tokens'] / 1000:.0f}k) {rate}"
+
+    return head + "\n\n" + task_table(data, cell)
+
+
+def screening_table(data: dict[str, Any]) -> str:
+    """The best of stage 1, and where the rest stands."""
+    seeds = len(data["seeds"]["screening"])
+    ranked = [(m, e) for m, e in data["screening"].items() if e["all_tasks"]]
+    tasks = list(ranked[0][1]["areas"]) if ranked else []
+    head = (
+        f"Stage 1, {len(data['screening'])} methods, {count(seeds, 'seed')}: area under the curve "
+        f"at the best of its learning rates; the first {min(SHOWN_OF_STAGE_1, len(ranked))} (all "
+        "are in [`learning.json`](recipes/results/learning.json)):"
+    )
+    rows = [
+        [m, number(e["score"], 3), *(number(max(e["areas"][t].values()), 3) for t in tasks)]
+        for m, e in ranked[:SHOWN_OF_STAGE_1]
+    ]
+    return head + "\n\n" + table(["method", "mean", *tasks], rows)
+
+
+def task_table(data: dict[str, Any], cell) -> str:
+    results = data["by_task"]
+    methods = list(dict.fromkeys(m for of_task in results.values() for m in of_task))
+    rows = [[m, *(cell(results[t].get(m)) for t in results)] for m in methods]
+    return table(["method", *results], rows)
+
+
+def table(columns: list[str], rows: list[list[str]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + "s" * (number != 1)
+
+
+def number(value: float, digits: int = 2) -> str:
+    return f"{value:.{digits}f}".replace("-", "−")
+
+
+def signed(value: float) -> str:
+    return ("+" if value > 0 else "") + number(value, 3)
+
+
+def interval(estimate: list[float] | None) -> str:
+    if estimate is None:
+        return "–"
+    value, low, high = estimate
+    return f"{number(value, 3)} [{number(low, 3)}, {number(high, 3)}]"
+
+
+def insert(readme: Path, text: str) -> bool:
+    """Puts the text between the two marks of the file; False, with nothing changed, if it has none.
+
+    Raises:
+        SystemExit: one mark, or more than two.
+    """
+    parts = readme.read_text(encoding="utf-8").split(MARK) if readme.exists() else [""]
+    if len(parts) == 1:
+        print(f"{readme} has no two lines {MARK}: the table is in learning.json only.")
+        return False
+    if len(parts) != 3:
+        raise SystemExit(f"{readme} has {len(parts) - 1} times {MARK}; it needs two, or none.")
+    readme.write_text(f"{parts[0]}{MARK}\n\n{text}\n{MARK}{parts[2]}", encoding="utf-8")
+    return True
+
+
+def between_marks(readme: Path) -> str:
+    """What `insert` has put there."""
+    return readme.read_text(encoding="utf-8").split(MARK)[1].strip() + "\n"
