@@ -14,6 +14,7 @@ ARROWS = {
     "": {"config", "trainer"},
     "functional": {"functional"},
     "credit": {"functional"},
+    "bridges": {"credit", "functional"},
     "evaluation": {"rewards"},
     "kl": set(),
     "config": {"credit", "functional"},
