@@ -25,7 +25,9 @@ from pathlib import Path
 from queue import Empty, Queue
 from typing import Any
 
+import datasets
 import torch
+import transformers
 from tqdm.auto import tqdm
 
 import trl_lambda
@@ -158,6 +160,9 @@ def new_worker() -> ProcessPoolExecutor:
 
 def start_worker() -> None:
     """One thread, nothing on the terminal but errors; ends with the process that started it."""
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -13,8 +13,7 @@ from typing import Any
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 
 import torch
-import transformers
-from datasets import Dataset, disable_progress_bars
+from datasets import Dataset
 from transformers import PrinterCallback, Qwen2ForCausalLM, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
@@ -114,9 +113,6 @@ def train(run: Run, warm_starts: Path) -> dict[str, Any]:
 
 
 def make_trainer(run: Run, start: Path, folder: str) -> tuple[GRPOTrainer, Curve, list[float]]:
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    disable_progress_bars()
     task, method = TASKS[run.task], METHODS[run.method]
     encoder = tokenizer(task)
     stock = method.trainer == "stock"
