@@ -17,6 +17,7 @@ ARROWS = {
     "batch_plan": {"batch_sizes"},
     "callbacks": set(),
     "credit": {"functional"},
+    "bridges": {"credit", "functional"},
     "data": {"rewards", "rows", "templates"},
     "dropout": {"credit"},
     "evaluation": {"rewards", "templates"},

@@ -1,0 +1,326 @@
+"""The credit of a padded batch of whole groups, whatever engine keeps it: torch alone.
+
+Shape suffixes: B completions, T completion positions, P prompt positions.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+import warnings
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..credit import (
+    TD_ERRORS,
+    TRACE_MODES,
+    TRACE_STYLES,
+    Credit,
+    CreditRule,
+    Signal,
+    TDError,
+    assign_credit,
+)
+from ..functional import (
+    PrefixSets,
+    group_mean,
+    prefix_sets,
+    reward_denominator,
+    split_groups_by_prompt,
+)
+from ..functional.normalization import SCALES, Scale
+from ..functional.td_errors import StepRewards, Steps, check_steps, normalize_steps
+
+DEFAULTS: dict[str, Any] = {
+    "trace_style": "recent",
+    "trace_mode": "advantage",
+    "trace_lambda": 0.99,
+    "trace_gamma": 1.0,
+    "normalize_trace": True,
+    "advantage_floor": None,
+    "process_set_weighting": False,
+    "scale_rewards": "group",
+}
+"""The options of a bridge: names, meanings and defaults of `LambdaGRPOConfig`, but for two.
+
+`process_set_weighting` is off, since most hooks see no token ids; `scale_rewards` is the engine's.
+"""
+
+
+@dataclass(frozen=True)
+class BridgeRule:
+    """How credit is assigned, and what centred rewards are divided by."""
+
+    credit: CreditRule
+    scale: Scale
+
+
+@dataclass(frozen=True)
+class TokenIds:
+    """What process sets and `tree` are made of.
+
+    Attributes:
+        completion_ids_BT: `(B, T)`, integer; all tokens of the completion, tool tokens too.
+        lengths_B: `(B,)`, integer, how many of them there are.
+        prompt_ids_BP: `(B, P)`, integer, −1 where padded, all on the same side.
+    """
+
+    completion_ids_BT: Tensor
+    lengths_B: Tensor
+    prompt_ids_BP: Tensor
+
+
+def read_rule(
+    td_error: TDError, options: Mapping[str, Any] | None = None, *, scale: Scale = "group"
+) -> BridgeRule:
+    """The rule that an engine's options spell.
+
+    Args:
+        td_error: as in `LambdaGRPOConfig`.
+        options: any of `DEFAULTS`.
+        scale: `scale_rewards` where the options leave it out.
+
+    Raises:
+        ValueError: an unknown option, a value out of range, or a combination that means nothing;
+            the message names the option, its value and the remedy.
+    """
+    given = dict(options or {})
+    unknown = sorted(set(given) - set(DEFAULTS))
+    if unknown:
+        raise ValueError(
+            f"trl_lambda: unknown option {', '.join(map(repr, unknown))}; there are "
+            f"{', '.join(DEFAULTS)}."
+        )
+    values = DEFAULTS | {"scale_rewards": scale} | given
+    _check_values(td_error, values)
+    _check_combination(td_error, values)
+    return BridgeRule(
+        credit=CreditRule(
+            td_error=td_error,
+            trace_style=values["trace_style"],
+            trace_mode=values["trace_mode"],
+            decay=values["trace_gamma"] * values["trace_lambda"],
+            normalize_trace=values["normalize_trace"],
+            advantage_floor=values["advantage_floor"],
+            process_set_weighting=values["process_set_weighting"],
+        ),
+        scale=values["scale_rewards"],
+    )
+
+
+def padded_credit(
+    rule: BridgeRule,
+    rewards_BT: Tensor,
+    mask_BT: Tensor,
+    groups: Iterable[Hashable],
+    *,
+    tokens: TokenIds | None = None,
+    steps: Sequence[StepRewards | None] | None = None,
+    ignored_B: Tensor | None = None,
+) -> Credit:
+    """Credit of every token of a batch of whole groups.
+
+    The same numbers as `LambdaGRPOTrainer`'s for the same tokens and rewards: A_i is the reward
+    minus the mean of its group, over the standard deviation + 1e-4 (`scale`), and 0 for a group of
+    one. A row that is masked out entirely is in no process set, and counts in its group's mean.
+
+    Args:
+        rule: from `read_rule`.
+        rewards_BT: `(B, T)`, floating point. A row's sum is its outcome reward. For `process`
+            without `steps` each entry that is not 0 is a step that ends there.
+        mask_BT: `(B, T)`, nonzero on policy tokens.
+        groups: B names of groups, in any order: whatever compares equal is one group.
+        tokens: needed for process sets and `tree`.
+        steps: for `process`, each row's (index of the token that ends the step, reward) or None;
+            then `rewards_BT` is not trained on.
+        ignored_B: `(B,)` bool, rows that are no completions (an engine's filler).
+
+    Raises:
+        ValueError: tensors that do not fit, a missing argument, or steps that cannot be.
+    """
+    mask_BT = mask_BT.bool()
+    _check_shapes(rewards_BT, mask_BT)
+    group_ids_B = _number_groups(groups, mask_BT)
+    rewards_BT = rewards_BT.to(torch.promote_types(rewards_BT.dtype, torch.float32))
+    if ignored_B is None:
+        ignored_B = torch.zeros_like(mask_BT[:, 0])
+    # Nothing is learnt from, and no mean knows of, a reward that is NaN.
+    reward_B = rewards_BT.sum(1).masked_fill(ignored_B, torch.nan)
+    if reward_B.isinf().any():
+        row = int(reward_B.isinf().nonzero()[0])
+        raise ValueError(
+            f"trl_lambda: the reward of completion {row} is {reward_B[row].item()}; rewards must "
+            "be finite, or NaN to abstain."
+        )
+    sets = _process_sets(rule.credit, mask_BT, group_ids_B, tokens)
+    sizes_BT = mask_BT.long() if sets is None else sets.sizes()
+    if rule.credit.td_error == "process":
+        if steps is None:
+            steps = _steps_at_nonzero(rewards_BT, mask_BT, ignored_B)
+        signal = Signal(
+            mask_BT=mask_BT,
+            advantage_B=torch.zeros_like(reward_B),
+            sizes_BT=sizes_BT,
+            steps=_normalized(steps, mask_BT, group_ids_B, ignored_B, rule.scale, reward_B.dtype),
+        )
+    else:
+        signal = _outcome_signal(rule, reward_B, mask_BT, group_ids_B, sizes_BT, sets)
+    return assign_credit(rule.credit, signal)
+
+
+def _outcome_signal(
+    rule: BridgeRule,
+    reward_B: Tensor,
+    mask_BT: Tensor,
+    group_ids_B: Tensor,
+    sizes_BT: Tensor,
+    sets: PrefixSets | None,
+) -> Signal:
+    denominator_B = reward_denominator(reward_B, group_ids_B, scale=rule.scale)
+    centred_B = reward_B - group_mean(reward_B, group_ids_B)
+    is_tree = rule.credit.td_error == "tree"
+    return Signal(
+        mask_BT=mask_BT,
+        advantage_B=(centred_B / denominator_B).nan_to_num(0.0),
+        sizes_BT=sizes_BT,
+        values_BT1=sets.mean(reward_B) if is_tree and sets is not None else None,
+        denominator_B=denominator_B.masked_fill(reward_B.isnan(), torch.inf),
+    )
+
+
+def _process_sets(
+    rule: CreditRule, mask_BT: Tensor, group_ids_B: Tensor, tokens: TokenIds | None
+) -> PrefixSets | None:
+    if not rule.shares_prefixes:
+        return None
+    if tokens is None:
+        raise ValueError(
+            "trl_lambda: td_error='tree' and process_set_weighting compare token ids, and none "
+            "were given."
+        )
+    T = mask_BT.shape[1]
+    beyond_BT = torch.arange(T, device=mask_BT.device) >= tokens.lengths_B[:, None]
+    if (mask_BT & beyond_BT).any():
+        row = int((mask_BT & beyond_BT).any(1).nonzero()[0])
+        raise ValueError(
+            f"trl_lambda: the mask of completion {row} has policy tokens past its end "
+            f"(length {int(tokens.lengths_B[row])})."
+        )
+    return prefix_sets(
+        tokens.completion_ids_BT,
+        tokens.lengths_B * mask_BT.any(1),
+        split_groups_by_prompt(group_ids_B, tokens.prompt_ids_BP),
+    )
+
+
+def _normalized(
+    steps: Sequence[StepRewards | None],
+    mask_BT: Tensor,
+    group_ids_B: Tensor,
+    ignored_B: Tensor,
+    scale: Scale,
+    dtype: torch.dtype,
+) -> Steps:
+    B, T = mask_BT.shape
+    if len(steps) != B:
+        raise ValueError(f"trl_lambda: steps of {len(steps)} rows came with {B} completions.")
+    kept = [None if ignored else s for s, ignored in zip(steps, ignored_B.tolist(), strict=True)]
+    check_steps(kept, [T] * B, where="trl_lambda: step rewards")
+    return normalize_steps(kept, group_ids_B, scale=scale, dtype=dtype)
+
+
+def _steps_at_nonzero(
+    rewards_BT: Tensor, mask_BT: Tensor, ignored_B: Tensor
+) -> list[list[tuple[int, float]]]:
+    is_step_BT = rewards_BT != 0
+    if (mask_BT.any(1) & ~ignored_B & ~is_step_BT.any(1)).any():
+        warnings.warn(
+            "td_error='process' takes each token-level reward that is not 0 for a step, and a "
+            "completion has none. If a step's reward can be exactly 0, add a constant to the "
+            "rewards of all steps: it leaves the normalised rewards as they are.",
+            stacklevel=2,
+        )
+    steps: list[list[tuple[int, float]]] = [[] for _ in range(rewards_BT.shape[0])]
+    rows, ends = is_step_BT.nonzero(as_tuple=True)
+    values = rewards_BT[rows, ends].tolist()
+    for row, end, reward in zip(rows.tolist(), ends.tolist(), values, strict=True):
+        steps[row].append((end, reward))
+    return steps
+
+
+def _number_groups(groups: Iterable[Hashable], mask_BT: Tensor) -> Tensor:
+    """`(B,)`: names in any order and of any kind as integers."""
+    numbers_by_name: dict[Hashable, int] = {}
+    names = groups.tolist() if hasattr(groups, "tolist") else list(groups)
+    if len(names) != mask_BT.shape[0]:
+        raise ValueError(
+            f"trl_lambda: {len(names)} names of groups came with {mask_BT.shape[0]} completions."
+        )
+    ids = [numbers_by_name.setdefault(name, len(numbers_by_name)) for name in names]
+    return torch.tensor(ids, dtype=torch.int64, device=mask_BT.device)
+
+
+def _check_shapes(rewards_BT: Tensor, mask_BT: Tensor) -> None:
+    if mask_BT.ndim != 2 or 0 in mask_BT.shape or rewards_BT.shape != mask_BT.shape:
+        raise ValueError(
+            "trl_lambda: expected rewards and a mask of the same shape (B, T), neither 0, got "
+            f"{tuple(rewards_BT.shape)} and {tuple(mask_BT.shape)}."
+        )
+    if not rewards_BT.is_floating_point():
+        raise ValueError(f"trl_lambda: rewards must be floating point, got {rewards_BT.dtype}.")
+
+
+def _check_values(td_error: str, values: Mapping[str, Any]) -> None:
+    chosen = {"td_error": td_error} | dict(values)
+    for name, choices in (
+        ("td_error", TD_ERRORS),
+        ("trace_style", TRACE_STYLES),
+        ("trace_mode", TRACE_MODES),
+        ("scale_rewards", SCALES),
+        ("normalize_trace", (True, False)),
+        ("process_set_weighting", (True, False)),
+    ):
+        value = chosen[name]
+        if value not in choices or type(value) is not type(choices[0]):
+            _refuse(name, value, f"it must be one of {', '.join(map(repr, choices))}")
+    for name in ("trace_lambda", "trace_gamma"):
+        if not (_is_number(values[name]) and 0.0 <= values[name] <= 1.0):
+            _refuse(name, values[name], "it must be a number in [0, 1]")
+    floor = values["advantage_floor"]
+    if floor is not None and not (_is_number(floor) and -math.inf < floor <= 0.0):
+        _refuse("advantage_floor", floor, "it must be a finite number ≤ 0, or null for no floor")
+
+
+def _check_combination(td_error: str, values: Mapping[str, Any]) -> None:
+    mode, floor = values["trace_mode"], values["advantage_floor"]
+    if mode == "ratio":
+        _refuse(
+            "trace_mode",
+            mode,
+            "it traces the log-ratio inside the loss, which is the engine's; use 'advantage', "
+            "which has the same gradient at the policy that sampled",
+        )
+    if values["trace_style"] == "none":
+        for name in ("trace_mode", "trace_lambda", "trace_gamma", "normalize_trace"):
+            if values[name] != DEFAULTS[name]:
+                _refuse(name, values[name], "with trace_style='none' there is no trace; leave it")
+    elif td_error == "tree" and mode != "advantage":
+        _refuse("trace_mode", mode, "td_error='tree' needs 'advantage'")
+    if td_error == "process" and floor is not None:
+        _refuse(
+            "advantage_floor",
+            floor,
+            "it bounds the outcome reward, and td_error='process' trains on step rewards",
+        )
+
+
+def _refuse(name: str, value: Any, reason: str) -> None:
+    raise ValueError(f"trl_lambda: {name}={value!r}: {reason}.")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
