@@ -17,7 +17,7 @@ pytestmark = pytest.mark.distributed
 def counted(tmp_path_factory):
     """Per case, the collectives of both processes."""
     folder = tmp_path_factory.mktemp("counted")
-    done = launch(collectives.__file__, str(folder))
+    done = launch(collectives.__file__, str(folder), timeout=120)
     assert done.returncode == 0, done.stderr[-3000:]
     return {
         case: [json.loads((folder / f"{case}.{rank}.json").read_text()) for rank in (0, 1)]
