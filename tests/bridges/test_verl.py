@@ -251,11 +251,14 @@ def queue(ray_trainer):
     ray.shutdown()
 
 
-def put(queue, *, sessions=range(8), steps=None, tool_images=False, other_prompt=None):
+def put(queue, *, sessions=range(8), steps=None, tool_images=False, other_prompt=None, bare=False):
     """Rows as verl's agent loop writes them; the batch's metadata."""
     from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 
     order = rollouts.INTERLEAVED
+    left = [*queue.kv_list("train").get("train", {})]  # of the test before
+    if left:
+        queue.kv_clear(keys=left, partition_id="train")
     tensors = rollouts.verl_tensors(order)
     if other_prompt is not None:
         tensors["prompts"][other_prompt, -1] = 40
@@ -279,6 +282,8 @@ def put(queue, *, sessions=range(8), steps=None, tool_images=False, other_prompt
                 "extra_fields": {"reward_extra_info": info},
             }
         )
+        if bare:  # as an agent loop of the user's own may leave it
+            del rows[-1]["multi_modal_inputs"], rows[-1]["extra_fields"]
         keys.append(
             f"uid{rollouts.GROUPS[i]}_{sessions[row]}_{row if len(set(sessions)) < 8 else 0}"
         )
@@ -325,6 +330,16 @@ def test_prompts_are_part_of_a_prefix(queue):
     trainer_v1(config)._compute_advantage(batch, {})
     plain.batch["prompts"][0, -1] = 40
     want = credit_of_batch(plain, "tree", config.algorithm).batch["advantages"]
+    torch.testing.assert_close(queued_advantages(queue, batch), want)
+
+
+@pytest.mark.parametrize("td_error", ["tree", "process"])
+@pytest.mark.filterwarnings("ignore:td_error='process' takes")
+def test_rows_without_optional_fields(queue, td_error):
+    config = algorithm(td_error, {"process_set_weighting": True}, "group")
+    batch, plain = put(queue, bare=True), data_proto()
+    trainer_v1(config)._compute_advantage(batch, {})
+    want = credit_of_batch(plain, td_error, config.algorithm).batch["advantages"]
     torch.testing.assert_close(queued_advantages(queue, batch), want)
 
 

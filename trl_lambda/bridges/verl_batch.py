@@ -105,9 +105,13 @@ def _of_queue(original: Callable) -> Callable:
         if verl_rule(td_error, config).credit.shares_prefixes:
             queued = _fetch(batch_keys, "prompts", "responses", "multi_modal_inputs")
             tokens = _queued_tokens(queued["prompts"], queued["responses"])
-            data.non_tensor_batch["multi_modal_inputs"] = list(queued["multi_modal_inputs"])
+            if "multi_modal_inputs" in queued:
+                images = list(queued["multi_modal_inputs"])
+                data.non_tensor_batch["multi_modal_inputs"] = images
         if td_error == "process":
-            steps = _queued_steps(list(_fetch(batch_keys, "extra_fields")["extra_fields"]))
+            queued = _fetch(batch_keys, "extra_fields")
+            if "extra_fields" in queued:
+                steps = _queued_steps(list(queued["extra_fields"]))
         return credit_of_batch(
             data,
             td_error,
@@ -121,6 +125,7 @@ def _of_queue(original: Callable) -> Callable:
 
 
 def _fetch(keys: list[str], *fields: str) -> Any:
+    """The fields of the rows, without those that an agent loop of the user's never wrote."""
     return transfer_queue.kv_batch_get(
         keys=keys, partition_id=PARTITION, select_fields=list(fields)
     )
