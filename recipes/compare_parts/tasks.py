@@ -1,14 +1,15 @@
 """The tasks of compare.py: small, and different in where the token sits that decides.
 
-early   `A3B1C4D0=` → `2` and a long tail that is always the same: the first token decides
-late    the same tail first, then the `2`: the last token decides
+early   `A3B1C4D0=` → `4` and a long tail that is always the same: the first token decides
+late    the same text first, then the `4`: the last token decides
 chain   the quickstart's: four dependent steps, the reward sees the answer alone
 search  sixteen paths of four left-or-right tokens; the one that is worth most lies among bad ones
 long    three decisions in 260 tokens
 
-Rewards are verifiable, from the text alone. `early`, `late` and `long` ask for tagged operands
-plus 1, modulo 5; what fills the space between decisions is one fixed text in which no character
-comes twice, so that a tiny model writes it almost without error, and keeps it when it learns.
+Rewards are verifiable, and look at the answer alone. `early`, `late` and `long` ask for tagged
+operands plus 1, modulo 5; between decisions stands one fixed text in which no character comes
+twice, so that a tiny model writes it almost without error. It earns nothing and costs nothing: it
+is there to be told apart from what decides.
 """
 
 from __future__ import annotations
@@ -52,7 +53,6 @@ class Task:
         steps: (index of the token that ends a step, its reward); None where steps would give the
             answer away. One character is one token.
         right: probability that a demonstrated decision is right; what `demonstrate` gets.
-        length: characters after which the environment ends a completion; None for no such end.
         exact: the gold is the only right completion, so that accuracy is its probability, and no
             sampling is needed to measure it.
         characters: the vocabulary; one token each.
@@ -60,6 +60,8 @@ class Task:
         groups, completions: prompts a generation, and completions of each.
         updates: optimiser steps on each generation (`num_iterations`).
         generations: of a full run.
+        held_out: problems that accuracy is measured on, in none of which the policy is trained.
+        measured: samples of each of them in a measurement.
         learning_rates: those that are tried, ascending.
     """
 
@@ -75,11 +77,11 @@ class Task:
     tokens: int
     generations: int
     learning_rates: tuple[float, ...]
-    length: Callable[[str, str], int] | None = None
     groups: int = 4
     completions: int = 8
     updates: int = 2
     held_out: int = 128
+    measured: int = 1
     warm_start_steps: int = 1500
     warm_start_batch: int = 64
     warm_start_rate: float = 3e-3
@@ -104,62 +106,48 @@ def tagged_prompt(operands: tuple[int, ...]) -> str:
     return "".join(f"{tag}{digit}" for tag, digit in zip(TAGS, operands, strict=True)) + "="
 
 
-def spread(parts: list[str]) -> Callable[[random.Random], Iterator[Problem]]:
-    """Problems whose gold is `parts` with a decision after each but the last.
-
-    The i-th decision is the i-th operand plus 1, modulo 5.
-    """
+def tagged_problems(decisions: int) -> Callable[[random.Random], Iterator[Problem]]:
+    """Problems that ask for so many digits: the i-th operand plus 1, modulo 5."""
 
     def problems(rng: random.Random) -> Iterator[Problem]:
         for operands in tagged_operands(rng):
-            decisions = [(operand + 1) % BASE for operand in operands]
-            gold = "".join(f"{part}{d}" for part, d in zip(parts[:-1], decisions, strict=False))
-            yield Problem(tagged_prompt(operands), gold + parts[-1])
+            digits = [(operand + 1) % BASE for operand in operands[:decisions]]
+            yield Problem(tagged_prompt(operands), "".join(map(str, digits)))
 
     return problems
 
 
-def off_by_one(problem: Problem, rng: random.Random, right: float) -> str:
-    """Each decision right, one too large, or anything; all else as it should be.
+def off_by_one(parts: list[str]) -> Callable[[Problem, random.Random, float], str]:
+    """Demonstrations: `parts` with a digit after each but the last.
 
-    Half of what is not right is one too large: with `right` under a third the most likely digit is
-    a wrong one, and the reward has to turn it.
+    A digit is right, one too large, or any. Half of what is not right is one too large: with
+    `right` under a third the most likely digit is a wrong one, and the reward has to turn it.
     """
 
-    def written(character: str) -> str:
-        if not character.isdigit() or (chance := rng.random()) < right:
-            return character
+    def written(digit: str, rng: random.Random, right: float) -> str:
+        if (chance := rng.random()) < right:
+            return digit
         if chance < right + (1 - right) / 2:
-            return str((int(character) + 1) % BASE)
+            return str((int(digit) + 1) % BASE)
         return str(rng.randrange(BASE))
 
-    return "".join(map(written, problem.gold))
+    def demonstrate(problem: Problem, rng: random.Random, right: float) -> str:
+        digits = [written(digit, rng, right) for digit in problem.gold]
+        return "".join(f"{part}{d}" for part, d in zip(parts[:-1], digits, strict=True)) + parts[-1]
+
+    return demonstrate
 
 
-def same_text(completion: str, gold: str) -> float:
-    return float(completion == gold)
-
-
-def length_until_lost(completion: str, gold: str) -> int:
-    """Characters up to the first that is not the gold's, digits apart; that one counts.
-
-    There the environment ends a completion: nothing can be won any more. Without this one slip is
-    followed by dozens of characters that the model was never shown, whose punishment, far larger
-    than the credit of any decision, undoes the fixed text too: every method then breaks.
-    """
-    for i, (written, right) in enumerate(zip(completion, gold, strict=False)):
-        if written != right and not (written.isdigit() and right.isdigit()):
-            return i + 1
-    return len(completion)
+def first_digits(completion: str, gold: str) -> float:
+    """Whether the first digits of the completion are the gold; what follows them is free."""
+    return float("".join(filter(str.isdigit, completion)).startswith(gold))
 
 
 def right_digits(completion: str, gold: str) -> Steps:
-    """Each digit of the gold is a step; a completion may end before."""
-    return [
-        (i, float(completion[i] == digit))
-        for i, digit in enumerate(gold[: len(completion)])
-        if digit.isdigit()
-    ]
+    """Each digit of a completion is a step, as far as the gold has digits."""
+    places = [i for i, character in enumerate(completion) if character.isdigit()]
+    pairs = zip(places, gold, strict=False)
+    return [(i, float(completion[i] == digit)) for i, digit in pairs]
 
 
 def chain_problems(rng: random.Random) -> Iterator[Problem]:
@@ -241,32 +229,32 @@ TASKS = {
         Task(
             name="early",
             decisive="first of 26 tokens",
-            problems=spread(["", TAIL]),
-            demonstrate=off_by_one,
-            reward=same_text,
+            problems=tagged_problems(1),
+            demonstrate=off_by_one(["", TAIL]),
+            reward=first_digits,
             steps=right_digits,
-            length=length_until_lost,
             right=0.2,
-            exact=True,
+            exact=False,
+            measured=4,
             characters=TAGGED + TAIL,
             tokens=27,
             generations=50,
-            learning_rates=(3e-4, 6e-4, 1.2e-3),
+            learning_rates=(1.5e-3, 3e-3, 6e-3),
         ),
         Task(
             name="late",
             decisive="last of 26 tokens",
-            problems=spread([TAIL, ""]),
-            demonstrate=off_by_one,
-            reward=same_text,
+            problems=tagged_problems(1),
+            demonstrate=off_by_one([TAIL, ""]),
+            reward=first_digits,
             steps=right_digits,
-            length=length_until_lost,
             right=0.2,
-            exact=True,
+            exact=False,
+            measured=4,
             characters=TAGGED + TAIL,
             tokens=27,
             generations=50,
-            learning_rates=(3e-4, 6e-4, 1.2e-3),
+            learning_rates=(5e-4, 1e-3, 2e-3),
         ),
         Task(
             name="chain",
@@ -280,7 +268,7 @@ TASKS = {
             characters=CHARACTERS,
             tokens=SOLUTION_TOKENS,
             generations=60,
-            learning_rates=(1.5e-4, 3e-4, 6e-4),
+            learning_rates=(5e-4, 1e-3, 2e-3),
             held_out=512,
             warm_start_steps=3000,
         ),
@@ -306,17 +294,16 @@ TASKS = {
         Task(
             name="long",
             decisive="three decisions in 258 tokens",
-            problems=spread([LONG[:85], LONG[85:170], LONG[170:], ""]),
-            demonstrate=off_by_one,
-            reward=same_text,
+            problems=tagged_problems(3),
+            demonstrate=off_by_one([LONG[:85], LONG[85:170], LONG[170:], ""]),
+            reward=first_digits,
             steps=right_digits,
-            length=length_until_lost,
             right=0.5,
-            exact=True,
+            exact=False,
             characters=TAGGED + LONG,
             tokens=259,
             generations=40,
-            learning_rates=(1e-4, 2e-4, 4e-4),
+            learning_rates=(2.5e-4, 5e-4, 1e-3),
             groups=2,
             held_out=64,
             warm_start_steps=4000,

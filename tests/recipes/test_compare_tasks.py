@@ -15,11 +15,12 @@ from compare_parts.tasks import (
     DEPTH,
     TASKS,
     chain_steps,
-    length_until_lost,
+    first_digits,
+    right_digits,
     search_reward,
     tree_path,
 )
-from compare_parts.training import Run, make_trainer, until_lost
+from compare_parts.training import Run, accuracy, make_trainer
 from compare_parts.warm_start import held_out, others, warm_start_settings
 from trl import GRPOConfig
 
@@ -79,7 +80,8 @@ def test_golds_earn_the_reward_and_fit(task):
         right = task.demonstrate(problem, random.Random(0), 1.0)
         if task.name != "search":
             assert task.reward(right, problem.gold) == 1.0
-        assert task.reward(problem.gold[:-1] + "=", problem.gold) < 1.0
+        wrong = "".join(right.rpartition(problem.gold[-1])[::2])
+        assert task.reward(wrong, problem.gold) < 1.0
         assert len(encode(encoder, [right])[0]) + 1 <= task.tokens
         if task.steps is not None:
             steps = task.steps(right, problem.gold)
@@ -91,18 +93,18 @@ def test_golds_earn_the_reward_and_fit(task):
     assert list(task.learning_rates) == sorted(task.learning_rates)
 
 
-def test_the_decisive_token_sits_where_the_task_says():
-    problem = next(TASKS["early"].problems(random.Random(0)))
-    assert problem.gold[0].isdigit()
-    assert problem.gold[1:].isalpha()
-    problem = next(TASKS["late"].problems(random.Random(0)))
-    assert problem.gold[-1].isdigit()
-    assert problem.gold[:-1].isalpha()
-    problem = next(TASKS["long"].problems(random.Random(0)))
-    assert len(problem.gold) >= 256
-    decisions = [i for i, c in enumerate(problem.gold) if c.isdigit()]
-    assert decisions == [85, 171, 257]
-    fixed = [c for c in problem.gold if not c.isdigit()]
+@pytest.mark.parametrize(
+    ("name", "length", "decisions"),
+    [("early", 26, [0]), ("late", 26, [25]), ("long", 258, [85, 171, 257])],
+)
+def test_the_decisive_tokens_sit_where_the_task_says(name, length, decisions):
+    task = TASKS[name]
+    problem = next(task.problems(random.Random(0)))
+    text = task.demonstrate(problem, random.Random(0), 1.0)
+    assert len(text) == length == task.tokens - 1
+    assert [i for i, c in enumerate(text) if c.isdigit()] == decisions
+    assert "".join(text[i] for i in decisions) == problem.gold
+    fixed = [c for c in text if not c.isdigit()]
     assert len(fixed) == len(set(fixed))
 
 
@@ -126,18 +128,29 @@ def test_the_tree_is_the_papers():
     assert rewards == {1.0: 1, -1.0: 7, 0.7: 8}
 
 
-def test_a_completion_ends_where_it_is_lost():
-    assert length_until_lost("3ab", "2ab") == 3  # a wrong decision is not the end
-    assert length_until_lost("3axyz", "2abcd") == 3
-    assert length_until_lost("a", "2abcd") == 1
-    assert length_until_lost("", "2abcd") == 0
-    task = TASKS["early"]
-    encoder = tokenizer(task)
-    gold = next(task.problems(random.Random(0))).gold
-    end = encoder.eos_token_id
-    whole = [*encode(encoder, [gold])[0].tolist(), end]
-    slip = [*whole[:5], whole[3], *whole[6:]]
-    assert until_lost(task, [whole, slip], [gold, gold], encoder) == [whole, slip[:6]]
+def test_the_answer_is_the_first_digits_and_nothing_else_counts():
+    assert first_digits("2ab", "2") == first_digits("ab2", "2") == first_digits("2a3", "2") == 1.0
+    assert first_digits("a3b2", "2") == first_digits("ab", "2") == first_digits("", "2") == 0.0
+    assert first_digits("a2b0c3", "203") == 1.0
+    assert first_digits("a2b0", "203") == 0.0
+    assert right_digits("a2b1c3d4", "203") == [(1, 1.0), (3, 0.0), (5, 1.0)]
+    assert right_digits("ab2", "203") == [(2, 1.0)]
+    assert right_digits("ab", "2") == right_digits("", "2") == []
+
+
+def test_accuracy_is_the_share_of_right_samples(encoder, model, monkeypatch):
+    """Of a model to which all tokens are equally likely."""
+    task = dataclasses.replace(
+        TASKS["chain"], reward=lambda text, gold: float(text[:1] < "5"), measured=64
+    )
+    weight = model.lm_head.weight
+    monkeypatch.setattr(weight, "data", torch.zeros_like(weight))
+    state = torch.get_rng_state()
+    share = accuracy(model, task, held_out(TASKS["chain"])[:64], encoder)
+    assert torch.equal(torch.get_rng_state(), state)
+    first = [encoder.decode([i], skip_special_tokens=True)[:1] for i in range(len(encoder))]
+    expected = sum(character < "5" for character in first) / len(first)
+    assert share == pytest.approx(expected, abs=0.03)  # of 4096 samples: 4 standard errors
 
 
 def test_steps_of_the_chain_by_hand():
@@ -177,7 +190,7 @@ def test_a_changed_task_is_another_start(monkeypatch):
     before = warm_start_settings(task)
     assert warm_start_settings(dataclasses.replace(task, generations=1)) == before
     assert warm_start_settings(dataclasses.replace(task, right=0.3)) != before
-    other_text = dataclasses.replace(task, problems=TASKS["late"].problems)
+    other_text = dataclasses.replace(task, demonstrate=TASKS["late"].demonstrate)
     assert warm_start_settings(other_text) != before
 
 
