@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+
+# Before trl is imported: it warns of rollout_func on every trainer.
+os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 
 import torch
 import transformers
@@ -83,7 +87,7 @@ def _model(folder: Path, hidden_size: int, num_hidden_layers: int) -> Qwen2ForCa
             num_hidden_layers=num_hidden_layers,
             num_attention_heads=hidden_size // 64,
             num_key_value_heads=hidden_size // 64,
-            max_position_embeddings=2048,
+            max_position_embeddings=8192,
         )
         Qwen2ForCausalLM(config).save_pretrained(folder)
     return Qwen2ForCausalLM.from_pretrained(folder, dtype=torch.float32)

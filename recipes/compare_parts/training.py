@@ -165,8 +165,8 @@ def settings(task: Task, run: Run, folder: str) -> dict[str, Any]:
         # good as certain: without warm-up they break the fixed texts.
         "lr_scheduler_type": "constant_with_warmup",
         "warmup_steps": WARM_UP,
-        # A run has some hundred steps: with 0.999 the second moment remembers the first at the last,
-        # and a token that goes wrong rarely is punished in steps that are too large for it.
+        # A run has some hundred steps: with 0.999 the second moment still remembers the first at
+        # the last, and a token that rarely goes wrong is punished in steps too large for it.
         "adam_beta2": ADAM_BETA2,
         "max_steps": run.generations * task.updates,
         "num_iterations": task.updates,

@@ -1,4 +1,4 @@
-"""Time and memory of credit assignment against the sizes of a batch, for `benchmark_speed.py`.
+"""Time and memory of credit assignment against the sizes of a batch.
 
 One call is what a trainer does once per generated batch with everything on: process sets, their
 sizes and mean rewards, TD errors of `tree`, the slower trace (`both`), weights. Completions leave a
@@ -8,15 +8,13 @@ group's common stem anywhere, so that sets split at as many places as there are 
 from __future__ import annotations
 
 import math
-import time
-import weakref
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from trl_lambda.credit import CreditRule, Signal, assign_credit
 from trl_lambda.functional import prefix_sets
+
+from .measuring import AllocatedBytes, milliseconds
 
 RULE = CreditRule(td_error="tree", trace_style="both", process_set_weighting=True)
 SWEEPS = {
@@ -24,43 +22,6 @@ SWEEPS = {
     "G": [{"groups": 4, "size": G, "length": 2048} for G in (4, 8, 16, 32, 64, 128)],
     "groups": [{"groups": P, "size": 8, "length": 2048} for P in (1, 4, 16, 64, 256)],
 }
-
-
-class AllocatedBytes(TorchDispatchMode):
-    """Most bytes of tensors that were alive at once, made while this was on.
-
-    What an operation needs inside, and gives back before it ends, is not seen.
-    """
-
-    def __init__(self):
-        super().__init__()
-        self.now = self.peak = 0
-        self._seen: set[int] = set()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        known = {
-            part.untyped_storage().data_ptr()
-            for part in tree_leaves((args, kwargs))
-            if isinstance(part, torch.Tensor)
-        }
-        result = func(*args, **(kwargs or {}))
-        for part in tree_leaves(result):
-            if isinstance(part, torch.Tensor):
-                self._count(part.untyped_storage(), known)
-        return result
-
-    def _count(self, storage: torch.UntypedStorage, known: set[int]) -> None:
-        place, size = storage.data_ptr(), storage.nbytes()
-        if place in known or place in self._seen or not size:
-            return  # a view, or written in place
-        self._seen.add(place)
-        self.now += size
-        self.peak = max(self.peak, self.now)
-        weakref.finalize(storage, self._forget, place, size)
-
-    def _forget(self, place: int, size: int) -> None:
-        self._seen.discard(place)
-        self.now -= size
 
 
 def batch(groups: int, size: int, length: int) -> tuple[torch.Tensor, ...]:
@@ -96,12 +57,7 @@ def measured(shape: dict, repeats: int) -> dict:
     tokens = arguments[0].numel()
     with AllocatedBytes() as memory:
         credit(*arguments)
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        credit(*arguments)
-        seconds.append(time.perf_counter() - start)
-    ms = 1e3 * sorted(seconds)[len(seconds) // 2]
+    ms = milliseconds(lambda: credit(*arguments), repeats)
     return {
         **shape,
         "tokens": tokens,
@@ -154,3 +110,13 @@ def large_run(ns_per_token: float, step_seconds: float = 120.0) -> dict:
         "assumed_step_seconds": step_seconds,
         "percent_of_a_step": (gather_ms + credit_ms) / (10 * step_seconds),
     }
+
+
+def rows(repeats: int) -> list[dict]:
+    """Sweeps over the axes of a batch; the last row is the large run on paper."""
+    result = []
+    for axis, sweep in scaling(repeats).items():
+        result += [{"axis": axis, **row} for row in sweep]
+        result[-1] |= {f"{value}_exponent": exponent(sweep, value) for value in ("ms", "mb")}
+    slowest = max(row["ns_per_token"] for row in result)
+    return [*result, {"axis": "256 GPUs, on paper", **large_run(slowest)}]
