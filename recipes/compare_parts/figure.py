@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from pathlib import Path
 from typing import Any
@@ -14,16 +15,15 @@ from matplotlib import pyplot
 
 from trl_lambda.evaluation.intervals import student_quantile
 
-# Okabe and Ito's colours, which the colour-blind tell apart; the last one is for `defaults`.
+# Okabe and Ito's colours, which the colour-blind tell apart.
 COLOURS = (
-    "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#CC79A7", "#D55E00",
+    "#000000", "#E69F00", "#56B4E9", "#D55E00", "#009E73", "#0072B2", "#CC79A7", "#F0E442",
 )  # fmt: skip
 
 
 def plot(data: dict[str, Any], path: Path) -> Path:
     tasks = list(data["tasks"])
     methods = list(dict.fromkeys(name.split(" | ")[0] for name in data["curves"]))
-    methods.sort(key=lambda m: m == "defaults")
     columns = min(3, len(tasks) + 1)
     rows = math.ceil((len(tasks) + 1) / columns)
     figure, panels = pyplot.subplots(
@@ -33,7 +33,7 @@ def plot(data: dict[str, Any], path: Path) -> Path:
         panel.set_title(f"{task}: {data['tasks'][task]['decisive']}", fontsize=9)
         panel.set_xlabel("optimiser steps", fontsize=8)
         panel.tick_params(labelsize=8)
-        for method, colour in zip(methods, colours(len(methods)), strict=True):
+        for method, colour in zip(methods, itertools.cycle(COLOURS), strict=False):
             if curves := data["curves"].get(f"{method} | {task}"):
                 draw(panel, curves, colour, method)
     for panel in panels.flat[len(tasks) :]:
@@ -47,11 +47,6 @@ def plot(data: dict[str, Any], path: Path) -> Path:
     figure.savefig(path, dpi=100)
     pyplot.close(figure)
     return path
-
-
-def colours(count: int) -> list[str]:
-    """The last of the list for the last method."""
-    return [COLOURS[i % (len(COLOURS) - 1)] for i in range(count - 1)] + [COLOURS[-1]]
 
 
 def draw(panel, curves: dict[str, Any], colour: str, method: str) -> None:

@@ -8,10 +8,19 @@ from typing import Any
 GRPO = {"loss_type": "grpo", "scale_rewards": "group"}
 DAPO = {"loss_type": "dapo", "scale_rewards": "group"}
 DR_GRPO = {"loss_type": "dr_grpo", "scale_rewards": "none"}
-NO_TRACE = {"trace_style": "none"}
-NO_SETS = {"process_set_weighting": False}
 SETS = {"process_set_weighting": True}
 LAMBDAS = (0.9, 0.95, 0.99)
+# Our options where a method says nothing: a row must not change its meaning with our defaults.
+NEUTRAL = {
+    "td_error": "group",
+    "trace_style": "none",
+    "trace_mode": "advantage",
+    "trace_lambda": 0.99,
+    "trace_gamma": 1.0,
+    "normalize_trace": True,
+    "advantage_floor": None,
+    "process_set_weighting": False,
+}
 
 
 @dataclass(frozen=True)
@@ -21,7 +30,7 @@ class Method:
     Attributes:
         family: of methods that are variants of one another; the second stage takes one of some.
         trainer: "stock" is TRL's GRPOTrainer, "ours" LambdaGRPOTrainer.
-        settings: on top of what the task sets and the trainer's config has as defaults.
+        settings: what makes the method.
         needs_steps: only on tasks whose steps are rewarded.
     """
 
@@ -29,6 +38,11 @@ class Method:
     trainer: str
     settings: dict[str, Any] = field(default_factory=dict)
     needs_steps: bool = False
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What its config is told on top of what the task sets."""
+        return (NEUTRAL if self.trainer == "ours" else {}) | self.settings
 
 
 def trace(style: str, mode: str, decay: float, normalize: bool) -> dict[str, Any]:
@@ -44,7 +58,7 @@ def grpo_lambda() -> dict[str, Method]:
     """GRPO-λ in all its forms; `paper` is the unnormalised trace, which the paper has."""
     return {
         f"GRPO-λ {style} {mode} {decay:g}{'' if normalize else ' paper'}": Method(
-            "GRPO-λ", "ours", GRPO | NO_SETS | trace(style, mode, decay, normalize)
+            "GRPO-λ", "ours", GRPO | trace(style, mode, decay, normalize)
         )
         for style in ("recent", "both")
         for mode in ("ratio", "weight", "advantage")
@@ -55,8 +69,8 @@ def grpo_lambda() -> dict[str, Method]:
 
 def tree() -> dict[str, Method]:
     """TEMPO, and the λ-return of its critic."""
-    base = DR_GRPO | NO_SETS | {"td_error": "tree"}
-    methods = {"tree 0 (TEMPO)": Method("tree", "ours", base | NO_TRACE)}
+    base = DR_GRPO | {"td_error": "tree"}
+    methods = {"tree 0 (TEMPO)": Method("tree", "ours", base)}
     for decay in LAMBDAS:
         for normalize in (True, False):
             name = f"tree {decay:g}{'' if normalize else ' unnormalised'}"
@@ -67,11 +81,28 @@ def tree() -> dict[str, Method]:
 
 def process() -> dict[str, Method]:
     """Process supervision as DeepSeekMath has it, alone and beside the outcome."""
-    base = GRPO | NO_SETS | {"td_error": "process"} | trace("recent", "advantage", 1.0, False)
+    base = GRPO | {"td_error": "process"} | trace("recent", "advantage", 1.0, False)
     return {
         "process": Method("process", "ours", base, True),
         "process + outcome": Method("process", "ours", base | {"reward_weights": [1.0]}, True),
     }
+
+
+def floors() -> dict[str, Method]:
+    """A floor under negative advantages is GRPO-λ's too; here alone, and beside all else."""
+    floor = {"advantage_floor": -0.1}
+    recent = trace("recent", "advantage", 0.99, True)
+    both = trace("both", "advantage", 0.99, True)
+    settings = {
+        "GRPO": GRPO,
+        "Dr. GRPO": DR_GRPO,
+        "λ-GRPO": DAPO | SETS,
+        "GRPO + recent 0.99": GRPO | recent,
+        "GRPO + both 0.99": GRPO | both,
+        "Dr. GRPO + recent 0.99": DR_GRPO | recent,
+        "Dr. GRPO + sets + recent 0.99": DR_GRPO | SETS | recent,
+    }
+    return {f"{name} + floor": Method("floor", "ours", s | floor) for name, s in settings.items()}
 
 
 def combinations() -> dict[str, Method]:
@@ -79,13 +110,14 @@ def combinations() -> dict[str, Method]:
     both = trace("both", "advantage", 0.99, True)
     short = trace("recent", "advantage", 0.9, True)
     return {
-        "Dr. GRPO + sets": Method("combination", "ours", DR_GRPO | SETS | NO_TRACE),
-        "Dr. GRPO + recent 0.99": Method("combination", "ours", DR_GRPO | NO_SETS | recent),
-        "Dr. GRPO + both 0.99": Method("combination", "ours", DR_GRPO | NO_SETS | both),
+        "Dr. GRPO + sets": Method("combination", "ours", DR_GRPO | SETS),
+        "Dr. GRPO + recent 0.99": Method("combination", "ours", DR_GRPO | recent),
+        "Dr. GRPO + both 0.99": Method("combination", "ours", DR_GRPO | both),
         "Dr. GRPO + sets + both 0.99": Method("combination", "ours", DR_GRPO | SETS | both),
+        "Dr. GRPO + sets + recent 0.99": Method("combination", "ours", DR_GRPO | SETS | recent),
         "Dr. GRPO + sets + recent 0.9": Method("combination", "ours", DR_GRPO | SETS | short),
         "Dr. GRPO + sets + tree 0": Method(
-            "combination", "ours", DR_GRPO | SETS | NO_TRACE | {"td_error": "tree"}
+            "combination", "ours", DR_GRPO | SETS | {"td_error": "tree"}
         ),
         "Dr. GRPO + sets + tree 0.95": Method(
             "combination",
@@ -95,10 +127,7 @@ def combinations() -> dict[str, Method]:
         "Dr. GRPO + terminal 0.99": Method(
             "combination",
             "ours",
-            DR_GRPO
-            | NO_SETS
-            | {"td_error": "terminal"}
-            | trace("recent", "advantage", 0.99, False),
+            DR_GRPO | {"td_error": "terminal"} | trace("recent", "advantage", 0.99, False),
         ),
     }
 
@@ -114,17 +143,16 @@ METHODS: dict[str, Method] = {
         GRPO | {"importance_sampling_level": "sequence", "epsilon": 3e-4, "epsilon_high": 4e-4},
     ),
     "GSPO ε 0.2": Method("baseline", "stock", GRPO | {"importance_sampling_level": "sequence"}),
-    "λ-GRPO": Method("λ-GRPO", "ours", DAPO | SETS | NO_TRACE),
+    "λ-GRPO": Method("λ-GRPO", "ours", DAPO | SETS),
     **grpo_lambda(),
     # The paper's floor under negative advantages, with its better style.
     "GRPO-λ both ratio 0.99 paper, floor": Method(
         "GRPO-λ",
         "ours",
-        GRPO | NO_SETS | trace("both", "ratio", 0.99, False) | {"advantage_floor": -0.1},
+        GRPO | trace("both", "ratio", 0.99, False) | {"advantage_floor": -0.1},
     ),
+    **floors(),
     **tree(),
     **process(),
     **combinations(),
-    # What LambdaGRPOTrainer does if nothing is said.
-    "defaults": Method("defaults", "ours"),
 }

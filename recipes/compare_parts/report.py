@@ -91,7 +91,7 @@ def learning(plan: Plan, store: Store) -> dict[str, Any]:
         "margin": MARGIN,
         "final_points": FINAL_POINTS,
         "tasks": {t: task_entry(plan, t) for t in plan.tasks},
-        "settings": {m: METHODS[m].settings | {"trainer": METHODS[m].trainer} for m in scores},
+        "settings": {m: METHODS[m].told | {"trainer": METHODS[m].trainer} for m in scores},
         "screening": {m: screening_entry(s) for m, s in scores.items()},
         "overall": overall(plan, runs),
         "by_task": by_task(plan, runs, rates),
@@ -164,10 +164,11 @@ def overall(plan: Plan, runs: Runs) -> dict[str, Any]:
 
 
 def by_task(plan: Plan, runs: Runs, rates: dict[tuple[str, str], float]) -> dict[str, Any]:
-    """For each task and method: accuracy, the rate, the difference to Dr. GRPO, the speed."""
+    """For each task and method: accuracy, rate, difference to Dr. GRPO, speed; see `edge`."""
     return {
         task: {
             method: task_result(runs, method, task, rates[method, task])
+            | edge(plan.grid(task), rates[method, task])
             for method, t in runs
             if t == task
         }
@@ -192,6 +193,11 @@ def task_result(runs: Runs, method: str, task: str, rate: float) -> dict[str, An
         entry["non_inferior"] = difference.low >= MARGIN
     target = float(final_accuracy(reference).mean())
     return entry | {"target": round(target, 4)} | speed(records, target)
+
+
+def edge(grid: tuple[float, ...], rate: float) -> dict[str, str]:
+    """Whether the chosen rate is the smallest or largest tried: a better one may lie beyond."""
+    return {"edge": "low" if rate == grid[0] else "high"} if rate in (grid[0], grid[-1]) else {}
 
 
 def speed(records: list[Record], target: float) -> dict[str, Any]:

@@ -59,7 +59,7 @@ def key(run: Run) -> str:
             "task": task.settings(),
             "start": warm_start_settings(task),
             "trainer": method.trainer,
-            "settings": method.settings,
+            "settings": method.told,
             "measurements": MEASUREMENTS,
             "warm_up": WARM_UP,
             "adam_beta2": ADAM_BETA2,

@@ -55,13 +55,14 @@ def speed_table(data: dict[str, Any]) -> str:
     head = (
         "Optimiser steps, and thousands of completion tokens, until the median run first has Dr. "
         "GRPO's mean final accuracy (–: half of the runs or more never do), and the learning rate "
-        "that was chosen:"
+        "that was chosen (↓, ↑: the smallest, the largest that was tried):"
     )
 
     def cell(result: dict[str, Any] | None) -> str:
         if result is None:
             return "–"
-        rate = f"at {result['learning_rate']:.0e}".replace("e-0", "e-")
+        rate = f"at {result['learning_rate']:.1e}".replace(".0e", "e").replace("e-0", "e-")
+        rate += {"low": " ↓", "high": " ↑"}.get(result.get("edge"), "")
         if result.get("steps") is None:
             return f"– {rate}"
         return f"{result['steps']} ({result['tokens'] / 1000:.0f}k) {rate}"

@@ -117,7 +117,7 @@ def make_trainer(run: Run, start: Path, folder: str) -> tuple[GRPOTrainer, Curve
     task, method = TASKS[run.task], METHODS[run.method]
     encoder = tokenizer(task)
     stock = method.trainer == "stock"
-    told = settings(task, run, folder) | method.settings
+    told = settings(task, run, folder) | method.told
     config = (GRPOConfig if stock else LambdaGRPOConfig)(**told)
     updates = run.generations * task.updates
     curve = Curve(task, held_out(task), encoder, max(1, updates // MEASUREMENTS))

@@ -17,10 +17,12 @@ from compare_parts import stages, table
 from compare_parts.report import json_text, learning, write_report
 from compare_parts.runs import Store, key, read_lines, run_all
 from compare_parts.stages import FULL, SMOKE, Plan
+from compare_parts.tasks import TASKS
 from compare_parts.training import Run
 
 RESULTS = Path(__file__).parents[2] / "recipes" / "results" / "learning.json"
 README = Path(__file__).parents[2] / "README.md"
+OURS = "Dr. GRPO + sets + recent 0.99"
 RUN = Run("search", "Dr. GRPO", 1e-3, 0, 5)
 
 
@@ -153,7 +155,7 @@ def test_the_plan_is_the_issues():
     seeds = {r.seed for r in tuned} | {r.seed for r in runs}
     assert not seeds & set(FULL.seeds)
     assert len(FULL.seeds) >= 10
-    assert {"DAPO", "Dr. GRPO", "λ-GRPO", "defaults"} <= set(FULL.always)
+    assert {"DAPO", "Dr. GRPO", "λ-GRPO", OURS} <= set(FULL.always)
 
 
 def store_of(tmp_path, plan: Plan, height) -> Store:
@@ -179,24 +181,25 @@ def store_of(tmp_path, plan: Plan, height) -> Store:
 def test_the_rules_choose(tmp_path):
     plan = Plan(
         screening_methods=(
-            "DAPO", "Dr. GRPO", "λ-GRPO", "defaults", "GRPO", "GSPO", "tree 0 (TEMPO)", "tree 0.9",
-            "process", "GRPO-λ both ratio 0.99 paper", "GRPO-λ recent ratio 0.9",
+            "DAPO", "Dr. GRPO", "λ-GRPO", OURS, "GRPO", "GSPO", "tree 0 (TEMPO)", "tree 0.9",
+            "GRPO + floor", "process", "GRPO-λ both ratio 0.99 paper", "GRPO-λ recent ratio 0.9",
         ),
         screening_seeds=(2000,), tuning_seeds=(1000,), seeds=(0, 1), tasks=("early",),
     )  # fmt: skip
     good = {"tree 0.9": 0.5, "GRPO-λ recent ratio 0.9": 0.6, "GSPO": 0.4, "process": 0.9}
+    middle = TASKS["early"].learning_rates[1]
 
     def height(run):
-        return good.get(run.method, 0.3) + (0.05 if run.learning_rate == 6e-4 else 0.0)
+        return good.get(run.method, 0.3) + (0.05 if run.learning_rate == middle else 0.0)
 
     store = store_of(tmp_path, plan, height)
     scores = stages.screening_scores(plan, store.any)
     assert stages.choose_methods(plan, scores) == [
-        "DAPO", "Dr. GRPO", "λ-GRPO", "defaults", "GRPO-λ recent ratio 0.9", "tree 0.9", "process",
-        "GSPO",
+        "DAPO", "Dr. GRPO", "λ-GRPO", OURS, "GRPO-λ recent ratio 0.9", "tree 0.9",
+        "GRPO + floor", "GSPO",
     ]  # fmt: skip
     rates = stages.choose_rates(plan, store.any, plan.always)
-    assert set(rates.values()) == {6e-4}
+    assert set(rates.values()) == {middle}
     # One trial less, and the method is not compared.
     run = plan.run("search", "GSPO", 1e-3, 2000)
     del store.records[key(run)]
@@ -209,27 +212,28 @@ def test_rates_that_tie_give_the_smaller():
 
 def report_plan() -> Plan:
     return Plan(
-        screening_methods=("DAPO", "Dr. GRPO", "defaults", "process"),
+        screening_methods=("DAPO", "Dr. GRPO", OURS, "process"),
         screening_seeds=(2000,), tuning_seeds=(1000,), seeds=(0, 1, 2), tasks=("early", "search"),
-        always=("DAPO", "Dr. GRPO", "defaults"), best_of=("process",), methods=4,
+        always=("DAPO", "Dr. GRPO", OURS), best_of=("process",), methods=4,
     )  # fmt: skip
 
 
 def test_the_report_says_what_the_runs_say(tmp_path):
     plan = report_plan()
-    base = {"DAPO": 0.5, "Dr. GRPO": 0.6, "defaults": 0.7, "process": 0.4}
+    base = {"DAPO": 0.5, "Dr. GRPO": 0.6, OURS: 0.7, "process": 0.4}
 
     def height(run):
         return base[run.method] + 0.01 * (run.seed % 3)
 
     store = store_of(tmp_path, plan, height)
-    crashed = plan.run("early", "DAPO", 3e-4, 0)
+    crashed = plan.run("early", "DAPO", TASKS["early"].learning_rates[0], 0)
     store.add({"key": key(crashed), **vars(crashed), "error": "the worker process died"})
     data = json.loads(json_text(learning(plan, store)))
     assert data["failed_runs"] == 1
-    entry = data["by_task"]["early"]["defaults"]
+    entry = data["by_task"]["early"][OURS]
     assert entry["difference"] == pytest.approx([0.1, 0.1, 0.1], abs=1e-4)
     assert entry["non_inferior"] is True
+    assert entry["edge"] == "low"  # all rates alike: the smallest
     assert data["by_task"]["early"]["process"]["non_inferior"] is False
     # From 0.1 to about 0.71 in 100 steps: the reference's mean 0.61 is met after 5/6 of them.
     assert entry["target"] == pytest.approx(0.61)
@@ -239,7 +243,7 @@ def test_the_report_says_what_the_runs_say(tmp_path):
     # Two seeds of 0.51 and 0.52, and a crash, which counts as one that learnt nothing.
     assert data["by_task"]["early"]["DAPO"]["final"] == pytest.approx((0.51 + 0.52) / 3, abs=1e-3)
     assert data["overall"]["best_baseline"] == "Dr. GRPO"
-    assert data["overall"]["defaults"]["improves_final"][0] == 1.0
+    assert data["overall"][OURS]["improves_final"][0] == 1.0
     assert "process" not in data["overall"]  # it has no search
     assert data["seeds"]["final"] == [0, 1, 2]
     assert data["versions"]["trl"]
@@ -317,7 +321,7 @@ def test_smoke_run_survives_a_kill_and_ends_in_a_table(run_recipe, tmp_path):
     assert not any("error" in record for record in records)
     for record in records:
         assert kept.get(record["key"], record) == record
-    assert "| defaults |" in readme.read_text()
+    assert f"| {OURS} |" in readme.read_text()
     assert len(os.listdir(tmp_path / "out" / "warm_starts")) == 1
     # The same run again has the same numbers.
     last = records[-1]

@@ -25,6 +25,7 @@ from compare_parts.warm_start import held_out, others, warm_start_settings
 from trl import GRPOConfig
 
 from trl_lambda import LambdaGRPOConfig
+from trl_lambda.config import method_fields
 
 
 @pytest.fixture(scope="module")
@@ -172,17 +173,24 @@ def test_steps_of_the_chain_by_hand():
 def test_every_method_is_a_valid_config(name, tmp_path):
     method = METHODS[name]
     config = GRPOConfig if method.trainer == "stock" else LambdaGRPOConfig
-    built = config(output_dir=str(tmp_path), use_cpu=True, bf16=False, **method.settings)
-    assert {k: getattr(built, k) for k in method.settings} == method.settings
+    built = config(output_dir=str(tmp_path), use_cpu=True, bf16=False, **method.told)
+    assert {k: getattr(built, k) for k in method.told} == method.told
 
 
 def test_the_methods_of_the_issue_are_there():
     families = Counter(method.family for method in METHODS.values())
     assert families["GRPO-λ"] == 2 * 3 * 2 * 3 + 1
-    assert {"λ-GRPO", "tree", "process", "combination", "defaults", "baseline"} <= set(families)
-    assert METHODS["defaults"].settings == {}
-    settings = [(m.trainer, sorted(m.settings.items(), key=str)) for m in METHODS.values()]
+    assert {"λ-GRPO", "tree", "process", "floor", "combination", "baseline"} <= set(families)
+    settings = [(m.trainer, sorted(m.told.items(), key=str)) for m in METHODS.values()]
     assert all(settings.count(one) == 1 for one in settings)  # no row twice
+
+
+def test_what_a_method_means_does_not_hang_on_our_defaults():
+    """Every option of ours that changes a training is told."""
+    names = set(method_fields())
+    for method in METHODS.values():
+        if method.trainer == "ours":
+            assert names | {"loss_type", "scale_rewards"} <= set(method.told)
 
 
 def test_a_changed_task_is_another_start(monkeypatch):
@@ -194,7 +202,9 @@ def test_a_changed_task_is_another_start(monkeypatch):
     assert warm_start_settings(other_text) != before
 
 
-@pytest.mark.parametrize("method", ["Dr. GRPO", "process + outcome", "defaults"])
+@pytest.mark.parametrize(
+    "method", ["Dr. GRPO", "process + outcome", "Dr. GRPO + sets + recent 0.99"]
+)
 def test_a_run_trains_on_what_the_policy_sampled(method, model, tmp_path, monkeypatch):
     """The rollout of a trainer: groups of one prompt, fresh completions, rewards of the task."""
     odd = dataclasses.replace(
@@ -232,7 +242,7 @@ def test_a_run_trains_on_what_the_policy_sampled(method, model, tmp_path, monkey
 
 def test_a_rollout_samples_from_the_policy_as_it_is_now(model, tmp_path):
     model.save_pretrained(tmp_path / "start")
-    run = Run("chain", "defaults", 1e-3, 0, generations=1)
+    run = Run("chain", "Dr. GRPO + sets + recent 0.99", 1e-3, 0, generations=1)
     trainer, _, _ = make_trainer(run, tmp_path / "start", str(tmp_path))
     prompts = [others(TASKS["chain"], 1)[0].prompt] * 200
 
