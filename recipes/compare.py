@@ -8,7 +8,7 @@
 Tiny models on five tasks that differ in where the token sits that decides (see
 compare_parts/tasks.py), one process a core with one thread each. Stage 1 tries every method of
 compare_parts/methods.py with three learning rates and three seeds on the two cheapest tasks. Stage
-2 takes at most eight methods by a rule that stands in compare_parts/stages.py, tunes the learning
+2 takes at most nine methods by a rule that stands in compare_parts/stages.py, tunes the learning
 rate of each on each task with seeds of its own, and runs ten new seeds on all tasks.
 
 Kill it whenever you like and start it again with the same arguments: finished runs are kept in

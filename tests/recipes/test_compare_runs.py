@@ -182,7 +182,7 @@ def test_the_rules_choose(tmp_path):
     plan = Plan(
         screening_methods=(
             "DAPO", "Dr. GRPO", "λ-GRPO", OURS, "GRPO", "GSPO", "tree 0 (TEMPO)", "tree 0.9",
-            "GRPO + floor", "process", "GRPO-λ both ratio 0.99 paper", "GRPO-λ recent ratio 0.9",
+            "GRPO + floor", "λ-GRPO + floor", "process", "GRPO-λ both ratio 0.99 paper", "GRPO-λ recent ratio 0.9",
         ),
         screening_seeds=(2000,), tuning_seeds=(1000,), seeds=(0, 1), tasks=("early",),
     )  # fmt: skip
@@ -195,8 +195,8 @@ def test_the_rules_choose(tmp_path):
     store = store_of(tmp_path, plan, height)
     scores = stages.screening_scores(plan, store.any)
     assert stages.choose_methods(plan, scores) == [
-        "DAPO", "Dr. GRPO", "λ-GRPO", OURS, "GRPO-λ recent ratio 0.9", "tree 0.9",
-        "GRPO + floor", "GSPO",
+        "DAPO", "Dr. GRPO", "λ-GRPO", OURS, "GRPO + floor", "GRPO-λ recent ratio 0.9",
+        "tree 0.9", "λ-GRPO + floor", "GSPO",
     ]  # fmt: skip
     rates = stages.choose_rates(plan, store.any, plan.always)
     assert set(rates.values()) == {middle}
