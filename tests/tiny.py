@@ -19,7 +19,20 @@ from trl_lambda import LambdaGRPOConfig, LambdaGRPOTrainer
 PAD, EOS = 0, 1
 CHARACTERS = "0123456789+-=# abcdefghijklmnopqrstuvwxyz"
 TIMINGS = ("step_time", "runtime", "per_second", "profiling")
-NEUTRAL = {"trace_style": "none", "td_error": "group", "process_set_weighting": False}
+NEUTRAL = {
+    "trace_style": "none",
+    "td_error": "group",
+    "process_set_weighting": False,
+    "advantage_floor": None,
+}
+# What tests get if they say nothing, whatever the package's defaults are: a trace and process sets.
+TRACED = {
+    "trace_style": "recent",
+    "process_set_weighting": True,
+    "advantage_floor": None,
+    "loss_type": "dr_grpo",
+    "scale_rewards": "none",
+}
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
@@ -95,6 +108,8 @@ def config(cls: type[GRPOConfig], output_dir, **overrides) -> GRPOConfig:
         "seed": 7,
         "gradient_checkpointing": False,
     }
+    if issubclass(cls, LambdaGRPOConfig):
+        settings |= TRACED
     return cls(**(settings | overrides))
 
 

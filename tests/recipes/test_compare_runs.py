@@ -182,7 +182,8 @@ def test_the_rules_choose(tmp_path):
     plan = Plan(
         screening_methods=(
             "DAPO", "Dr. GRPO", "λ-GRPO", OURS, "GRPO", "GSPO", "tree 0 (TEMPO)", "tree 0.9",
-            "GRPO + floor", "λ-GRPO + floor", "process", "GRPO-λ both ratio 0.99 paper", "GRPO-λ recent ratio 0.9",
+            "GRPO + floor", "λ-GRPO + floor", "process", "GRPO-λ both ratio 0.99 paper",
+            "GRPO-λ recent ratio 0.9",
         ),
         screening_seeds=(2000,), tuning_seeds=(1000,), seeds=(0, 1), tasks=("early",),
     )  # fmt: skip
