@@ -21,26 +21,38 @@ from rich.table import Table
 
 from trl_lambda import LambdaGRPOConfig, LambdaGRPOTrainer
 
-NEUTRAL = {"trace_style": "none", "process_set_weighting": False}
-UNWEIGHTED = {"process_set_weighting": False}
-PAPER = {"process_set_weighting": False, "normalize_trace": False}
+NEUTRAL = {
+    "trace_style": "none",
+    "process_set_weighting": False,
+    "advantage_floor": None,
+    "loss_type": "dr_grpo",
+    "scale_rewards": "none",
+}
+RECENT = NEUTRAL | {"trace_style": "recent"}
+BOTH = NEUTRAL | {"trace_style": "both"}
+WEIGHT = {"trace_mode": "weight"}
+PAPER = {"normalize_trace": False}
+GRPO = {"loss_type": "grpo", "scale_rewards": "group"}
+FLOOR = {"advantage_floor": -0.1}
 SETTINGS = {
     "Dr. GRPO (trace none, no process sets)": NEUTRAL,
-    "process sets alone (λ-GRPO)": {"trace_style": "none"},
-    "recent, advantage or ratio": UNWEIGHTED,
-    "recent, weight": UNWEIGHTED | {"trace_mode": "weight"},
-    "both, advantage or ratio": UNWEIGHTED | {"trace_style": "both"},
-    "both, weight": UNWEIGHTED | {"trace_style": "both", "trace_mode": "weight"},
-    "recent, advantage or ratio, not normalised": PAPER,
-    "recent, weight, not normalised": PAPER | {"trace_mode": "weight"},
-    "both, advantage or ratio, not normalised": PAPER | {"trace_style": "both"},
-    "both, weight, not normalised": PAPER | {"trace_style": "both", "trace_mode": "weight"},
-    "terminal, recent, normalised": UNWEIGHTED | {"td_error": "terminal"},
-    "terminal, recent, not normalised": PAPER | {"td_error": "terminal"},
-    "tree, recent": UNWEIGHTED | {"td_error": "tree"},
-    "tree, recent, not normalised": PAPER | {"td_error": "tree"},
-    "all defaults (recent, process sets)": {},
-    "advantage divided by the group's std (GRPO)": NEUTRAL | {"scale_rewards": "group"},
+    "advantage divided by the group's std": NEUTRAL | {"scale_rewards": "group"},
+    "process sets alone": NEUTRAL | {"process_set_weighting": True},
+    "recent, advantage or ratio": RECENT,
+    "recent, weight": RECENT | WEIGHT,
+    "both, advantage or ratio": BOTH,
+    "both, weight": BOTH | WEIGHT,
+    "recent, advantage or ratio, not normalised": RECENT | PAPER,
+    "recent, weight, not normalised": RECENT | WEIGHT | PAPER,
+    "both, advantage or ratio, not normalised": BOTH | PAPER,
+    "both, weight, not normalised": BOTH | WEIGHT | PAPER,
+    "terminal, recent, normalised": RECENT | {"td_error": "terminal"},
+    "terminal, recent, not normalised": RECENT | PAPER | {"td_error": "terminal"},
+    "tree, recent": RECENT | {"td_error": "tree"},
+    "tree, recent, not normalised": RECENT | PAPER | {"td_error": "tree"},
+    "GRPO": NEUTRAL | GRPO,
+    "GRPO, floor": NEUTRAL | GRPO | FLOOR,
+    "all defaults (GRPO, recent, floor)": {},
 }
 
 

@@ -96,7 +96,7 @@ def test_the_table_of_combinations_is_what_the_config_does(tmp_path, first):
         ({"trace_style": "none", "trace_gamma": 0.9}, r"trace_gamma=0.9: .* no trace"),
         ({"credit_log_steps": 0}, r"credit_log_steps=0: it must be a whole number ≥ 1"),
         ({"credit_log_max_mb": 0}, r"credit_log_max_mb=0: it must be a number of megabytes > 0"),
-        ({"td_error": "process", "advantage_floor": -0.1}, r"advantage_floor=-0.1: it bounds"),
+        ({"td_error": "process", "advantage_floor": -0.2}, r"advantage_floor=-0.2: it bounds"),
         (
             {"td_error": "tree", "multi_objective_aggregation": "normalize_then_sum"},
             r"multi_objective_aggregation='normalize_then_sum': .* use 'sum_then_normalize'",
@@ -144,11 +144,19 @@ def test_defaults(tmp_path):
         "trace_lambda": 0.99,
         "trace_gamma": 1.0,
         "normalize_trace": True,
-        "advantage_floor": None,
-        "process_set_weighting": True,
-        "loss_type": "dr_grpo",
-        "scale_rewards": "none",
+        "advantage_floor": -0.1,
+        "process_set_weighting": False,
+        "loss_type": "grpo",
+        "scale_rewards": "group",
     }
+
+
+def test_process_supervision_has_no_floor(tmp_path):
+    """Also not where nothing is said of it, and the default is one."""
+    config = LambdaGRPOConfig(str(tmp_path), use_cpu=True, bf16=False, td_error="process")
+    assert config.credit_rule.advantage_floor is None
+    config = LambdaGRPOConfig(str(tmp_path), use_cpu=True, bf16=False)
+    assert config.credit_rule.advantage_floor == -0.1
 
 
 def test_command_line(tmp_path):

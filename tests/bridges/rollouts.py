@@ -8,6 +8,9 @@ import numpy as np
 import tiny
 import torch
 
+from trl_lambda import LambdaGRPOConfig
+from trl_lambda.config import method_fields
+
 EOS, PAD = tiny.EOS, tiny.EOS  # verl pads with EOS where there is no pad token: ids prove nothing
 # Two groups of four, uneven: shared prefixes, a copy, a proper prefix and a lone branch.
 COMPLETIONS = [
@@ -119,7 +122,7 @@ RULES = [
     ("group", {"trace_style": "none"}, False),
     ("group", {"trace_style": "both", "normalize_trace": False, "trace_gamma": 0.9}, False),
     ("group", {"trace_mode": "weight", "trace_lambda": 0.5}, False),
-    ("group", {"advantage_floor": -0.1}, False),
+    ("group", {"advantage_floor": None}, False),
     ("terminal", {"normalize_trace": False, "trace_lambda": 0.9}, False),
     ("process", {"normalize_trace": False, "trace_lambda": 0.9}, False),
     ("group", {"process_set_weighting": True}, True),
@@ -131,6 +134,7 @@ RULES = [
 
 
 def trainer_settings(td_error, options, scale) -> dict:
-    """Settings of `LambdaGRPOConfig` for the options of a bridge, defaults that differ included."""
-    settings = {"td_error": td_error, "scale_rewards": scale, "process_set_weighting": False}
-    return settings | options
+    """Settings of `LambdaGRPOConfig` for the options of a bridge; the rest is at its default."""
+    fields = LambdaGRPOConfig.__dataclass_fields__
+    defaults = {name: fields[name].default for name in method_fields()}
+    return defaults | {"td_error": td_error, "scale_rewards": scale} | options

@@ -153,7 +153,7 @@ def test_prompts_are_part_of_a_prefix():
             "there is no trace",
         ),
         ("tree", {"trl_lambda": {"trace_mode": "weight"}}, "td_error='tree' needs 'advantage'"),
-        ("process", {"trl_lambda": {"advantage_floor": -0.1}}, "advantage_floor=-0.1"),
+        ("process", {"trl_lambda": {"advantage_floor": -0.2}}, "advantage_floor=-0.2"),
         ("group", {"lam": 0.95}, r"algorithm.lam=0.95 is GAE's.*trace_lambda=0.95"),
         ("group", {"gamma": 0.9}, r"algorithm.gamma=0.9 is GAE's.*trace_gamma=0.9"),
         ("process", {"use_kl_in_reward": True}, "use_kl_in_reward"),

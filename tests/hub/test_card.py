@@ -69,6 +69,8 @@ SWITCHES = [
     ({"trace_style": "recent"}, ["2510.00194"]),
     ({"trace_style": "recent", "trace_lambda": 0.0}, []),
     ({"trace_style": "both", "trace_lambda": 0.0}, ["2510.00194"]),
+    ({"advantage_floor": -0.1}, ["2510.00194"]),
+    ({"advantage_floor": -0.1, "td_error": "process"}, []),  # it has no floor
     ({"process_set_weighting": True}, ["2509.21154"]),
     ({"td_error": "tree"}, ["2509.18314"]),
     ({"td_error": "terminal"}, ["1506.02438"]),
@@ -107,7 +109,8 @@ def test_papers_are_cited_whose_switches_are_on_and_no_others(settings, expected
 
 
 def test_everything_at_once():
-    used = methods(config(td_error="tree", trace_style="both", beta=0.1))
+    settings = {"td_error": "tree", "trace_style": "both", "process_set_weighting": True}
+    used = methods(config(**settings, loss_type="dr_grpo", scale_rewards="none", beta=0.1))
     assert [m.name for m in used] == [
         "GRPO",
         "GRPO-λ",

@@ -157,7 +157,7 @@ def test_ours_is_the_defaults(name):
         (
             "ours_qwen2.5_math_1.5b",
             "dr_grpo_qwen2.5_math_1.5b",
-            {"trace_style", "process_set_weighting", *TRACE},
+            {"trace_style", "advantage_floor", "loss_type", "scale_rewards", *TRACE},
         ),
     ],
 )

@@ -41,13 +41,13 @@ DEFAULTS: dict[str, Any] = {
     "trace_lambda": 0.99,
     "trace_gamma": 1.0,
     "normalize_trace": True,
-    "advantage_floor": None,
+    "advantage_floor": -0.1,
     "process_set_weighting": False,
     "scale_rewards": "group",
 }
-"""The options of a bridge: names, meanings and defaults of `LambdaGRPOConfig`, but for two.
+"""The options of a bridge: names, meanings and defaults of `LambdaGRPOConfig`.
 
-`process_set_weighting` is off, since most hooks see no token ids; `scale_rewards` is the engine's.
+But for `scale_rewards`, which is the engine's where it has one.
 """
 
 
@@ -105,7 +105,7 @@ def read_rule(
             trace_mode=values["trace_mode"],
             decay=values["trace_gamma"] * values["trace_lambda"],
             normalize_trace=values["normalize_trace"],
-            advantage_floor=values["advantage_floor"],
+            advantage_floor=None if td_error == "process" else values["advantage_floor"],
             process_set_weighting=values["process_set_weighting"],
         ),
         scale=values["scale_rewards"],
@@ -310,11 +310,11 @@ def _check_combination(td_error: str, values: Mapping[str, Any]) -> None:
                 _refuse(name, values[name], "with trace_style='none' there is no trace; leave it")
     elif td_error == "tree" and mode != "advantage":
         _refuse("trace_mode", mode, "td_error='tree' needs 'advantage'")
-    if td_error == "process" and floor is not None:
+    if td_error == "process" and floor not in (None, DEFAULTS["advantage_floor"]):
         _refuse(
             "advantage_floor",
             floor,
-            "it bounds the outcome reward, and td_error='process' trains on step rewards",
+            "it bounds the outcome reward, and td_error='process' trains on step rewards; leave it",
         )
 
 

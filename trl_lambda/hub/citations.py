@@ -46,12 +46,13 @@ def methods(config: Any) -> list[Method]:
 def _ours(c: Any) -> list[tuple]:
     # λ·γ = 0 with 'recent' is no trace; 'both' keeps a trace on the first token.
     traced = c.trace_style != "none" and (c.trace_style == "both" or c.credit_rule.decay > 0)
+    floor = c.credit_rule.advantage_floor
     return [
         (
-            traced,
+            traced or floor is not None,
             "parthasarathi2025grpolambda",
             "GRPO-λ",
-            f"trace_style: {c.trace_style}",
+            f"trace_style: {c.trace_style}" if traced else f"advantage_floor: {floor}",
             "grpo-lambda",
         ),
         (
