@@ -8,12 +8,13 @@
 Tiny models on five tasks that differ in where the token sits that decides (see
 compare_parts/tasks.py), one process a core with one thread each. Stage 1 tries every method of
 compare_parts/methods.py with three learning rates and three seeds on the two cheapest tasks. Stage
-2 takes at most nine methods by a rule that stands in compare_parts/stages.py, tunes the learning
+2 takes at most ten methods by a rule that stands in compare_parts/stages.py, tunes the learning
 rate of each on each task with seeds of its own, and runs ten new seeds on all tasks.
 
 Kill it whenever you like and start it again with the same arguments: finished runs are kept in
 OUTPUT_DIR/runs.jsonl, and what was under way is done again. A run that crashed is recorded with its
-error, counts as one that learnt nothing, and is tried again at the next start.
+error, counts as one that is never right, and is tried again at the next start. After a change of
+the package's or the tasks' code begin with a new OUTPUT_DIR: a run is known by its settings.
 
 The report goes to RESULTS/learning.json and RESULTS/learning.png (recipes/results, if nothing else
 is said), and its table between the two `<!-- learning -->` lines of the README, if there are any.
@@ -89,12 +90,11 @@ def main() -> None:
 
     plan = stages.SMOKE if args.smoke else stages.FULL
     store = Store(args.output_dir / "runs.jsonl")
-    complete = args.report or run_stages(args, plan, store)
+    if not args.report and not run_stages(args, plan, store):
+        raise SystemExit(3)
     if args.report or args.stage != "1":
         for path in write_report(plan, store, results=args.results, readme=args.readme):
             print(f"wrote {path}")
-    if not complete:
-        raise SystemExit(3)
 
 
 def run_stages(args: argparse.Namespace, plan, store) -> bool:
@@ -111,7 +111,7 @@ def run_stages(args: argparse.Namespace, plan, store) -> bool:
         if left:
             print(
                 f"{name}: the budget of {args.budget_hours:g} hours is spent with {len(left)} runs "
-                "to do. Start again with the same arguments to go on."
+                "to do. Start again with the same arguments to go on; --report has what there is."
             )
         return not left
 

@@ -2,6 +2,7 @@ import itertools
 
 import oracles
 import pytest
+import tiny
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,7 +12,6 @@ from trl_lambda.credit import (
     TD_ERRORS,
     TRACE_MODES,
     TRACE_STYLES,
-    CreditRule,
     Signal,
     assign_credit,
     token_gains,
@@ -84,7 +84,7 @@ def signal(ids, groups, rewards, mask, steps, scale):
 )
 def test_equals_the_definition(rule, weighting, case, decay, scale, floor):
     floor = None if rule["td_error"] == "process" else floor
-    rule = CreditRule(**rule, decay=decay, advantage_floor=floor, process_set_weighting=weighting)
+    rule = tiny.rule(**rule, decay=decay, advantage_floor=floor, process_set_weighting=weighting)
     ids, groups, rewards, mask, steps = case
     got = assign_credit(rule, signal(*case, scale))
     advantage, weight = oracles.credit(rule, ids, groups, rewards, mask, steps, scale)
@@ -98,11 +98,11 @@ def test_each_distinct_prefix_has_weight_one_and_the_mean_advantage():
     ids, groups = [[1, 2, 3], [1, 2, 3], [1, 2, 4], [9]], [0] * 4
     mask = torch.tensor([[1, 1, 1]] * 3 + [[1, 0, 0]])
     case = (ids, groups, [1.0, 0.0, 0.0, 1.0], mask, [None] * 4)
-    rule = CreditRule(trace_style="none")
+    rule = tiny.rule(trace_style="none")
     got = assign_credit(rule, signal(*case, "none"))
     assert got.weight_BT.sum().item() == pytest.approx(5)  # 1, 12, 123, 124, 9
     plain = assign_credit(
-        CreditRule(trace_style="none", process_set_weighting=False), signal(*case, "none")
+        tiny.rule(trace_style="none", process_set_weighting=False), signal(*case, "none")
     )
     for i, t in ((0, 0), (0, 2), (2, 2), (3, 0)):
         members = oracles.sharing(ids, groups, i, t + 1)
@@ -115,7 +115,7 @@ def test_rows_without_policy_tokens_and_zero_variance_give_zeros():
     mask = torch.tensor([[0, 0], [1, 1]])
     case = ([[1, 2], [1, 3]], [0, 0], [1.0, 1.0], mask, [[(1, 1.0)], [(0, 1.0)]])
     for rule in RULES:
-        got = assign_credit(CreditRule(**rule), signal(*case, "group"))
+        got = assign_credit(tiny.rule(**rule), signal(*case, "group"))
         assert got.advantage_BT.tolist() == [[0, 0], [0, 0]], rule
 
 
@@ -123,7 +123,7 @@ def test_rows_without_policy_tokens_and_zero_variance_give_zeros():
 @pytest.mark.parametrize("mode", ["advantage", "ratio", "weight"])
 def test_gains_average_to_one_when_normalised(style, mode):
     mask = torch.tensor([[1, 1, 0, 1, 1, 1], [1, 0, 0, 0, 0, 0]])
-    gains = token_gains(CreditRule(trace_style=style, trace_mode=mode, decay=0.9), mask)
+    gains = token_gains(tiny.rule(trace_style=style, trace_mode=mode, decay=0.9), mask)
     torch.testing.assert_close(gains.sum(1), mask.sum(1).float())
 
 
@@ -135,7 +135,7 @@ def test_permuting_a_group_permutes_the_credit():
     shuffled = ([ids[i] for i in order], groups, [rewards[i] for i in order], mask[order])
     shuffled += ([steps[i] for i in order],)
     for rule in RULES:
-        rule = CreditRule(**rule)
+        rule = tiny.rule(**rule)
         one = assign_credit(rule, signal(ids, groups, rewards, mask, steps, "group"))
         other = assign_credit(rule, signal(*shuffled, "group"))
         torch.testing.assert_close(other.advantage_BT, one.advantage_BT[order])

@@ -8,8 +8,6 @@ import tiny
 import torch
 from trl import GRPOTrainer
 
-from trl_lambda.credit import CreditRule
-
 LOSS_TYPES = ["grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo"]
 MASK = torch.tensor(
     [[1, 1, 0, 1, 1, 0], [1, 1, 1, 1, 1, 1], [0, 0, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0]]
@@ -104,7 +102,7 @@ def rules():
         ("none", "recent", "both"), ("advantage", "ratio", "weight"), (True, False), (True, False)
     ):
         if style != "none" or (mode == "advantage" and normalize):
-            yield CreditRule(
+            yield tiny.rule(
                 trace_style=style,
                 trace_mode=mode,
                 normalize_trace=normalize,
@@ -129,7 +127,7 @@ def test_loss_and_gradient(trainer, monkeypatch, loss_type, beta):
 
 @pytest.mark.parametrize("loss_type", LOSS_TYPES)
 def test_evaluation_does_not_accumulate(trainer, monkeypatch, loss_type):
-    rule = CreditRule(trace_mode="ratio", decay=0.9)
+    rule = tiny.rule(trace_mode="ratio", decay=0.9)
     trainer.model.eval()
     try:
         options = {"loss_type": loss_type, "beta": 0.04}
@@ -141,7 +139,7 @@ def test_evaluation_does_not_accumulate(trainer, monkeypatch, loss_type):
 
 def test_kl_without_bias_correction(trainer, monkeypatch):
     monkeypatch.setattr(trainer.args, "use_bias_correction_kl", False)
-    rule, options = CreditRule(decay=0.9), {"loss_type": "dapo", "beta": 0.04}
+    rule, options = tiny.rule(decay=0.9), {"loss_type": "dapo", "beta": 0.04}
     _, gradient = compute(trainer, monkeypatch, rule, batch(), **options)
     want = expected(rule, batch(), bias_correction=False, **options)[1]
     torch.testing.assert_close(gradient, want, **TIGHT)
@@ -152,8 +150,8 @@ def test_weights_of_one_leave_stock_kl(trainer, monkeypatch):
     case = batch() | {"weight": torch.ones(MASK.shape, dtype=torch.float64)}
     for loss_type in LOSS_TYPES:
         options = {"loss_type": loss_type, "beta": 0.04}
-        ours = compute(trainer, monkeypatch, CreditRule(), case, **options)
-        stock_rule = CreditRule(process_set_weighting=False)
+        ours = compute(trainer, monkeypatch, tiny.rule(), case, **options)
+        stock_rule = tiny.rule(process_set_weighting=False)
         stock = compute(trainer, monkeypatch, stock_rule, case, **options)
         torch.testing.assert_close(ours, stock, **TIGHT)
 
@@ -166,7 +164,7 @@ def test_ratio_and_advantage_agree_on_policy(trainer, monkeypatch, style, normal
     options = {"decay": 0.9, "normalize": normalize}
 
     def gradient(mode, advantage):
-        rule = CreditRule(
+        rule = tiny.rule(
             trace_style=style,
             trace_mode=mode,
             normalize_trace=normalize,
@@ -190,7 +188,7 @@ def test_ratio_and_advantage_agree_on_policy(trainer, monkeypatch, style, normal
 
 
 def test_a_large_trace_is_clamped_and_logged(trainer, monkeypatch):
-    rule = CreditRule(trace_mode="ratio", normalize_trace=False, process_set_weighting=False)
+    rule = tiny.rule(trace_mode="ratio", normalize_trace=False, process_set_weighting=False)
     case = batch()
     case["old"] = case["logps"] - 30.0
     trainer._metrics["train"].clear()
@@ -210,7 +208,7 @@ def test_sampling_correction_multiplies_the_policy_term_once(trainer, monkeypatc
     monkeypatch.setattr(trainer, "vllm_importance_sampling_correction", True)
     ratio = torch.rand(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) + 0.5
     for mode in ("advantage", "ratio", "weight"):
-        rule, options = CreditRule(trace_mode=mode), {"loss_type": "dr_grpo", "beta": 0.04}
+        rule, options = tiny.rule(trace_mode=mode), {"loss_type": "dr_grpo", "beta": 0.04}
         corrected = compute(
             trainer, monkeypatch, rule, batch(), importance_sampling_ratio=ratio, **options
         )
@@ -228,7 +226,7 @@ def test_policy_loss_contains_the_kl_term(trainer, monkeypatch):
         logged = []
         for weighting in (True, False):
             trainer._metrics["train"].clear()
-            rule = CreditRule(process_set_weighting=weighting)
+            rule = tiny.rule(process_set_weighting=weighting)
             compute(trainer, monkeypatch, rule, case, loss_type=loss_type, beta=0.04)
             metrics = trainer._metrics["train"]
             logged.append((metrics["policy_loss"][0], metrics["kl"][0]))
@@ -239,7 +237,7 @@ def test_a_failing_loss_leaves_nothing_behind(trainer, monkeypatch):
     def fail(*args, **kwargs):
         raise RuntimeError("out of memory")
 
-    rule = CreditRule(trace_mode="ratio")
+    rule = tiny.rule(trace_mode="ratio")
     compute(trainer, monkeypatch, rule, batch(), loss_type="dapo", beta=0.04)
     monkeypatch.setattr(GRPOTrainer, "_compute_loss", fail)
     with pytest.raises(RuntimeError, match="out of memory"):

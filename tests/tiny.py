@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 from trl import GRPOConfig, GRPOTrainer
 
 from trl_lambda import LambdaGRPOConfig, LambdaGRPOTrainer
+from trl_lambda.credit import CreditRule
 
 PAD, EOS = 0, 1
 CHARACTERS = "0123456789+-=# abcdefghijklmnopqrstuvwxyz"
@@ -89,6 +90,11 @@ def prompts(count: int = 8) -> Dataset:
 def letter_reward(completions, **columns) -> list[float]:
     """Share of the letter a: varied, cheap, and never equal for long."""
     return [text.count("a") / max(len(text), 1) + 0.01 * len(text) for text in completions]
+
+
+def rule(**changes) -> CreditRule:
+    """With process sets and without a floor, where nothing is said of them."""
+    return CreditRule(**({"process_set_weighting": True, "advantage_floor": None} | changes))
 
 
 def config(cls: type[GRPOConfig], output_dir, **overrides) -> GRPOConfig:

@@ -36,15 +36,15 @@ TRACE_MODES: tuple[str, ...] = get_args(TraceMode)
 
 @dataclass(frozen=True)
 class CreditRule:
-    """How credit is assigned; the fields mean what they mean in `LambdaGRPOConfig`."""
+    """How credit is assigned; fields and defaults as in `LambdaGRPOConfig`."""
 
     td_error: TDError = "group"
     trace_style: TraceStyle = "recent"
     trace_mode: TraceMode = "advantage"
     decay: float = 0.99
     normalize_trace: bool = True
-    advantage_floor: float | None = None
-    process_set_weighting: bool = True
+    advantage_floor: float | None = -0.1
+    process_set_weighting: bool = False
 
     @property
     def traced(self) -> bool:

@@ -20,6 +20,8 @@ COLOURS = (
     "#000000", "#E69F00", "#56B4E9", "#D55E00", "#009E73", "#0072B2", "#CC79A7", "#F0E442",
 )  # fmt: skip
 
+LINES = ("-", "--")
+
 
 def plot(data: dict[str, Any], path: Path) -> Path:
     tasks = list(data["tasks"])
@@ -33,9 +35,9 @@ def plot(data: dict[str, Any], path: Path) -> Path:
         panel.set_title(f"{task}: {data['tasks'][task]['decisive']}", fontsize=9)
         panel.set_xlabel("optimiser steps", fontsize=8)
         panel.tick_params(labelsize=8)
-        for method, colour in zip(methods, itertools.cycle(COLOURS), strict=False):
+        for method, (line, colour) in zip(methods, itertools.product(LINES, COLOURS), strict=False):
             if curves := data["curves"].get(f"{method} | {task}"):
-                draw(panel, curves, colour, method)
+                draw(panel, curves, method, colour, line)
     for panel in panels.flat[len(tasks) :]:
         panel.axis("off")
     handles = {}
@@ -49,12 +51,12 @@ def plot(data: dict[str, Any], path: Path) -> Path:
     return path
 
 
-def draw(panel, curves: dict[str, Any], colour: str, method: str) -> None:
+def draw(panel, curves: dict[str, Any], method: str, colour: str, line: str) -> None:
     """Mean over seeds, with Student's interval where there are several."""
     whole = [row for row in curves["accuracy"] if len(row) == len(curves["steps"])]
     values = np.array(whole)
     mean = values.mean(0)
-    panel.plot(curves["steps"], mean, color=colour, label=method, linewidth=1.5)
+    panel.plot(curves["steps"], mean, color=colour, linestyle=line, label=method, linewidth=1.5)
     if len(values) > 1:
         half = student_quantile(len(values) - 1) * values.std(0, ddof=1) / len(values) ** 0.5
         panel.fill_between(curves["steps"], mean - half, mean + half, color=colour, alpha=0.15)

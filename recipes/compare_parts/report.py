@@ -24,11 +24,10 @@ from .estimators import (
 from .figure import plot
 from .methods import METHODS
 from .runs import Record, Store, versions
-from .stages import Plan, area, choose_methods, choose_rates, screening_scores
-from .table import insert, markdown
+from .stages import Plan, applies, area, choose_methods, choose_rates, screening_scores
+from .table import REFERENCE, insert, markdown
 from .tasks import TASKS
 
-REFERENCE = "Dr. GRPO"
 BASELINES = ("DAPO", "GRPO", "Dr. GRPO", "GSPO", "GSPO ε 0.2")
 MARGIN = -0.02  # of the non-inferiority rule; fixed before any result was looked at
 FINAL_POINTS = 3  # of the 11 measurements of a run
@@ -39,6 +38,8 @@ Runs = dict[tuple[str, str], list[Record]]
 def write_report(plan: Plan, store: Store, *, results: Path, readme: Path | None) -> list[Path]:
     """Writes learning.json and learning.png, and the table into the README if it has its marks.
 
+    The README is left alone while a method of the second stage lacks a task.
+
     Raises:
         SystemExit: there is nothing to report yet.
     """
@@ -47,7 +48,9 @@ def write_report(plan: Plan, store: Store, *, results: Path, readme: Path | None
     path = results / "learning.json"
     path.write_text(json_text(data), encoding="utf-8")
     written = [path, plot(data, results / "learning.png")]
-    if readme is not None and insert(readme, markdown(data)):
+    if readme is not None and data["missing"]:
+        print(f"{readme} is left as it is: not done yet are {', '.join(data['missing'])}.")
+    elif readme is not None and insert(readme, markdown(data)):
         written.append(readme)
     return written
 
@@ -73,6 +76,7 @@ def learning(plan: Plan, store: Store) -> dict[str, Any]:
     methods = choose_methods(plan, scores) if scores else []
     rates = choose_rates(plan, store.any, methods)
     runs = final_runs(plan, store, rates)
+    wanted = [(m, t) for m in methods for t in plan.tasks if applies(m, t)]
     if not runs:
         raise SystemExit(
             f"{store.path} has no method with all its final runs ({len(store.records)} runs in "
@@ -86,6 +90,7 @@ def learning(plan: Plan, store: Store) -> dict[str, Any]:
             "tuning": plan.tuning_seeds,
             "final": plan.seeds,
         },
+        "missing": [f"{m} on {t}" for m, t in wanted if (m, t) not in runs],
         "failed_runs": sum("error" in r for r in store.records.values()),
         "cpu_hours": round(sum(seconds) / 3600, 2),
         "margin": MARGIN,
@@ -153,6 +158,7 @@ def overall(plan: Plan, runs: Runs) -> dict[str, Any]:
     entries = {}
     for m in whole:
         entries[m] = {
+            "mean": round(float(final[m].mean()), 4),
             "final": rounded(stratified_bootstrap(iqm_over_tasks, final[m])),
             "area": rounded(stratified_bootstrap(iqm_over_tasks, area[m])),
         }
@@ -181,18 +187,20 @@ def task_result(runs: Runs, method: str, task: str, rate: float) -> dict[str, An
     final = final_accuracy(records)
     entry = {
         "learning_rate": rate,
+        "start": round(float(np.mean([record["curve"][0][2] for record in records])), 4),
         "final": round(float(final.mean()), 4),
         "area": round(float(areas(records).mean()), 4),
     }
     reference = runs.get((REFERENCE, task))
-    if reference is None:
-        return entry
-    if method != REFERENCE:
+    if reference is not None and method != REFERENCE:
         difference = paired_difference(final, final_accuracy(reference))
         entry["difference"] = rounded(difference)
         entry["non_inferior"] = difference.low >= MARGIN
-    target = float(final_accuracy(reference).mean())
-    return entry | {"target": round(target, 4)} | speed(records, target)
+    baselines = [final_accuracy(runs[m, task]).mean() for m in BASELINES if (m, task) in runs]
+    if baselines:
+        target = float(max(baselines))
+        entry |= {"target": round(target, 4)} | speed(records, target)
+    return entry
 
 
 def edge(grid: tuple[float, ...], rate: float) -> dict[str, str]:
@@ -201,7 +209,7 @@ def edge(grid: tuple[float, ...], rate: float) -> dict[str, str]:
 
 
 def speed(records: list[Record], target: float) -> dict[str, Any]:
-    """Median steps and tokens until a run first has the reference's mean final accuracy.
+    """Median steps and tokens until a run first has the target: the best baseline's mean final.
 
     None where half of the runs or more never have it; `reached` is the share that has.
     """

@@ -1,8 +1,8 @@
 """Many runs on a few cores: kept as they end, never done twice, none lost but the ones under way.
 
-Each finished run is one line of `runs.jsonl`, under a key made of everything that decides its
-numbers: other settings or versions are other runs. A line is written whole, with one call; the end
-of a line that a kill cut off is skipped when the file is read.
+Each finished run is one line of `runs.jsonl`, under a key made of its settings and the versions of
+packages: others are other runs. The code itself is not in it. A line is written whole, with one
+call; the end of a line that a kill cut off is skipped when the file is read.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def versions() -> dict[str, str]:
 
 
 def key(run: Run) -> str:
-    """Of everything that decides the numbers of a run."""
+    """Of all settings and versions that decide the numbers of a run; not of the code."""
     task, method = TASKS[run.task], METHODS[run.method]
     return fingerprint(
         {

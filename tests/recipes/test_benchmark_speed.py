@@ -2,16 +2,11 @@
 
 import json
 import random
-import runpy
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from speed_parts import kernels, scaling
 from speed_parts.measuring import AllocatedBytes, median, megabytes
-
-RECIPE = Path(scaling.__file__).parents[1] / "benchmark_speed.py"
 
 
 @pytest.mark.parametrize("axis", scaling.SWEEPS)
@@ -81,18 +76,16 @@ def test_a_dense_matrix_that_does_not_fit_is_not_built(monkeypatch):
     assert [row["baseline"] for row in large] == ["dense W does not fit"] * 4
 
 
-def test_the_command_writes_what_it_shows(tmp_path, monkeypatch, capsys):
+def test_the_command_writes_what_it_shows(run_recipe, tmp_path):
     """With a model so small that our share of time and memory is large."""
-    path = tmp_path / "speed.json"
-    small = ["--hidden_size", "64", "--layers", "1", "--groups", "1", "--length", "64"]
-    command = ["benchmark_speed.py", "--parts", "step", "--rounds", "6", "--json", str(path)]
-    monkeypatch.setattr(sys, "argv", command + small)
-    runpy.run_path(str(RECIPE), run_name="__main__")
-    rows = {row["what"]: row for row in json.loads(path.read_text())["step"]}
-    share, ours, control, memory, same = rows.values()
+    small = ("--hidden_size", "64", "--layers", "1", "--groups", "1", "--length", "64")
+    command = ("--parts", "step", "--rounds", "6", "--json", "speed.json", *small)
+    process = run_recipe("benchmark_speed.py", *command)
+    assert process.returncode == 0, process.stderr[-3000:]
+    rows = json.loads((tmp_path / "speed.json").read_text())["step"]
+    share, ours, control, memory, same = rows
     assert 0 < share["interval"][0] <= share["percent"] <= share["interval"][1] < 100
     for pairs in (ours, control):
         assert pairs["interval"][0] <= pairs["percent"] <= pairs["interval"][1]
     assert memory["percent"] > 0 == same["percent"]
-    shown = capsys.readouterr().out
-    assert all(name[:20] in shown for name in rows)
+    assert all(row["what"][:20] in process.stdout for row in rows)

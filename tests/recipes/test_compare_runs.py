@@ -196,7 +196,7 @@ def test_the_rules_choose(tmp_path):
     store = store_of(tmp_path, plan, height)
     scores = stages.screening_scores(plan, store.any)
     assert stages.choose_methods(plan, scores) == [
-        "DAPO", "Dr. GRPO", "λ-GRPO", OURS, "GRPO + floor", "GRPO-λ recent ratio 0.9",
+        "DAPO", "Dr. GRPO", "λ-GRPO", OURS, "GRPO", "GRPO + floor", "GRPO-λ recent ratio 0.9",
         "tree 0.9", "λ-GRPO + floor", "GSPO",
     ]  # fmt: skip
     rates = stages.choose_rates(plan, store.any, plan.always)
@@ -268,6 +268,30 @@ def test_the_report_writes_a_picture_and_a_table(tmp_path):
     assert widths
     write_report(plan, store, results=tmp_path / "results", readme=readme)
     assert readme.read_text() == text  # again: the same
+
+
+def test_a_part_of_the_runs_does_not_reach_the_readme(tmp_path, capsys):
+    plan = report_plan()
+    store = store_of(tmp_path, plan, lambda run: 0.5)
+    rates = stages.choose_rates(plan, store.any, ["DAPO"])
+    del store.records[key(plan.run("search", "DAPO", rates["DAPO", "search"], 2))]
+    readme = tmp_path / "README.md"
+    readme.write_text("<!-- learning -->\nearlier text\n<!-- learning -->\n")
+    written = write_report(plan, store, results=tmp_path, readme=readme)
+    assert json.loads(written[0].read_text())["missing"] == ["DAPO on search"]
+    assert "earlier text" in readme.read_text()
+    assert "DAPO on search" in capsys.readouterr().out
+
+
+def test_where_the_reference_learns_nothing_the_table_says_so(tmp_path):
+    plan = report_plan()
+    low = {("Dr. GRPO", "search"): 0.05}
+    data = learning(plan, store_of(tmp_path, plan, lambda r: low.get((r.method, r.task), 0.5)))
+    text = table.markdown(data)
+    assert "On search Dr. GRPO ends no better than it starts" in text
+    assert "0.050 (start 0.100)" in text
+    # Its own low end is no target: that is the best of TRL's methods.
+    assert data["by_task"]["search"][OURS]["target"] == pytest.approx(0.5, abs=0.02)
 
 
 def test_a_readme_without_marks_is_left_alone(tmp_path, capsys):
