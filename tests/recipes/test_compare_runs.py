@@ -20,6 +20,9 @@ from compare_parts.stages import FULL, SMOKE, Plan
 from compare_parts.tasks import TASKS
 from compare_parts.training import Run
 
+from trl_lambda import LambdaGRPOConfig
+from trl_lambda.config import method_fields
+
 RESULTS = Path(__file__).parents[2] / "recipes" / "results" / "learning.json"
 README = Path(__file__).parents[2] / "README.md"
 OURS = "Dr. GRPO + sets + recent 0.99"
@@ -317,6 +320,20 @@ def test_the_readme_has_the_table_of_the_committed_results():
         data = json.loads(RESULTS.read_text(encoding="utf-8"))
         assert table.between_marks(README) == table.markdown(data)
         assert RESULTS.stat().st_size < 1_000_000
+
+
+def test_the_defaults_are_a_method_that_passed_the_rule():
+    """Nowhere worse than Dr. GRPO by more than the margin, somewhere better; or else neutral."""
+    data = json.loads(RESULTS.read_text(encoding="utf-8"))
+    names = (*method_fields(), "loss_type", "scale_rewards")
+    fields = LambdaGRPOConfig.__dataclass_fields__
+    defaults = {name: fields[name].default for name in names}
+    found = [m for m, s in data["settings"].items() if {k: s.get(k) for k in names} == defaults]
+    assert len(found) == 1
+    differences = [of_task[found[0]]["difference"] for of_task in data["by_task"].values()]
+    assert len(differences) == len(TASKS) == 5
+    assert all(low >= -0.02 for _, low, _ in differences)
+    assert any(low > 0 for _, low, _ in differences)
 
 
 def test_help_helps(run_recipe):
