@@ -1,6 +1,6 @@
 """How fast the credit is: ratios measured in one run, on this machine.
 
-    python recipes/benchmark_speed.py                 # everything, about twelve minutes on two cores
+    python recipes/benchmark_speed.py              # everything, about twelve minutes on two cores
     python recipes/benchmark_speed.py --parts traces process_sets
     python recipes/benchmark_speed.py --parts step --hidden_size 1536 --layers 28 --length 2048
 
