@@ -40,7 +40,10 @@ def algorithm(td_error, options, scale, *overrides):
             [
                 f"algorithm.adv_estimator=trl_lambda_{td_error}",
                 f"algorithm.norm_adv_by_std_in_grpo={SCALES[scale]}",
-                *(f"+algorithm.trl_lambda.{name}={value}" for name, value in options.items()),
+                *(
+                    f"+algorithm.trl_lambda.{name}={'null' if value is None else value}"
+                    for name, value in options.items()
+                ),
                 *overrides,
             ],
         )
@@ -163,7 +166,7 @@ def test_estimators_of_verl_stay_verls(ray_trainer, estimator):
 
 
 def test_without_trace_and_deviation_it_is_verls_grpo(ray_trainer):
-    ours = algorithm("group", {"trace_style": "none"}, "none")
+    ours = algorithm("group", {"trace_style": "none", "advantage_floor": None}, "none")
     theirs = algorithm("group", {}, "none", "algorithm.adv_estimator=grpo")
     got = compute(ray_trainer.compute_advantage, data_proto(), ours).batch["advantages"]
     want = compute(ray_trainer.compute_advantage, data_proto(), theirs).batch["advantages"]
