@@ -68,6 +68,17 @@ def test_an_edited_card_changes_nothing(tmp_path):
     assert missing_part(folder) is None
 
 
+def test_files_that_others_write_around_the_manifest(tmp_path):
+    """A save that a signal asked for is marked until it ends; TRL adds a file behind us."""
+    (tmp_path / "checkpoint-is-incomplete.txt").write_text("")
+    (tmp_path / "entropy_ctrl_state.json").write_text("old")
+    saved(tmp_path)
+    assert "cut off" in missing_part(tmp_path)
+    (tmp_path / "checkpoint-is-incomplete.txt").unlink()
+    (tmp_path / "entropy_ctrl_state.json").write_text("of another length")
+    assert missing_part(tmp_path) is None
+
+
 def test_other_trainers_checkpoints_are_judged_by_their_state(tmp_path):
     folder = saved(tmp_path / "checkpoint-1")
     (folder / "files.json").unlink()

@@ -15,6 +15,10 @@ MANIFEST = "files.json"
 # The card and its plot say nothing of the state, and people edit them.
 NOT_STATE = (".md", ".png", ".yaml")
 TRAINER_STATE = "trainer_state.json"
+# transformers' mark on a checkpoint that a signal asked for, there until it is whole.
+UNFINISHED = "checkpoint-is-incomplete.txt"
+# TRL writes it (use_adaptive_entropy) when all else has been written, the manifest too.
+WRITTEN_LATER = "entropy_ctrl_state.json"
 
 
 def checkpoints(output_dir: str | Path) -> list[Path]:
@@ -39,6 +43,8 @@ def missing_part(checkpoint: str | Path) -> str | None:
     checkpoint = Path(checkpoint)
     if not checkpoint.is_dir():
         return "there is no such folder"
+    if (checkpoint / UNFINISHED).exists():
+        return f"{UNFINISHED} says that saving it was cut off"
     for name in (TRAINER_STATE, MANIFEST):
         path = checkpoint / name
         if not path.is_file():
@@ -80,7 +86,7 @@ def write_manifest(checkpoint: str | Path) -> None:
         path.relative_to(checkpoint).as_posix(): path.stat().st_size
         for path in sorted(checkpoint.rglob("*"))
         if path.is_file()
-        and path.name not in (MANIFEST, TRAINER_STATE)
+        and path.name not in (MANIFEST, TRAINER_STATE, UNFINISHED, WRITTEN_LATER)
         and path.suffix not in NOT_STATE
     }
     (checkpoint / MANIFEST).write_text(json.dumps(sizes, indent=1), encoding="utf-8")
