@@ -17,7 +17,7 @@ ARROWS = {
     "batch_plan": {"batch_sizes"},
     "callbacks": set(),
     "credit": {"functional"},
-    "bridges": {"credit", "functional"},
+    "bridges": {"credit", "functional", "options"},
     "data": {"rewards", "rows", "templates"},
     "dropout": {"credit"},
     "evaluation": {"rewards", "templates"},

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import copy
-import math
-import numbers
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from trl import GRPOConfig
 
 from .batch_sizes import BatchSizes, batch_fault
-from .credit import TD_ERRORS, TRACE_MODES, TRACE_STYLES, CreditRule, TDError, TraceMode, TraceStyle
-from .functional.normalization import SCALES
+from .credit import CreditRule, TDError, TraceMode, TraceStyle
+from .options import is_number, one_of, value_fault
 
 TOKEN_LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo")
 SEQUENCE_LOSSES = ("luspo", "vespo")
@@ -208,31 +206,20 @@ class LambdaGRPOConfig(GRPOConfig):
             self._check_token_level()
 
     def _check_values(self) -> None:
+        for name in (*method_fields(), "scale_rewards"):
+            if fault := value_fault(name, getattr(self, name)):
+                self._refuse(name, fault)
         for name, choices in (
-            ("td_error", TD_ERRORS),
-            ("trace_style", TRACE_STYLES),
-            ("trace_mode", TRACE_MODES),
             ("loss_type", LOSS_TYPES),
-            ("scale_rewards", SCALES),
             ("multi_objective_aggregation", ("sum_then_normalize", "normalize_then_sum")),
         ):
             if getattr(self, name) not in choices:
-                self._refuse(name, f"it must be one of {', '.join(map(repr, choices))}")
-        for name in ("normalize_trace", "process_set_weighting"):
-            if not isinstance(getattr(self, name), bool):
-                self._refuse(name, "it must be True or False")
-        for name in ("trace_lambda", "trace_gamma"):
-            value = getattr(self, name)
-            if not (_is_number(value) and 0.0 <= value <= 1.0):
-                self._refuse(name, "it must be a number in [0, 1]")
+                self._refuse(name, one_of(choices))
         steps = self.credit_log_steps
         if steps is not None and not (isinstance(steps, int) and steps >= 1):
             self._refuse("credit_log_steps", "it must be a whole number ≥ 1, or None")
-        if not (_is_number(self.credit_log_max_mb) and self.credit_log_max_mb > 0):
+        if not (is_number(self.credit_log_max_mb) and self.credit_log_max_mb > 0):
             self._refuse("credit_log_max_mb", "it must be a number of megabytes > 0")
-        floor = self.advantage_floor
-        if floor is not None and not (_is_number(floor) and -math.inf < floor <= 0.0):
-            self._refuse("advantage_floor", "it must be a finite number ≤ 0, or None for no floor")
 
     def _check_processes(self) -> None:
         if self.world_size > 1 and not self.accelerator_config.even_batches:
@@ -321,7 +308,3 @@ def method_fields() -> list[str]:
 
 def _default(name: str) -> Any:
     return LambdaGRPOConfig.__dataclass_fields__[name].default
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)

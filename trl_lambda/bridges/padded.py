@@ -5,8 +5,6 @@ Shape suffixes: B completions, T completion positions, P prompt positions.
 
 from __future__ import annotations
 
-import math
-import numbers
 import warnings
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,9 +14,6 @@ import torch
 from torch import Tensor
 
 from ..credit import (
-    TD_ERRORS,
-    TRACE_MODES,
-    TRACE_STYLES,
     Credit,
     CreditRule,
     Signal,
@@ -32,17 +27,19 @@ from ..functional import (
     reward_denominator,
     split_groups_by_prompt,
 )
-from ..functional.normalization import SCALES, Scale
+from ..functional.normalization import Scale
 from ..functional.td_errors import StepRewards, Steps, check_steps, normalize_steps
+from ..options import value_fault
 
+_RULE = CreditRule()
 DEFAULTS: dict[str, Any] = {
-    "trace_style": "recent",
-    "trace_mode": "advantage",
-    "trace_lambda": 0.99,
+    "trace_style": _RULE.trace_style,
+    "trace_mode": _RULE.trace_mode,
+    "trace_lambda": _RULE.decay,
     "trace_gamma": 1.0,
-    "normalize_trace": True,
-    "advantage_floor": -0.1,
-    "process_set_weighting": False,
+    "normalize_trace": _RULE.normalize_trace,
+    "advantage_floor": _RULE.advantage_floor,
+    "process_set_weighting": _RULE.process_set_weighting,
     "scale_rewards": "group",
 }
 """The options of a bridge: names, meanings and defaults of `LambdaGRPOConfig`.
@@ -96,7 +93,9 @@ def read_rule(
             f"{', '.join(DEFAULTS)}."
         )
     values = DEFAULTS | {"scale_rewards": scale} | given
-    _check_values(td_error, values)
+    for name, value in {"td_error": td_error, **values}.items():
+        if fault := value_fault(name, value):
+            _refuse(name, value, fault)
     _check_combination(td_error, values)
     return BridgeRule(
         credit=CreditRule(
@@ -274,27 +273,6 @@ def _check_shapes(rewards_BT: Tensor, mask_BT: Tensor) -> None:
         raise ValueError(f"trl_lambda: rewards must be floating point, got {rewards_BT.dtype}.")
 
 
-def _check_values(td_error: str, values: Mapping[str, Any]) -> None:
-    chosen = {"td_error": td_error} | dict(values)
-    for name, choices in (
-        ("td_error", TD_ERRORS),
-        ("trace_style", TRACE_STYLES),
-        ("trace_mode", TRACE_MODES),
-        ("scale_rewards", SCALES),
-        ("normalize_trace", (True, False)),
-        ("process_set_weighting", (True, False)),
-    ):
-        value = chosen[name]
-        if value not in choices or type(value) is not type(choices[0]):
-            _refuse(name, value, f"it must be one of {', '.join(map(repr, choices))}")
-    for name in ("trace_lambda", "trace_gamma"):
-        if not (_is_number(values[name]) and 0.0 <= values[name] <= 1.0):
-            _refuse(name, values[name], "it must be a number in [0, 1]")
-    floor = values["advantage_floor"]
-    if floor is not None and not (_is_number(floor) and -math.inf < floor <= 0.0):
-        _refuse("advantage_floor", floor, "it must be a finite number ≤ 0, or null for no floor")
-
-
 def _check_combination(td_error: str, values: Mapping[str, Any]) -> None:
     mode, floor = values["trace_mode"], values["advantage_floor"]
     if mode == "ratio":
@@ -320,7 +298,3 @@ def _check_combination(td_error: str, values: Mapping[str, Any]) -> None:
 
 def _refuse(name: str, value: Any, reason: str) -> None:
     raise ValueError(f"trl_lambda: {name}={value!r}: {reason}.")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)
