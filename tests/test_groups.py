@@ -9,7 +9,7 @@ from strategies import padded
 
 from trl_lambda.functional import prefix_sets
 from trl_lambda.groups import whole_groups
-from trl_lambda.seam import ScoredBatch
+from trl_lambda.seam.trainer import ScoredBatch
 
 
 class Together:

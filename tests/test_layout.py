@@ -9,85 +9,76 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "trl_lambda"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-# What each module of ours may import of ours. `functional` is one room.
+# What each room of ours may import of ours; a folder is one room.
 ARROWS = {
     "": {"config", "trainer"},
-    "functional": {"functional"},
-    "batch_sizes": set(),
-    "batch_plan": {"batch_sizes"},
-    "callbacks": set(),
-    "credit": {"functional"},
+    "atomic_write": set(),
+    "batch_plan": set(),
     "bridges": {"credit", "functional", "options"},
-    "data": {"rewards", "rows", "templates"},
-    "dropout": {"credit"},
-    "evaluation": {"rewards", "templates"},
-    "kl": set(),
-    "config": {"batch_sizes", "credit", "functional"},
-    "metrics": {"functional"},
-    "rollout_checks": {"functional"},
     "checkpoints": set(),
-    "reference": set(),
-    "resume": {"checkpoints", "reference"},
-    "sampling_mismatch": set(),
-    "seam_check": set(),
-    "vllm_cpu": set(),
-    "seam": {"functional", "kl", "resume", "rollout_checks", "seam_check", "vllm_cpu"},
-    "groups": {"functional", "seam"},
-    "report": set(),
-    "hub": {"__version__"},
+    "config": {"batch_plan", "credit", "options"},
+    "credit": {"functional"},
+    "credit_log": {"atomic_write", "versions"},
+    "data": {"rewards", "templates"},
+    "evaluation": {"atomic_write", "rewards", "templates", "versions"},
+    "functional": {"functional"},
+    "groups": {"functional", "scored_batch"},
+    "health": {"credit"},
+    "hub": {"__version__", "atomic_write", "versions"},
+    "metrics": {"functional"},
+    "options": {"credit", "functional"},
+    "report": {"credit_log", "evaluation"},
     "rewards": set(),
-    "rows": set(),
+    "scored_batch": {"functional"},
+    "seam": {"functional", "scored_batch"},
     "templates": set(),
-    "credit_log": set(),
-    "recorder": {"credit_log"},
-    "tracker_figures": {"credit_log", "report"},
     "trainer": {
         "batch_plan",
-        "callbacks",
+        "checkpoints",
         "config",
         "credit",
-        "functional",
         "credit_log",
-        "dropout",
+        "functional",
         "groups",
+        "health",
         "hub",
-        "kl",
         "metrics",
-        "recorder",
-        "reference",
+        "report",
+        "scored_batch",
         "seam",
-        "rollout_checks",
-        "sampling_mismatch",
-        "tracker_figures",
-        "vllm_cpu",
     },
+    "versions": {"__version__"},
 }
 # Attributes of others that start with an underscore, and the one file that may say them.
 PRIVATES = {
     # TRL's trainer
-    "_calculate_rewards": "seam.py",
-    "_compute_loss": "seam.py",
-    "_generate_and_score_completions": "seam.py",
-    "_get_per_token_logps_and_entropies": "seam.py",
-    "_iter_named_params": "vllm_cpu.py",  # of its VLLMGeneration
-    "_log_completion_extra": "seam.py",
-    "_log_metric": "seam.py",
-    "_logs": "seam.py",
-    "_metrics": "seam.py",
+    "_calculate_rewards": "seam/trainer.py",
+    "_compute_loss": "seam/trainer.py",
+    "_generate_and_score_completions": "seam/trainer.py",
+    "_get_per_token_logps_and_entropies": "seam/trainer.py",
+    "_iter_named_params": "seam/vllm_cpu.py",  # of its VLLMGeneration
+    "_log_completion_extra": "seam/trainer.py",
+    "_log_metric": "seam/trainer.py",
+    "_logs": "seam/trainer.py",
+    "_metrics": "seam/trainer.py",
     # TRL's and transformers' state that a checkpoint must hold
-    "_buffered_inputs": "resume.py",
-    "_get_output_dir": "resume.py",
-    "_get_train_sampler": "resume.py",
-    "_load_rng_state": "resume.py",
-    "_save_checkpoint": "resume.py",
-    "_save_rng_state": "resume.py",
-    "_step": "resume.py",
+    "_buffered_inputs": "checkpoints/trainer.py",
+    "_get_output_dir": "checkpoints/trainer.py",
+    "_get_train_sampler": "checkpoints/trainer.py",
+    "_load_rng_state": "checkpoints/trainer.py",
+    "_save_checkpoint": "checkpoints/trainer.py",
+    "_save_rng_state": "checkpoints/trainer.py",
+    "_step": "checkpoints/trainer.py",
     # TRL's model card
     "_name": "trainer.py",
     "_tag_names": "trainer.py",
     # transformers' config
     "_name_or_path": "trainer.py",
 }
+
+
+def named(path: Path) -> str:
+    return path.relative_to(PACKAGE).as_posix()
 
 
 def room(path: Path) -> str:
@@ -112,19 +103,19 @@ def imported(path: Path) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+@pytest.mark.parametrize("path", FILES, ids=named)
 def test_imports_run_one_way(path):
     own = room(path)
     assert own in ARROWS, f"{path.name} is a new room: say in ARROWS what it may import"
     assert imported(path) <= ARROWS[own] | {own}
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+@pytest.mark.parametrize("path", FILES, ids=named)
 def test_privates_of_others_are_touched_in_one_file(path):
-    if path.name == "seam_check.py":
+    if named(path) == "seam/contract.py":
         return  # names what it compares, and calls none of it
     said = set(re.findall(r"\b_[a-z]\w+", path.read_text()))
-    assert {name for name in said & set(PRIVATES) if PRIVATES[name] != path.name} == set()
+    assert {name for name in said & set(PRIVATES) if PRIVATES[name] != named(path)} == set()
 
 
 def test_the_list_of_privates_is_current():
@@ -132,7 +123,7 @@ def test_the_list_of_privates_is_current():
         assert re.search(rf"\b{name}\b", (PACKAGE / file).read_text()), name
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+@pytest.mark.parametrize("path", FILES, ids=named)
 def test_no_private_of_others_is_left_out_of_the_list(path):
     """An underscored attribute is our own, or stands in PRIVATES."""
     own, read = set(), set()
@@ -159,4 +150,4 @@ def test_functional_needs_torch_alone():
 
 
 def test_files_stay_small():
-    assert {p.name: n for p in FILES if (n := len(p.read_text().splitlines())) > 400} == {}
+    assert {named(p): n for p in FILES if (n := len(p.read_text().splitlines())) > 400} == {}

@@ -8,7 +8,7 @@ from typing import Any
 
 from trl import GRPOConfig
 
-from .batch_sizes import BatchSizes, batch_fault
+from .batch_plan.sizes import BatchSizes, batch_fault
 from .credit import CreditRule, TDError, TraceMode, TraceStyle
 from .options import is_number, one_of, value_fault
 

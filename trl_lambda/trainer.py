@@ -16,8 +16,9 @@ from torch import Tensor
 from transformers.trainer_utils import TrainOutput
 from trl import GRPOConfig
 
-from .batch_plan import BatchPlan, plan_batches
-from .callbacks import ALL_TRUNCATED, SYMPTOMS, Symptom, WarnOfNoLearning
+from .batch_plan.plan import BatchPlan, plan_batches
+from .checkpoints.reference import reference_sync, sync_taken_from_trl
+from .checkpoints.trainer import ResumableTrainer
 from .config import LambdaGRPOConfig, method_fields
 from .credit import (
     Z_LIMIT,
@@ -28,13 +29,16 @@ from .credit import (
     token_gains,
     traced_log_ratio,
 )
-from .credit_log import FirstUpdate, LogToCreditLog, ScoredRows, run_description
-from .dropout import dropout_warning
+from .credit_log.format import FirstUpdate, ScoredRows
+from .credit_log.recorder import CreditRecorder
+from .credit_log.writing import LogToCreditLog, run_description
 from .functional import reward_denominator
 from .functional.td_errors import Steps, normalize_steps
 from .groups import WholeGroups, whole_groups
+from .health.dropout import dropout_warning
+from .health.no_learning import ALL_TRUNCATED, SYMPTOMS, Symptom, WarnOfNoLearning
+from .health.sampling_mismatch import SamplingMismatchWarning
 from .hub import HubTrainer
-from .kl import per_token_kl
 from .metrics import (
     gain_statistics,
     means_and_maximum,
@@ -43,13 +47,12 @@ from .metrics import (
     traced_ratio_statistics,
     zero_variance_share,
 )
-from .recorder import CreditRecorder
-from .reference import reference_sync, sync_taken_from_trl
-from .rollout_checks import check_process_reward_func
-from .sampling_mismatch import SamplingMismatchWarning
-from .seam import LossPlan, ScoredBatch, SeamTrainer
-from .tracker_figures import TrackCreditFigures
-from .vllm_cpu import refuse_sleep_on_cpu
+from .report.trackers import TrackCreditFigures
+from .scored_batch import ScoredBatch
+from .seam.loss_terms import per_token_kl
+from .seam.trainer import LossPlan, SeamTrainer
+from .seam.user_functions import check_process_reward_func
+from .seam.vllm_cpu import refuse_sleep_on_cpu
 
 logger = get_logger(__name__)
 
@@ -59,7 +62,7 @@ OWN_COLUMNS = ("group_advantage", "process_set_weight")
 ProcessRewardFunc = Callable[..., Sequence[Sequence[tuple[int, float]] | None]]
 
 
-class LambdaGRPOTrainer(HubTrainer, SeamTrainer):
+class LambdaGRPOTrainer(HubTrainer, ResumableTrainer, SeamTrainer):
     """`GRPOTrainer` with credit for single tokens; takes all that it takes, in the same order.
 
     Args:

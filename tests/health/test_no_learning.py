@@ -8,7 +8,7 @@ import pytest
 import tiny
 from transformers import TrainerControl, TrainerState
 
-from trl_lambda.callbacks import (
+from trl_lambda.health.no_learning import (
     ALL_TRUNCATED,
     NO_REWARD,
     NO_VARIANCE,

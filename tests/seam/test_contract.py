@@ -10,7 +10,7 @@ from accelerate.utils import gather
 from packaging.version import Version
 from trl import GRPOTrainer
 
-from trl_lambda.seam_check import KNOWN_TRL, IncompatibleTRLError, check_seam
+from trl_lambda.seam.contract import KNOWN_TRL, IncompatibleTRLError, check_seam
 
 
 def test_the_installed_trl_fits():

@@ -1,18 +1,4 @@
-"""Prompts and golds from the data sets people use: rows chosen, prompts written, golds read.
-
-    from datasets import load_dataset
-    from trl_lambda.data import prepare_prompts
-
-    rows = load_dataset("openai/gsm8k", "main", split="train")
-    prompts = prepare_prompts(
-        rows, prompt_column="question", answer_column="answer", template="chat"
-    )
-
-gives `prompt` as TRL wants it and `answers` as `trl_lambda.rewards.math_reward` wants them. All of
-it works on a `Dataset` and, row by row as it is read, on an `IterableDataset`. What is left out is
-counted in the log. Under several processes let the main process go first, so that the others read
-its cache: `with training_args.main_process_first(): ...`.
-"""
+"""Prompts as TRL wants them and golds as the rewards want them, from rows of any kind."""
 
 from __future__ import annotations
 
@@ -22,21 +8,10 @@ from typing import Any
 
 from datasets import Features, List, Value
 
-from .rewards.golds import gold_texts
-from .rewards.trl_reward import GOLD_COLUMNS
-from .rows import Data, RowCondition, column_names, filtered, first_row, keep_rows, require_columns
-from .templates import end_tokens, fill
-
-__all__ = [
-    "RowCondition",
-    "add_answers",
-    "check_answers",
-    "drop_long_prompts",
-    "end_turns",
-    "keep_rows",
-    "prepare_prompts",
-    "write_prompts",
-]
+from ..rewards.golds import gold_texts
+from ..rewards.trl_reward import GOLD_COLUMNS
+from ..templates import end_tokens, fill
+from .rows import Data, column_names, filtered, first_row, keep_rows, require_columns
 
 
 def prepare_prompts(

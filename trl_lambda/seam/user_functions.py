@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object
 
-from .functional.td_errors import StepRewards, check_steps
+from ..functional.td_errors import StepRewards, check_steps
 
 StepLists = list[StepRewards | None]
 

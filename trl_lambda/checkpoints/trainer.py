@@ -23,7 +23,7 @@ from torch.utils.data import Sampler
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import GRPOTrainer
 
-from .checkpoints import (
+from .manifest import (
     checkpoints,
     mark_unfinished,
     missing_part,

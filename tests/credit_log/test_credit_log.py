@@ -11,9 +11,9 @@ import pytest
 import tiny
 import torch
 
-from trl_lambda.credit_log import CreditLog
+from trl_lambda.credit_log.writing import CreditLog
 from trl_lambda.report import load_run, write_report
-from trl_lambda.tracker_figures import TrackCreditFigures
+from trl_lambda.report.trackers import TrackCreditFigures
 
 EOS = tiny.EOS
 COMPLETIONS = [[5, 6, 7, EOS], [5, 6, 8, EOS], [5, 9, EOS], [4, 6, EOS]] * 4

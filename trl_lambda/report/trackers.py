@@ -9,7 +9,7 @@ from typing import Any
 from accelerate.logging import get_logger
 from transformers import TrainerCallback
 
-from .credit_log import CreditLog
+from ..credit_log.writing import CreditLog
 
 logger = get_logger(__name__)
 TRACKERS = ("wandb", "trackio")  # both have log(), and Image() of a path
@@ -34,8 +34,8 @@ class TrackCreditFigures(TrainerCallback):
 
     def _figures(self) -> list[Path]:
         try:
-            from .report import load_run
-            from .report.figures import write_figures
+            from . import load_run
+            from .figures import write_figures
         except ModuleNotFoundError as error:
             logger.warning(
                 "The figures of the credit log need %s: pip install 'trl-lambda[report]'.",

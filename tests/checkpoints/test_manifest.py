@@ -2,7 +2,7 @@
 
 import pytest
 
-from trl_lambda.checkpoints import (
+from trl_lambda.checkpoints.manifest import (
     checkpoints,
     mark_unfinished,
     missing_part,

@@ -16,16 +16,11 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from .credit_log import (
-    GROUPS_PER_RECORD,
-    NOT_RECORDED,
-    CreditLog,
-    FirstUpdate,
-    ScoredRows,
-    describe_prompt,
-    describe_row,
-    describe_update,
-)
+from .format import FirstUpdate, ScoredRows, describe_prompt, describe_row, describe_update
+from .writing import CreditLog
+
+GROUPS_PER_RECORD = 2
+NOT_RECORDED = -1
 
 
 class CreditRecorder:

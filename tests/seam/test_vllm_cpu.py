@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from trl.generation.vllm_generation import VLLMGeneration
 
-from trl_lambda.vllm_cpu import mend_weight_sync, refuse_sleep_on_cpu
+from trl_lambda.seam.vllm_cpu import mend_weight_sync, refuse_sleep_on_cpu
 
 
 @pytest.fixture

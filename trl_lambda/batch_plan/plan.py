@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from .batch_sizes import BatchSizes, check_sizes
+from .sizes import BatchSizes, check_sizes
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-FORMAT = 1
-FOLDER = "credit_log"
-GROUP_LISTS = ("pieces", "ids", "mask", "advantage", "weight", "trace_weight", "size")
-UPDATE_LISTS = ("logps", "old_logps", "z_abs", "ratio", "kl", "clipped")
-MAY_BE_NULL = ("z_abs", "kl")
+from .format import (
+    DROPPED,
+    FOLDER,
+    FORMAT,
+    GROUP_LISTS,
+    LOGS,
+    MAY_BE_NULL,
+    META,
+    SEGMENTS,
+    UPDATE_LISTS,
+)
 
 
 @dataclass
@@ -58,8 +64,8 @@ def load_run(run_dir: str | Path) -> Run:
     folder = path / FOLDER
     meta = _read_meta(folder)
     run = Run(name=str(meta.get("run") or path.resolve().name), path=path, meta=meta, logs=[])
-    run.logs = [line for _, line in _lines(folder / "logs.jsonl", run)]
-    run.dropped = _read_json(folder / "dropped.json") if _exists(folder / "dropped.json") else {}
+    run.logs = [line for _, line in _lines(folder / LOGS, run)]
+    run.dropped = _read_json(folder / DROPPED) if _exists(folder / DROPPED) else {}
     run.groups = _read_groups(folder, run)
     return run
 
@@ -69,16 +75,16 @@ def _exists(path: Path) -> bool:
 
 
 def _read_meta(folder: Path) -> dict[str, Any]:
-    if not _exists(folder / "meta.json"):
+    if not _exists(folder / META):
         raise FileNotFoundError(
             f"report: no credit log in {folder.parent}: expected {FOLDER}/meta.json there. "
             "RUN_DIR is the output_dir of a run that was trained with credit_log_steps=N (or "
             "log_completions=True)."
         )
-    meta = _read_json(folder / "meta.json")
+    meta = _read_json(folder / META)
     if meta.get("format") != FORMAT:
         raise ValueError(
-            f"report: {folder / 'meta.json'} has format {meta.get('format')!r}, this version of "
+            f"report: {folder / META} has format {meta.get('format')!r}, this version of "
             f"trl_lambda reads {FORMAT}. Use the version that wrote it: {meta.get('versions')}."
         )
     return meta
@@ -121,7 +127,7 @@ def _read_groups(folder: Path, run: Run) -> list[dict[str, Any]]:
     """Groups in order; of a group written twice (a resumed run) the later one stands."""
     groups: dict[str, dict[str, Any]] = {}
     rows: dict[str, dict[str, Any]] = {}
-    for segment in sorted(folder.glob("records-*.jsonl")):
+    for segment in sorted(folder.glob(SEGMENTS)):
         for number, record in _lines(segment, run):
             place = f"{segment}, line {number}"
             if record.get("kind") == "group":

@@ -8,7 +8,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import TrainerCallback
 
-from trl_lambda.reference import adapter_pair
+from trl_lambda.checkpoints.reference import adapter_pair
 
 # Traces and process sets are on by default.
 SYNCED = {"beta": 0.04, "sync_ref_model": True, "ref_model_sync_steps": 2, "max_steps": 5}

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from trl import GRPOConfig
 
 from trl_lambda import LambdaGRPOConfig
-from trl_lambda.batch_plan import plan_batches
-from trl_lambda.batch_sizes import MAX_FACTOR, BatchSizes, batch_fault
+from trl_lambda.batch_plan.plan import plan_batches
+from trl_lambda.batch_plan.sizes import MAX_FACTOR, BatchSizes, batch_fault
 
 SMALL = BatchSizes(
     per_device_train_batch_size=8,

@@ -8,7 +8,7 @@ import pytest
 import tiny
 from accelerate import PartialState
 
-from trl_lambda.sampling_mismatch import DIFFERENCE, SamplingMismatchWarning
+from trl_lambda.health.sampling_mismatch import DIFFERENCE, SamplingMismatchWarning
 
 PartialState()  # accelerate's logger needs it
 

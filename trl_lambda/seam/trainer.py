@@ -22,58 +22,17 @@ from typing import Any
 import torch
 from accelerate.utils import gather, gather_object
 from torch import Tensor
+from trl import GRPOTrainer
 
-from .functional.td_errors import StepRewards
-from .kl import LossScale, per_token_kl
-from .resume import ResumableTrainer
-from .rollout_checks import (
+from ..scored_batch import ScoredBatch
+from .loss_terms import LossScale, per_token_kl
+from .user_functions import (
     gathered_steps,
     images_added,
     raise_everywhere,
     without_empty_completions,
 )
-from .seam_check import check_seam
 from .vllm_cpu import mend_weight_sync
-
-check_seam()
-
-
-@dataclass(frozen=True)
-class ScoredBatch:
-    """A generated batch after TRL scored it; local rows (B) unless the suffix says all (N).
-
-    Attributes:
-        completion_ids_BT, prompt_ids_BP: token ids, −1 where padded.
-        lengths_B: completion tokens, tool tokens included; 0 if masked out as truncated.
-        mask_BT: policy tokens, bool.
-        advantage_B: TRL's group-normalised reward.
-        reward_N: weighted sum of the outcome rewards, NaN where all abstain.
-        steps: for each process reward function the steps of all N completions.
-        images_added: whether completions (of any process) show images that are not in the data set.
-        first_row: index among the N of this process's first row.
-        group_size: completions per prompt, in training or evaluation.
-    """
-
-    completion_ids_BT: Tensor
-    prompt_ids_BP: Tensor
-    lengths_B: Tensor
-    mask_BT: Tensor
-    advantage_B: Tensor
-    reward_N: Tensor
-    steps: list[list[StepRewards | None]]
-    images_added: bool
-    first_row: int
-    group_size: int
-
-    @property
-    def rows(self) -> slice:
-        """This process's rows among the N."""
-        return slice(self.first_row, self.first_row + self.lengths_B.shape[0])
-
-    @property
-    def group_ids_N(self) -> Tensor:
-        rows_N = torch.arange(self.reward_N.shape[0], device=self.reward_N.device)
-        return rows_N // self.group_size
 
 
 @dataclass
@@ -104,7 +63,7 @@ class LossPlan:
         return logps_BT if self.trace is None else self.z_BT
 
 
-class SeamTrainer(ResumableTrainer):
+class SeamTrainer(GRPOTrainer):
     """`GRPOTrainer` with hooks; subclasses override those and no private."""
 
     def __init__(self, *args, process_reward_funcs: Sequence = (), **kwargs):
