@@ -16,7 +16,7 @@ ARROWS = {
     "batch_plan": set(),
     "bridges": {"credit", "functional", "options"},
     "checkpoints": set(),
-    "config": {"batch_plan", "credit", "options"},
+    "config": {"batch_plan", "credit", "hub", "options"},
     "credit": {"functional"},
     "credit_log": {"atomic_write", "versions"},
     "data": {"rewards", "templates"},
@@ -61,6 +61,8 @@ PRIVATES = {
     "_log_metric": "seam/trainer.py",
     "_logs": "seam/trainer.py",
     "_metrics": "seam/trainer.py",
+    # transformers' pushes of what it has pickled
+    "_push_from_checkpoint": "hub/hub_trainer.py",
     # TRL's and transformers' state that a checkpoint must hold
     "_buffered_inputs": "checkpoints/trainer.py",
     "_get_output_dir": "checkpoints/trainer.py",

@@ -22,6 +22,7 @@ from peft import AutoPeftModelForCausalLM, LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from trl_lambda.hub import HubPushError
+from trl_lambda.hub.push import Push
 
 REPO = "somebody/tiny-grpo"
 PUSHING = {"push_to_hub": True, "hub_model_id": REPO, "max_steps": 2}
@@ -338,6 +339,13 @@ def test_a_push_that_does_not_block_is_watched(hub, tmp_path, caplog):
         wait_until(lambda: trainer.push_watch.failed == 1)
     assert "Training goes on" not in caplog.text
     assert "hf upload" in caplog.text
+
+
+def test_no_message_repeats_a_secret():
+    error = OSError("cannot reach http://me:planted@proxy:80/x?token=planted with key planted-key")
+    said = str(Push(REPO, Path("run"), secrets=("planted-key",)).failed(error))
+    assert "planted" not in said
+    assert "cannot reach" in said
 
 
 def test_a_save_that_fails_is_not_called_a_push(hub, tmp_path, monkeypatch):

@@ -23,27 +23,27 @@ from trl_lambda.hub.secrets import (
     redacted,
 )
 
-SECRET_NAMES = """
+NAMES_OF_SECRETS = """
     token hub_token HF_TOKEN use_auth_token authToken access_token password db_password PGPASSWORD
     passwd pwd secret client_secret AWS_SECRET_ACCESS_KEY AWS_ACCESS_KEY_ID AWS_SESSION_TOKEN
     x-api-key X-Api-Key x_goog_api_key apiKey apikey API_KEY_2 wandb_key WANDB_API_KEY openai_key
     OPENAI_API_KEY private_key Authorization Proxy-Authorization auth credentials GH_PAT cookie
-    bearer jwt SENTRY_DSN hf_token_value api.key key
-""".split()
+    bearer jwt SENTRY_DSN hf_token_value api.key key password_of_mine judgeSecretText
+"""
 OTHER_NAMES = """
     eos_token pad_token stop_token_ids max_new_tokens num_input_tokens bad_words_ids tokenizer
     include_num_input_tokens_seen average_tokens_across_devices sort_key prompt_key answer_key
     ignore_keys_for_eval num_key_value_heads keyword monkey passes forward_pass_count secretary
     tokens_per_second think_end_token cache_key reward_fn_key authors signatures_seen
-""".split()
+"""
 
 
-@pytest.mark.parametrize("name", SECRET_NAMES)
+@pytest.mark.parametrize("name", NAMES_OF_SECRETS.split())
 def test_names_of_secrets(name):
     assert is_secret_name(name)
 
 
-@pytest.mark.parametrize("name", OTHER_NAMES)
+@pytest.mark.parametrize("name", OTHER_NAMES.split())
 def test_names_of_other_things(name):
     assert not is_secret_name(name)
 
@@ -122,7 +122,7 @@ def test_texts_without_secrets(text):
     assert redacted(text) == text
 
 
-@given(st.text(alphabet="ab1:=?&-_ '\"/@{}\n" "key", max_size=60))
+@given(st.text(alphabet="ab1:=?&-_ '\"/@{}\nkey", max_size=60))
 def test_redaction_is_final(text):
     once = redacted(text)
     assert redacted(once) == once
@@ -131,7 +131,9 @@ def test_redaction_is_final(text):
 def test_known_secrets_are_found_everywhere():
     known = known_secrets({"wandb_key": "0a1b2c3d4e"}, {"url": "http://me:longpassword@host"})
     assert set(known) == {"0a1b2c3d4e", "me:longpassword", "longpassword"}
-    assert redacted("run-0a1b2c3d4e by longpassword", known) == f"run-{PLACEHOLDER} by {PLACEHOLDER}"
+    assert (
+        redacted("run-0a1b2c3d4e by longpassword", known) == f"run-{PLACEHOLDER} by {PLACEHOLDER}"
+    )
 
 
 @dataclass

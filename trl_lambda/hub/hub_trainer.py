@@ -73,7 +73,7 @@ class HubTrainer:
                 )
 
     def _secrets(self) -> tuple[str, ...]:
-        """Texts that may stand in no file: of the settings, of the environment, the login's token."""
+        """Texts that may stand in no file: from settings, environment and login."""
         args = self._args_in_full or self.args
         logged_in = get_token() if getattr(self, "hub_model_id", None) else None
         login = {"token": logged_in}

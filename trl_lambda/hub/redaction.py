@@ -83,6 +83,11 @@ def known_secrets(*settings: Any) -> tuple[str, ...]:
     return tuple(sorted(text for text in found if len(text) >= SHORTEST_KNOWN))
 
 
+def public_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of settings with a text or None in the place of each secret."""
+    return public(marked(settings, known_secrets(settings)))
+
+
 def without_secrets(settings: Any, known: Iterable[str] = ()) -> Any:
     """A shallow copy of an object, with attributes in which no secret is.
 

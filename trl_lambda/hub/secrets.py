@@ -15,39 +15,44 @@ PLACEHOLDER = "SECRET-LEFT-OUT"  # nothing in it means something to YAML, Markdo
 
 # -- names -------------------------------------------------------------------------------------
 
+
+def _words_of(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 # The last words of names: what stands under the first is never shown, under the second no text.
-_SURE = tuple(  # their ends, too: PGPASSWORD
-    "password passwords passwd passphrase pwd secret secrets credential credentials authorization "
-    "apikey secretkey accesskey privatekey accesstoken authtoken".split()
-)
-_LIKELY = frozenset(
-    "token tokens key keys auth pass pat jwt cookie cookies bearer dsn webhook sig signature".split()
+# Of the sure ones the end of a word is enough: PGPASSWORD.
+_SURE = ("password", "passwords", "passwd", "passphrase", "pwd", "secret", "secrets", "credential")
+_SURE += ("credentials", "authorization", "apikey", "secretkey", "accesskey", "privatekey")
+_SURE += ("accesstoken", "authtoken")
+_LIKELY = _words_of(
+    "token tokens key keys auth pass pat jwt cookie cookies bearer dsn webhook sig signature"
 )
 # The words before a likely one that make it sure.
-_SURE_BEFORE = frozenset(
+_SURE_BEFORE = _words_of(
     "api access secret private auth authentication bearer hf hub wandb openai anthropic github "
-    "session refresh signing encryption license aws azure".split()
+    "session refresh signing encryption license aws azure"
 )
 # Tokens of a vocabulary, and keys of a table: not those of a door.
-_HARMLESS_BEFORE = frozenset(
+_HARMLESS_BEFORE = _words_of(
     "eos bos pad unk sep cls mask stop start end begin special image video audio vision think "
     "thinking new max min num prompt completion input output tool forced suppress boi eoi extra "
     "additional bad target word byte control turn im answer reasoning response "
     "sort primary public foreign cache problem text label data dataset column message messages "
     "group metric reward fn solution gold field past ignore missing unexpected query first last "
-    "second".split()
+    "second"
 )
 # Words that may follow: AWS_ACCESS_KEY_ID, API_KEY_2.
-_AFTER = frozenset("id ids value header str text env b64 base64".split())
+_AFTER = _words_of("id ids value header str text env b64 base64")
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 
 
 def is_secret_name(name: str) -> bool:
     """Whether a text under this name is a secret."""
     words = _words(name)
-    if not words or is_surely_secret_name(name):
-        return bool(words)
-    return words[-1] in _LIKELY and not _HARMLESS_BEFORE & set(words[:-1])
+    if is_surely_secret_name(name) or any(word.endswith(_SURE) for word in words):
+        return True
+    return bool(words) and words[-1] in _LIKELY and not _HARMLESS_BEFORE & set(words[:-1])
 
 
 def is_surely_secret_name(name: str) -> bool:
