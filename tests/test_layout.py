@@ -24,7 +24,7 @@ ARROWS = {
     "functional": {"functional"},
     "groups": {"functional", "scored_batch"},
     "health": {"credit"},
-    "hub": {"__version__", "atomic_write", "versions"},
+    "hub": {"__version__", "atomic_write", "templates", "versions"},
     "metrics": {"functional"},
     "options": {"credit", "functional"},
     "report": {"credit_log", "evaluation"},

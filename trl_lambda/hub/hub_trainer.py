@@ -26,6 +26,7 @@ from .push import HubPushError, Push, WatchPushes
 from .redaction import known_secrets, without_secrets
 from .secrets import environment_secrets, redacted
 from .settings import function_path, lora_settings, public_name, run_settings
+from .usage import prompt_form
 
 logger = get_logger(__name__)
 
@@ -150,7 +151,9 @@ class HubTrainer:
 
     def _described_run(self, model_name: str | None, no_plot: str | None) -> Run:
         args, script = self._args_in_full or self.args, self._script_settings()
+        settings = run_settings(args, script, self._secrets())
         hub_id = self.hub_model_id or args.hub_model_id
+        vision = hasattr(self.processing_class, "image_processor")
         return Run(
             name=model_name or (hub_id or Path(args.output_dir).absolute().name).split("/")[-1],
             hub_id=hub_id if is_repo_id(hub_id) else None,
@@ -160,13 +163,13 @@ class HubTrainer:
             dataset_facts=_data_facts(self.train_dataset),
             reward_names=list(self.reward_func_names),
             config=args,
-            settings=run_settings(args, script, self._secrets()),
+            settings=settings,
             log_history=self.state.log_history,
             step=self.state.global_step,
             max_steps=self.state.max_steps,
             processes=self.accelerator.num_processes,
-            conversational=bool(getattr(self.processing_class, "chat_template", None)),
-            vision=hasattr(self.processing_class, "image_processor"),
+            prompts=None if vision else prompt_form(self.train_dataset, settings.values),
+            vision=vision,
             no_plot=no_plot,
             tags=self._all_tags(),
             links=_tracker_links(),
