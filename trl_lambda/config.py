@@ -10,7 +10,6 @@ from trl import GRPOConfig
 
 from .batch_plan.sizes import BatchSizes, batch_fault
 from .credit import CreditRule, TDError, TraceMode, TraceStyle
-from .hub.redaction import public_settings
 from .options import is_number, one_of, value_fault
 
 TOKEN_LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo")
@@ -146,10 +145,6 @@ class LambdaGRPOConfig(GRPOConfig):
             setattr(converted, own, cls.__dataclass_fields__[own].default)
         converted.check_method()
         return converted
-
-    def to_dict(self) -> dict[str, Any]:
-        """As transformers', without secrets: TensorBoard's files have it, and go to the Hub."""
-        return public_settings(super().to_dict())
 
     @property
     def credit_rule(self) -> CreditRule:
