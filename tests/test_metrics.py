@@ -39,9 +39,9 @@ def test_tenths_count_policy_tokens():
     mask = torch.tensor([[1] * 5 + [0, 0] + [1] * 15])
     gains = (mask.cumsum(1) - 1).float()
     assert means(gain_statistics(gains, mask)) == {
-        "trace/weight_first_tenth": 0.5,
-        "trace/weight_middle_tenth": 9.5,
-        "trace/weight_last_tenth": 18.5,
+        "trace/gain_first_tenth": 0.5,
+        "trace/gain_middle_tenth": 9.5,
+        "trace/gain_last_tenth": 18.5,
     }
 
 
@@ -49,9 +49,9 @@ def test_tenths_of_short_and_empty_completions():
     mask = torch.tensor([[1, 1, 1], [1, 0, 0], [0, 0, 0]])
     gains = torch.tensor([[1.0, 2.0, 3.0], [5.0, 9.0, 9.0], [9.0, 9.0, 9.0]])
     assert means(gain_statistics(gains, mask)) == {
-        "trace/weight_first_tenth": 3.0,
-        "trace/weight_middle_tenth": 3.5,
-        "trace/weight_last_tenth": 4.0,
+        "trace/gain_first_tenth": 3.0,
+        "trace/gain_middle_tenth": 3.5,
+        "trace/gain_last_tenth": 4.0,
     }
 
 

@@ -120,7 +120,7 @@ def batch(order=INTERLEAVED, token_rewards=None, **more) -> SimpleNamespace:
 RULES = [
     ("group", {}, False),
     ("group", {"trace_style": "none"}, False),
-    ("group", {"trace_style": "both", "normalize_trace": False, "trace_gamma": 0.9}, False),
+    ("group", {"trace_style": "both", "normalize_trace": False, "trace_lambda": 0.9}, False),
     ("group", {"trace_mode": "weight", "trace_lambda": 0.5}, False),
     ("group", {"advantage_floor": None}, False),
     ("terminal", {"normalize_trace": False, "trace_lambda": 0.9}, False),

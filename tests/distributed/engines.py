@@ -61,14 +61,14 @@ def sharding(trainer) -> str:
 
 def watch_credit(trainer) -> list[dict]:
     """Copies of what each generated batch got."""
-    scored, credit_of = [], trainer.credit
+    scored, credit_of = [], trainer._credit
 
     def credit(batch):
         tensors = credit_of(batch)
         scored.append({name: tensor.clone() for name, tensor in tensors.items()})
         return tensors
 
-    trainer.credit = credit
+    trainer._credit = credit
     return scored
 
 

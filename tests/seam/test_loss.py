@@ -1,6 +1,7 @@
 """The loss through TRL's own `_compute_loss`, against an independent float64 implementation."""
 
 import itertools
+from dataclasses import replace
 
 import oracles
 import pytest
@@ -49,7 +50,8 @@ def compute(trainer, monkeypatch, rule, case, *, loss_type, beta, with_old=True,
         "_get_per_token_logps_and_entropies",
         lambda *args, **kwargs: (leaf, entropies, None),
     )
-    for name, value in {"rule": rule, "loss_type": loss_type, "beta": beta}.items():
+    method = replace(trainer._method, credit=rule)
+    for name, value in {"_method": method, "loss_type": loss_type, "beta": beta}.items():
         monkeypatch.setattr(trainer, name, value)
     inputs = {
         "prompt_ids": torch.ones(4, 1, dtype=torch.long),

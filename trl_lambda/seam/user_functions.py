@@ -21,15 +21,38 @@ from ..functional.td_errors import StepRewards, check_steps
 StepLists = list[StepRewards | None]
 
 
+class RaisedElsewhereError(RuntimeError):
+    """What another process raised; all processes know of it already."""
+
+
 def raise_everywhere(error: Exception | None) -> None:
     """Raises on all processes if one has an error: its own there, what it was on the others."""
     said = None if error is None else f"{type(error).__name__}: {error}"
     everyones = gather_object([said])
     if error is not None:
         raise error
-    for process, other in enumerate(everyones):
-        if other is not None:
-            raise RuntimeError(f"Process {process} raised {other}")
+    _raise_what_was_said(everyones)
+
+
+def agree_on_largest(count: int) -> int:
+    """The largest of all processes' counts; raises where another one has an error in its place.
+
+    It meets the others also where they are in `raise_everywhere`.
+    """
+    everyones = gather_object([count])
+    _raise_what_was_said(everyones)
+    return max(everyones)
+
+
+def _raise_what_was_said(everyones: list[str | int | None]) -> None:
+    for process, said in enumerate(everyones):
+        if isinstance(said, str):
+            raise RaisedElsewhereError(f"Process {process} raised {said}")
+    if len({type(said) for said in everyones}) > 1:
+        raise RaisedElsewhereError(
+            "td_error called batch.log_probs more often on one process than on another; call it "
+            "equally often on all, with an empty list where there is nothing to ask."
+        )
 
 
 def gathered_steps(func: Callable, columns: dict[str, Any], lengths: list[int]) -> StepLists:
