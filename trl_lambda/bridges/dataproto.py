@@ -203,13 +203,16 @@ def check_images(inputs: Iterable[Any] | None, uids: list[Any]) -> None:
             )
 
 
-def _equal(one: dict, other: dict) -> bool:
-    def same(a: Any, b: Any) -> bool:
-        if isinstance(a, Tensor) and isinstance(b, Tensor):
-            return torch.equal(a, b)
-        return type(a) is type(b) and bool(a == b)
-
-    return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+def _equal(one: Any, other: Any) -> bool:
+    """Whether two processor outputs are the same: tensors, arrays, and lists and dicts of them."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_equal(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(_equal, one, other))
+    if hasattr(one, "shape") and hasattr(other, "shape"):
+        ours, theirs = torch.as_tensor(one), torch.as_tensor(other)
+        return ours.shape == theirs.shape and bool((ours == theirs).all())
+    return type(one) is type(other) and bool(one == other)
 
 
 def _steps(given: Any, row: int) -> list[tuple[int, float]] | None:

@@ -118,7 +118,7 @@ def padded_credit(
         ValueError: tensors that do not fit, a missing argument, or steps that cannot be.
     """
     mask_BT = mask_BT.bool()
-    _check_shapes(rewards_BT, mask_BT)
+    _check_shapes(rewards_BT, mask_BT, tokens, ignored_B)
     group_ids_B = _number_groups(groups, mask_BT)
     rewards_BT = rewards_BT.to(torch.promote_types(rewards_BT.dtype, torch.float32))
     if ignored_B is None:
@@ -239,7 +239,9 @@ def _number_groups(groups: Iterable[Hashable], mask_BT: Tensor) -> Tensor:
     return torch.tensor(ids, dtype=torch.int64, device=mask_BT.device)
 
 
-def _check_shapes(rewards_BT: Tensor, mask_BT: Tensor) -> None:
+def _check_shapes(
+    rewards_BT: Tensor, mask_BT: Tensor, tokens: TokenIds | None, ignored_B: Tensor | None
+) -> None:
     if mask_BT.ndim != 2 or 0 in mask_BT.shape or rewards_BT.shape != mask_BT.shape:
         raise ValueError(
             "trl_lambda: expected rewards and a mask of the same shape (B, T), neither 0, got "
@@ -247,3 +249,16 @@ def _check_shapes(rewards_BT: Tensor, mask_BT: Tensor) -> None:
         )
     if not rewards_BT.is_floating_point():
         raise ValueError(f"trl_lambda: rewards must be floating point, got {rewards_BT.dtype}.")
+    B, T = mask_BT.shape
+    expected = {} if ignored_B is None else {"ignored_B": (ignored_B, (B,))}
+    if tokens is not None:
+        P = tokens.prompt_ids_BP.shape[-1]
+        expected["completion_ids_BT"] = (tokens.completion_ids_BT, (B, T))
+        expected["lengths_B"] = (tokens.lengths_B, (B,))
+        expected["prompt_ids_BP"] = (tokens.prompt_ids_BP, (B, P))
+    for name, (tensor, shape) in expected.items():
+        if tuple(tensor.shape) != shape:
+            raise ValueError(
+                f"trl_lambda: {name} has the shape {tuple(tensor.shape)}; expected {shape} to go "
+                f"with a mask of shape {(B, T)}."
+            )
