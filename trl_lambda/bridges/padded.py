@@ -118,8 +118,9 @@ def padded_credit(
         ValueError: tensors that do not fit, a missing argument, or steps that cannot be.
     """
     mask_BT = mask_BT.bool()
-    _check_shapes(rewards_BT, mask_BT, tokens, ignored_B)
+    _check_shapes(rewards_BT, mask_BT)
     group_ids_B = _number_groups(groups, mask_BT)
+    _check_fit(mask_BT, tokens, ignored_B)
     rewards_BT = rewards_BT.to(torch.promote_types(rewards_BT.dtype, torch.float32))
     if ignored_B is None:
         ignored_B = torch.zeros_like(mask_BT[:, 0])
@@ -239,9 +240,7 @@ def _number_groups(groups: Iterable[Hashable], mask_BT: Tensor) -> Tensor:
     return torch.tensor(ids, dtype=torch.int64, device=mask_BT.device)
 
 
-def _check_shapes(
-    rewards_BT: Tensor, mask_BT: Tensor, tokens: TokenIds | None, ignored_B: Tensor | None
-) -> None:
+def _check_shapes(rewards_BT: Tensor, mask_BT: Tensor) -> None:
     if mask_BT.ndim != 2 or 0 in mask_BT.shape or rewards_BT.shape != mask_BT.shape:
         raise ValueError(
             "trl_lambda: expected rewards and a mask of the same shape (B, T), neither 0, got "
@@ -249,6 +248,9 @@ def _check_shapes(
         )
     if not rewards_BT.is_floating_point():
         raise ValueError(f"trl_lambda: rewards must be floating point, got {rewards_BT.dtype}.")
+
+
+def _check_fit(mask_BT: Tensor, tokens: TokenIds | None, ignored_B: Tensor | None) -> None:
     B, T = mask_BT.shape
     expected = {} if ignored_B is None else {"ignored_B": (ignored_B, (B,))}
     if tokens is not None:
