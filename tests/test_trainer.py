@@ -286,6 +286,36 @@ def test_ratio_mode_logs_the_trace(tmp_path):
     assert second["kl"] > 0
 
 
+def test_each_side_of_the_clip_range_has_its_own_epsilon(tmp_path, monkeypatch):
+    """In the metric of the traced ratio, and in the credit log."""
+    settings = {"trace_mode": "ratio", "epsilon": 0.1, "epsilon_high": 0.5, "credit_log_steps": 1}
+    trainer = build(tmp_path, settings=settings)
+    lower, upper = trainer._observer.recorder.clip_range
+    assert (lower, upper) == pytest.approx((0.9, 1.5))
+    mask = torch.ones(1, 4)
+    z = torch.tensor([[0.85, 0.95, 1.4, 1.6]]).log()  # below, inside, inside, above
+    trainer.model.train()
+    trainer._observer.observe_ratio(z, mask)
+    assert trainer._metrics["train"]["trace/ratio_clipped"] == [0.5]
+
+
+def test_an_evaluation_is_not_recorded(tmp_path):
+    settings = {"credit_log_steps": 1, "num_generations_eval": 4}
+    trainer = build(tmp_path, settings=settings)
+    trainer.model.eval()
+    output = trainer._generate_and_score_completions([{"prompt": "1+1="} for _ in range(8)])
+    assert "credit_row" not in output
+    assert "credit_row" in score(trainer)
+
+
+def test_a_maximum_that_is_unknown_counts_as_none(tmp_path):
+    trainer = build(tmp_path)
+    trainer.model.train()
+    for value in (math.nan, 2.0, math.nan, 1.0):
+        trainer._log_largest("trace/z_abs_max", value)
+    assert trainer._metrics["train"]["trace/z_abs_max"] == [2.0]
+
+
 def test_the_maximum_over_steps_is_a_maximum(tmp_path):
     """Also where a micro-batch has no policy token, and where several steps share a log."""
     settings = {"trace_mode": "ratio", "num_iterations": 4, "max_steps": 4}

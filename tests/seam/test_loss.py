@@ -235,6 +235,24 @@ def test_policy_loss_contains_the_kl_term(trainer, monkeypatch):
         assert logged[0] == pytest.approx(logged[1], rel=1e-6), loss_type
 
 
+@pytest.mark.parametrize("mode", ["advantage", "ratio"])
+def test_the_logged_kl_is_unweighted(trainer, monkeypatch, mode):
+    """Its weights are the loss's business: `kl` is comparable over methods, and stock's."""
+    case = batch()
+    logged = []
+    for rule in (
+        tiny.rule(trace_mode=mode, process_set_weighting=True),
+        tiny.rule(process_set_weighting=False),
+    ):
+        trainer._metrics["train"].clear()
+        compute(trainer, monkeypatch, rule, case, loss_type="dapo", beta=0.04)
+        logged.append(trainer._metrics["train"]["kl"])
+    d = case["reference"] - case["logps"]
+    ratio = (case["logps"] - case["old"]).exp()
+    want = (((d.exp() - d - 1) * ratio * MASK).sum() / MASK.sum()).item()
+    assert logged == [[pytest.approx(want, rel=1e-6)]] * 2
+
+
 def test_a_failing_loss_leaves_nothing_behind(trainer, monkeypatch):
     def fail(*args, **kwargs):
         raise RuntimeError("out of memory")
