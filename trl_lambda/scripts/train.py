@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 
 import torch
 from accelerate.logging import get_logger
-from named_functions import SHORT_NAMES, find_functions
 from transformers import AutoProcessor
 from trl import (
     DatasetMixtureConfig,
@@ -25,13 +24,14 @@ from trl import (
     get_quantization_config,
 )
 
-from trl_lambda import LambdaGRPOConfig, LambdaGRPOTrainer
-from trl_lambda.checkpoints.manifest import missing_part, newest_checkpoint
-from trl_lambda.data import check_answers, check_template_options, end_turns, prepare_prompts
-from trl_lambda.data.sources import load_split
-from trl_lambda.hub import script_settings
-from trl_lambda.rewards import math_reward
-from trl_lambda.templates import TEMPLATES
+from .. import LambdaGRPOConfig, LambdaGRPOTrainer
+from ..checkpoints.manifest import missing_part, newest_checkpoint
+from ..data import check_answers, check_template_options, end_turns, prepare_prompts
+from ..data.sources import load_split
+from ..hub import script_settings
+from ..rewards import math_reward
+from ..templates import TEMPLATES
+from .named_functions import SHORT_NAMES, find_functions
 
 logger = get_logger(__name__)
 KEPT = []  # until the interpreter ends
