@@ -30,6 +30,16 @@ ARROWS = {
     "report": {"credit_log", "evaluation"},
     "rewards": set(),
     "scored_batch": {"functional"},
+    "scripts": {
+        "checkpoints",
+        "config",
+        "data",
+        "evaluation",
+        "hub",
+        "rewards",
+        "templates",
+        "trainer",
+    },
     "seam": {"functional", "scored_batch"},
     "templates": set(),
     "trainer": {

@@ -1,12 +1,13 @@
 """Train a language model with LambdaGRPOTrainer on prompts and reward functions of your choice.
 
-    accelerate launch recipes/grpo_lambda.py --config recipes/configs/ours_qwen2.5_0.5b.yaml \\
-        --output_dir out
-    python recipes/grpo_lambda.py --model_name_or_path Qwen/Qwen2.5-0.5B-Instruct \\
+    accelerate launch -m trl_lambda.scripts.train \\
+        --config recipes/configs/ours_qwen2.5_0.5b.yaml --output_dir out
+    python -m trl_lambda.scripts.train --model_name_or_path Qwen/Qwen2.5-0.5B-Instruct \\
         --dataset_name problems.parquet --prompt_column problem --template chat \\
         --reward_funcs math my_rewards.brevity --reward_weights 1.0 0.1 --use_peft --output_dir out
 
-Options of the command line stand above those of the --config file.
+In a checkout `recipes/grpo_lambda.py` is the same. Options of the command line stand above those of
+the --config file.
 """
 
 import logging
@@ -19,21 +20,22 @@ from trl import (
     DatasetMixtureConfig,
     ModelConfig,
     ScriptArguments,
-    TrlParser,
     get_peft_config,
     get_quantization_config,
 )
 
-from .. import LambdaGRPOConfig, LambdaGRPOTrainer
 from ..checkpoints.manifest import missing_part, newest_checkpoint
+from ..config import LambdaGRPOConfig
 from ..data import check_answers, check_template_options, end_turns, prepare_prompts
 from ..data.sources import load_split
 from ..hub import script_settings
 from ..rewards import math_reward
 from ..templates import TEMPLATES
+from ..trainer import LambdaGRPOTrainer
+from .device import HELP, DeviceParser, check_vllm, device_note
 from .named_functions import SHORT_NAMES, find_functions
 
-logger = get_logger(__name__)
+logger = get_logger("trl_lambda.scripts.train")  # also under python -m
 KEPT = []  # until the interpreter ends
 
 
@@ -94,10 +96,11 @@ class TaskArguments:
     )
 
 
-def make_parser() -> TrlParser:
-    return TrlParser(
+def make_parser() -> DeviceParser:
+    return DeviceParser(
         (TaskArguments, ScriptArguments, LambdaGRPOConfig, ModelConfig, DatasetMixtureConfig),
         description=__doc__.splitlines()[0],
+        epilog=HELP,
     )
 
 
@@ -191,15 +194,19 @@ def leave_together(trainer: LambdaGRPOTrainer) -> None:
         trainer.end()
 
 
-def main() -> None:
-    task, script, config, model, mixture = make_parser().parse_args_and_config()
+def main(arguments: list[str] | None = None) -> None:
+    """Trains as the command line says; `arguments` take the place of `sys.argv[1:]`."""
+    task, script, config, model, mixture = make_parser().parse_args_and_config(arguments)
     check_arguments(task, script, model)
+    check_vllm(config)
     rewards = find_functions(task.reward_funcs, "--reward_funcs", short_names=SHORT_NAMES)
     step_rewards = find_functions(
         task.process_reward_funcs, "--process_reward_funcs", short_names={}
     )
     checkpoint = checkpoint_to_resume(config.resume_from_checkpoint, config.output_dir)
     show_log(config)
+    if note := device_note(config):
+        logger.info(note)
     tokenizer = load_tokenizer(task, config, model)
 
     def prompts(split: str, option: str):
