@@ -1,1 +1,1 @@
-"""The parts of compare.py: tasks, methods, runs that survive a kill, estimators, table, figure."""
+"""Which credit learns faster: tasks, methods, runs that survive a kill, estimators, tables."""

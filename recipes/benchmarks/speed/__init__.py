@@ -1,1 +1,1 @@
-"""The parts of benchmark_speed.py: kernels, a training step, scaling, what they share."""
+"""How fast the credit is: kernels, a training step, scaling, and what they share."""
