@@ -43,6 +43,17 @@ ARROWS = {
     "rewards": set(),
     "rule": {"functional", "methods", "td_errors"},
     "scored_batch": {"functional"},
+    "scripts": {
+        "checkpoints",
+        "config",
+        "data",
+        "evaluation",
+        "hub",
+        "rewards",
+        "td_errors",
+        "templates",
+        "trainer",
+    },
     "seam": {"functional", "scored_batch", "td_errors"},
     "td_errors": {"functional", "groups"},  # the type of groups alone
     "templates": set(),

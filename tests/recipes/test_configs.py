@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
 import re
 import shlex
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +17,7 @@ from accelerate.commands.launch import launch_command_parser
 
 from trl_lambda import LambdaGRPOConfig
 from trl_lambda.config import method_fields, own_fields
+from trl_lambda.scripts import train
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 CONFIGS = sorted((RECIPES / "configs").glob("*.yaml"))
@@ -53,23 +52,14 @@ def launched(command: str) -> tuple[int, str | None, list[str]]:
     return arguments.num_processes, arguments.config_file, arguments.training_script_args
 
 
-@pytest.fixture(scope="module")
-def recipe():
-    """The recipe as a module, with its folder on the path as when it is run."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(RECIPES))
-        patch.syspath_prepend(str(Path(__file__).parent))  # rewards_for_tests
-        yield importlib.import_module("grpo_lambda")
-
-
 @pytest.fixture
-def parse(recipe, tmp_path, monkeypatch):
+def parse(tmp_path, monkeypatch):
     """Parses words on whatever device there is: bf16 is a matter of the GPU it is meant for."""
     monkeypatch.chdir(RECIPES.parent)
 
     def parse(*words: str):
         words = [*words, "--use_cpu", "--output_dir", str(tmp_path)]
-        return recipe.make_parser().parse_args_and_config(words)
+        return train.make_parser().parse_args_and_config(words)
 
     return parse
 
@@ -290,8 +280,8 @@ def test_unknown_key_is_an_error(parse, tmp_path):
         parse("--config", str(path))
 
 
-def test_help_renders_and_names_our_options(recipe):
-    text = recipe.make_parser().format_help()
+def test_help_renders_and_names_our_options():
+    text = train.make_parser().format_help()
     for name in (*own_fields(), "reward_funcs", "prompt_column"):
         assert f"--{name}" in text
 
@@ -323,13 +313,13 @@ def rows_like(dataset: str) -> list[dict]:
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_trains_two_steps_with_a_stand_in(recipe, tiny_chat_model, tmp_path, monkeypatch, path):
+def test_trains_two_steps_with_a_stand_in(tiny_chat_model, tmp_path, monkeypatch, path):
     """Its own options, but for the model, the problems, vLLM, and sizes that two cores can do."""
     values = given(path.stem)
     data = tmp_path / "problems.jsonl"
     rows = rows_like(values["dataset_name"])
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    words = f"""grpo_lambda.py --config {path} --model_name_or_path {tiny_chat_model}
+    words = f"""--config {path} --model_name_or_path {tiny_chat_model}
         --dataset_name {data} --output_dir {tmp_path / "out"} --use_vllm false --use_cpu
         --bf16 false --max_steps 2 --per_device_train_batch_size 4 --gradient_accumulation_steps 2
         --num_generations 4 --max_completion_length 8 --learning_rate 1e-2 --save_strategy steps
@@ -338,9 +328,9 @@ def test_trains_two_steps_with_a_stand_in(recipe, tiny_chat_model, tmp_path, mon
         words += " --dataset_config none"
     if "steps_per_generation" in values:
         words += " --steps_per_generation 4"
-    monkeypatch.setattr(sys, "argv", words.split())
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))  # rewards_for_tests
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    recipe.main()
+    train.main(words.split())
 
     state = json.loads((tmp_path / "out/checkpoint-2/trainer_state.json").read_text())
     steps = [entry for entry in state["log_history"] if "grad_norm" in entry]

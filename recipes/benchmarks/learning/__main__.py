@@ -1,46 +1,55 @@
 """Which credit learns faster: stock GRPO, Dr. GRPO, GSPO, GRPO-λ, λ-GRPO, tree, process, ours.
 
-    python recipes/compare.py --output_dir compare               # both stages, then the report
-    python recipes/compare.py --output_dir compare --stage 1 --budget_hours 0.5
-    python recipes/compare.py --output_dir compare --report      # the report alone, from the runs
-    python recipes/compare.py --output_dir smoke --smoke         # under a minute, means nothing
+    python recipes/benchmarks/learning                     # both stages, then the report
+    python recipes/benchmarks/learning --stage 1 --budget_hours 0.5
+    python recipes/benchmarks/learning --report            # the report alone, from finished runs
+    python recipes/benchmarks/learning --output_dir smoke --smoke   # under a minute, means nothing
 
-Tiny models on five tasks that differ in where the token sits that decides (see
-compare_parts/tasks.py), one process a core with one thread each. Stage 1 tries every method of
-compare_parts/methods.py with three learning rates and three seeds on the two cheapest tasks. Stage
-2 takes at most ten methods by a rule that stands in compare_parts/stages.py, tunes the learning
-rate of each on each task with seeds of its own, and runs ten new seeds on all tasks.
+Tiny models on five tasks that differ in where the token sits that decides (see tasks.py), one
+process a core with one thread each. Stage 1 tries every method of methods.py with three learning
+rates and three seeds on the two cheapest tasks. Stage 2 takes at most ten methods by a rule that
+stands in stages.py, tunes the learning rate of each on each task with seeds of its own, and runs
+ten new seeds on all tasks. All of it takes 80 minutes on two cores.
 
 Kill it whenever you like and start it again with the same arguments: finished runs are kept in
 OUTPUT_DIR/runs.jsonl, and what was under way is done again. A run that crashed is recorded with its
 error, counts as one that is never right, and is tried again at the next start. After a change of
 the package's or the tasks' code begin with a new OUTPUT_DIR: a run is known by its settings.
 
-The report goes to RESULTS/learning.json and RESULTS/learning.png (recipes/results, if nothing else
-is said), and its table between the two `<!-- learning -->` lines of the README, if there are any.
+The report goes to RESULTS/learning.json and RESULTS/learning.png (recipes/benchmarks/results, if
+nothing else is said), and its tables between the two `<!-- learning -->` lines of the README (of
+recipes/benchmarks), if there are any.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import sys
 import time
 from pathlib import Path
+
+BENCHMARKS = Path(__file__).resolve().parents[1]
+if __name__ == "__main__":  # the folder `recipes` takes the place of this one
+    sys.path[0] = str(BENCHMARKS.parent)
 
 # Before torch is loaded, here and in the workers: one process a core, one thread each.
 for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_variable] = "1"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-HERE = Path(__file__).parent
-
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python recipes/benchmarks/learning",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--output_dir", type=Path, default=Path("compare"), help="runs and warm starts (compare)"
+        "--output_dir",
+        type=Path,
+        default=Path("learning"),
+        help="folder for runs and warm starts (learning)",
     )
     parser.add_argument(
         "--stage", choices=("1", "2", "all"), default="all", help="2 needs what 1 found (all)"
@@ -59,15 +68,15 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--report", action="store_true", help="train nothing, write the report")
     parser.add_argument(
-        "--results", type=Path, help="folder for learning.json and learning.png (recipes/results)"
+        "--results", type=Path, help="folder for learning.json and learning.png (see above)"
     )
     parser.add_argument(
-        "--readme", type=Path, help="Markdown file that gets the table (the project's README.md)"
+        "--readme", type=Path, help="Markdown file that gets the tables (see above)"
     )
     args = parser.parse_args(arguments)
     # What a smoke run finds is never published by accident.
-    args.results = args.results or (args.output_dir if args.smoke else HERE / "results")
-    args.readme = args.readme or (None if args.smoke else HERE.parent / "README.md")
+    args.results = args.results or (args.output_dir if args.smoke else BENCHMARKS / "results")
+    args.readme = args.readme or (None if args.smoke else BENCHMARKS / "README.md")
     return args
 
 
@@ -84,9 +93,9 @@ def _cores() -> int:
 def main() -> None:
     args = parse_arguments()
     # Late, so that --help answers at once.
-    from compare_parts import stages
-    from compare_parts.report import write_report
-    from compare_parts.runs import Store
+    from benchmarks.learning import stages
+    from benchmarks.learning.report import write_report
+    from benchmarks.learning.runs import Store
 
     plan = stages.SMOKE if args.smoke else stages.FULL
     store = Store(args.output_dir / "runs.jsonl")
@@ -99,8 +108,8 @@ def main() -> None:
 
 def run_stages(args: argparse.Namespace, plan, store) -> bool:
     """Whether all that was asked for is done; says what is not."""
-    from compare_parts import stages
-    from compare_parts.runs import run_all
+    from benchmarks.learning import stages
+    from benchmarks.learning.runs import run_all
 
     deadline = time.monotonic() + 3600 * args.budget_hours
 

@@ -1,6 +1,6 @@
 """Gradings per second: this package's pool, plain math-verify, TRL's accuracy_reward.
 
-    python recipes/benchmark_rewards.py --data FOLDER
+    python recipes/benchmarks/grading.py --data FOLDER
 
 FOLDER holds `gsm8k.parquet` and `math500.parquet` with the column `answers` (lists of golds). Every
 gold is boxed in a sentence and graded against itself, so the share accepted should be 1. The

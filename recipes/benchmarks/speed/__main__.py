@@ -1,8 +1,8 @@
 """How fast the credit is: ratios measured in one run, on this machine.
 
-    python recipes/benchmark_speed.py              # everything, about twelve minutes on two cores
-    python recipes/benchmark_speed.py --parts traces process_sets
-    python recipes/benchmark_speed.py --parts step --hidden_size 1536 --layers 28 --length 2048
+    python recipes/benchmarks/speed              # everything, about twelve minutes on two cores
+    python recipes/benchmarks/speed --parts traces process_sets
+    python recipes/benchmarks/speed --parts step --hidden_size 1536 --layers 28 --length 2048
 
 Four parts: traces against the dense T×T product, process sets against a Python prefix tree and the
 comparison of all pairs, a training step with everything on against stock GRPO, with stock against
@@ -14,23 +14,29 @@ on an accelerator where torch sees one, the rest on the CPU.
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-from importlib.metadata import version
+import sys
 from pathlib import Path
 
+if __name__ == "__main__":  # the folder `recipes` takes the place of this one
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+
 import torch
+from benchmarks.speed import kernels, scaling
+from benchmarks.speed.step import Shape, training_step
+from benchmarks.speed.tables import show
 from rich.console import Console
-from speed_parts import kernels, scaling
-from speed_parts.step import Shape, training_step
-from speed_parts.tables import show
+
+from trl_lambda.atomic_write import replace_json
+from trl_lambda.versions import installed_versions
 
 PARTS = ("traces", "process_sets", "step", "scale")
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python recipes/benchmarks/speed",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--repeats", type=int, default=20, help="timed calls of a kernel (20)")
@@ -66,12 +72,7 @@ def main() -> None:
         show(Console(), name, results[name])
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(results | {"versions": versions()}, indent=1) + "\n")
-
-
-def versions() -> dict[str, str]:
-    packages = ("torch", "transformers", "trl", "trl_lambda")
-    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+        replace_json(options.json, results | {"versions": installed_versions()})
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import threading
 import time
 import traceback
@@ -19,7 +18,6 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
 from functools import cache
-from importlib.metadata import version
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from queue import Empty, Queue
@@ -30,7 +28,7 @@ import torch
 import transformers
 from tqdm.auto import tqdm
 
-import trl_lambda
+from trl_lambda.versions import TRAINING, installed_versions
 
 from .methods import METHODS
 from .tasks import TASKS
@@ -41,13 +39,8 @@ Record = dict[str, Any]
 
 
 @cache
-def versions() -> dict[str, str]:
-    packages = ("torch", "transformers", "accelerate", "trl", "numpy")
-    return {
-        "python": platform.python_version(),
-        **{name: version(name) for name in packages},
-        "trl_lambda": trl_lambda.__version__,
-    }
+def versions() -> dict[str, str | None]:
+    return installed_versions(*TRAINING, "numpy")
 
 
 def key(run: Run) -> str:

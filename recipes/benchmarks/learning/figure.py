@@ -13,7 +13,7 @@ import numpy as np
 matplotlib.use("Agg")
 from matplotlib import pyplot
 
-from trl_lambda.evaluation.intervals import student_quantile
+from .estimators import student_half_width
 
 # Okabe and Ito's colours, which the colour-blind tell apart.
 COLOURS = (
@@ -58,5 +58,5 @@ def draw(panel, curves: dict[str, Any], method: str, colour: str, line: str) -> 
     mean = values.mean(0)
     panel.plot(curves["steps"], mean, color=colour, linestyle=line, label=method, linewidth=1.5)
     if len(values) > 1:
-        half = student_quantile(len(values) - 1) * values.std(0, ddof=1) / len(values) ** 0.5
+        half = student_half_width(values)
         panel.fill_between(curves["steps"], mean - half, mean + half, color=colour, alpha=0.15)

@@ -2,33 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-
-# Before trl is imported: it warns of rollout_func on every trainer.
-os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 
 import torch
 import transformers
 from datasets import Dataset
 from tokenizers import Tokenizer, models
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import PreTrainedTokenizerFast, PrinterCallback, Qwen2Config, Qwen2ForCausalLM
 
 VOCABULARY = 1000
 FIRST_TOKEN = 3  # behind padding, EOS and unknown
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
-
-# Settings of a run that only measures.
-QUIET = {
-    "report_to": "none",
-    "save_strategy": "no",
-    "disable_tqdm": True,
-    "bf16": False,
-    "use_cpu": not torch.cuda.is_available(),
-    "gradient_checkpointing": False,
-}
 
 
 def branching_completions(groups: int, size: int, length: int) -> list[list[int]]:
@@ -65,7 +51,7 @@ def trainer(
     def by_row(completions, **columns):
         return [float(i % 3) for i in range(len(completions))]
 
-    return trainer_class(
+    made = trainer_class(
         _model(model_folder, hidden_size, num_hidden_layers),
         by_row,
         config,
@@ -74,6 +60,8 @@ def trainer(
         rollout_func=rollout,
         **options,
     )
+    made.remove_callback(PrinterCallback)  # a dictionary of thirty numbers for every step
+    return made
 
 
 def _model(folder: Path, hidden_size: int, num_hidden_layers: int) -> Qwen2ForCausalLM:

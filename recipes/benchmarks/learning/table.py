@@ -1,9 +1,11 @@
-"""The Markdown of the README, from `learning.json` alone."""
+"""The Markdown of benchmarks/README.md, from `learning.json` alone."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+
+from trl_lambda.atomic_write import replace_text
 
 MARK = "<!-- learning -->"
 SHOWN_OF_STAGE_1 = 12
@@ -20,11 +22,12 @@ def overall_table(data: dict[str, Any]) -> str:
     best = overall.pop("best_baseline")
     seeds, tasks = len(data["seeds"]["final"]), len(data["tasks"])
     head = (
-        f"Interquartile means over {count(seeds, 'seed')} of {count(tasks, 'task')} with 95 % "
-        f"stratified-bootstrap intervals, and the chance that a run beats one of {best}, the best "
-        "baseline, averaged over tasks. Final accuracy is the mean of a run's last "
-        f"{data['final_points']} of 11 measurements. An interquartile mean leaves out a quarter of "
-        "the runs at either end, so also a task that a method never learns: the plain mean has it:"
+        f"Scores over {count(seeds, 'seed')} of {count(tasks, 'task')}. Final accuracy is the mean "
+        f"of a run's last {data['final_points']} of 11 measurements. The interquartile mean leaves "
+        "out the best and the worst quarter of the runs, and with them even a task that a method "
+        "never learns: that is why the plain mean stands beside it. Brackets are 95 % intervals of "
+        "a stratified bootstrap. The last column is the chance that a run beats a run of "
+        f"{best}, the best baseline, averaged over tasks."
     )
     rows = [
         [
@@ -39,8 +42,8 @@ def overall_table(data: dict[str, Any]) -> str:
     columns = [
         "method",
         "final accuracy, mean",
-        "final accuracy",
-        "area under the curve",
+        "final accuracy, interquartile",
+        "area under the curve, interquartile",
         f"P(area > {best}'s)",
     ]
     return head + "\n\n" + table(columns, rows)
@@ -48,10 +51,11 @@ def overall_table(data: dict[str, Any]) -> str:
 
 def differences_table(data: dict[str, Any]) -> str:
     head = (
-        "Final accuracy on each task: Dr. GRPO's itself, of the others the paired difference to it "
-        f"with its 95 % interval; **bold** where the lower bound is ≥ {number(data['margin'])}, "
-        "the margin of non-inferiority that was fixed before looking. Intervals are over seeds, at "
-        "the chosen learning rate, from one warm start; rates were chosen with other seeds on the "
+        f"Final accuracy on each task: for {REFERENCE} the accuracy itself, for the others the "
+        f"paired difference to {REFERENCE} with its 95 % interval. It is **bold** where the lower "
+        f"bound is ≥ {number(data['margin'])}, the margin of non-inferiority that was fixed before "
+        "any result was looked at. Intervals are over seeds, at the chosen learning rate, from one "
+        "warm start; rates were chosen with other seeds on the "
         f"same problems.{not_learnt(data)}"
     )
 
@@ -68,23 +72,23 @@ def differences_table(data: dict[str, Any]) -> str:
 
 
 def not_learnt(data: dict[str, Any]) -> str:
-    """What is to be said of tasks that the reference itself does not learn."""
+    """A sentence that names the tasks that the reference itself does not learn, if any."""
     references = {t: of_task.get(REFERENCE) for t, of_task in data["by_task"].items()}
     tasks = [t for t, r in references.items() if r and r["final"] <= r["start"]]
     if not tasks:
         return ""
     return (
-        f" On {' and '.join(tasks)} {REFERENCE} ends no better than it starts: bold says nothing "
-        "there."
+        f" On {' and '.join(tasks)} {REFERENCE} ends no better than it starts, so bold says "
+        "nothing there."
     )
 
 
 def speed_table(data: dict[str, Any]) -> str:
     head = (
-        "Optimiser steps, and thousands of completion tokens, until the median run first has the "
-        "mean final accuracy of the best of TRL's own methods on that task (–: half of the runs or "
-        "more never do), and the learning rate "
-        "that was chosen (↓, ↑: the smallest, the largest that was tried):"
+        "Optimiser steps, and thousands of completion tokens, until the median run first reaches "
+        "the mean final accuracy of the best of TRL's own methods on that task; – where half of "
+        "the runs or more never do. The learning rate that was chosen follows; ↓ marks the "
+        "smallest that was tried, ↑ the largest."
     )
 
     def cell(result: dict[str, Any] | None) -> str:
@@ -105,9 +109,10 @@ def screening_table(data: dict[str, Any]) -> str:
     ranked = [(m, e) for m, e in data["screening"].items() if e["all_tasks"]]
     tasks = list(ranked[0][1]["areas"]) if ranked else []
     head = (
-        f"Stage 1, {len(data['screening'])} methods, {count(seeds, 'seed')}: area under the curve "
-        f"at the best of its learning rates; the first {min(SHOWN_OF_STAGE_1, len(ranked))} (all "
-        "are in [`learning.json`](recipes/results/learning.json)):"
+        f"Stage 1, {count(len(data['screening']), 'method')} with {count(seeds, 'seed')} each: "
+        "area under the curve at the best of its learning rates. These are the first "
+        f"{min(SHOWN_OF_STAGE_1, len(ranked))}; "
+        "all are in [`learning.json`](results/learning.json)."
     )
     rows = [
         [m, number(e["score"], 3), *(number(max(e["areas"][t].values()), 3) for t in tasks)]
@@ -159,7 +164,7 @@ def insert(readme: Path, text: str) -> bool:
         return False
     if len(parts) != 3:
         raise SystemExit(f"{readme} has {len(parts) - 1} times {MARK}; it needs two, or none.")
-    readme.write_text(f"{parts[0]}{MARK}\n\n{text}\n{MARK}{parts[2]}", encoding="utf-8")
+    replace_text(readme, f"{parts[0]}{MARK}\n\n{text}\n{MARK}{parts[2]}")
     return True
 
 

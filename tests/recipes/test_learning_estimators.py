@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from compare_parts.estimators import (
+from benchmarks.learning.estimators import (
     area_under_curve,
     first_reach,
     interquartile_mean,

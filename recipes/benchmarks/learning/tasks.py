@@ -1,4 +1,4 @@
-"""The tasks of compare.py: small, and different in where the token sits that decides.
+"""The tasks of the benchmark: small, and different in where the token sits that decides.
 
 early   `A3B1C4D0=` → `4` and a long tail that is always the same: the first token decides
 late    the same text first, then the `4`: the last token decides
@@ -17,7 +17,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from quickstart_parts.arithmetic import (
     CHARACTERS,
@@ -25,6 +25,7 @@ from quickstart_parts.arithmetic import (
     STEPS,
     answer_reward,
     distinct_problems,
+    written_steps,
 )
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -157,12 +158,8 @@ def chain_problems(rng: random.Random) -> Iterator[Problem]:
 
 def chain_demonstration(problem: Problem, rng: random.Random, right: float) -> str:
     """The quickstart's: a written result is any digit with probability 1 - `right`."""
-    value, *others = map(int, problem.prompt[:-1].split("-"))
-    written = str(value)
-    for digit in others:
-        value = (value - digit) % 10 if rng.random() < right else rng.randrange(10)
-        written += f"-{digit}={value}"
-    return f"{written}#{value}"
+    digits = tuple(map(int, problem.prompt[:-1].split("-")))
+    return written_steps(digits, lambda: rng.random() < right, rng)
 
 
 def chain_reward(completion: str, gold: str) -> float:
@@ -223,39 +220,34 @@ TAIL = filler(25)
 LONG = filler(255)
 TAGGED = "01234=" + TAGS
 
+EARLY = Task(
+    name="early",
+    decisive="first of 26 tokens",
+    problems=tagged_problems(1),
+    demonstrate=off_by_one(["", TAIL]),
+    reward=first_digits,
+    steps=right_digits,
+    right=0.2,
+    exact=False,
+    measured=4,
+    characters=TAGGED + TAIL,
+    tokens=27,
+    generations=50,
+    learning_rates=(1.5e-3, 3e-3, 6e-3),
+)
+LATE = replace(
+    EARLY,
+    name="late",
+    decisive="last of 26 tokens",
+    demonstrate=off_by_one([TAIL, ""]),
+    learning_rates=(5e-4, 1e-3, 2e-3),
+)
+
 TASKS = {
     task.name: task
     for task in (
-        Task(
-            name="early",
-            decisive="first of 26 tokens",
-            problems=tagged_problems(1),
-            demonstrate=off_by_one(["", TAIL]),
-            reward=first_digits,
-            steps=right_digits,
-            right=0.2,
-            exact=False,
-            measured=4,
-            characters=TAGGED + TAIL,
-            tokens=27,
-            generations=50,
-            learning_rates=(1.5e-3, 3e-3, 6e-3),
-        ),
-        Task(
-            name="late",
-            decisive="last of 26 tokens",
-            problems=tagged_problems(1),
-            demonstrate=off_by_one([TAIL, ""]),
-            reward=first_digits,
-            steps=right_digits,
-            right=0.2,
-            exact=False,
-            measured=4,
-            characters=TAGGED + TAIL,
-            tokens=27,
-            generations=50,
-            learning_rates=(5e-4, 1e-3, 2e-3),
-        ),
+        EARLY,
+        LATE,
         Task(
             name="chain",
             decisive="four dependent steps in 20 tokens",

@@ -8,10 +8,10 @@ test holds its logits against the model's.
 from __future__ import annotations
 
 import torch
-from quickstart_parts.arithmetic import character_tokenizer
+from quickstart_parts.small_model import character_tokenizer, small_qwen2
 from torch import Tensor
 from torch.nn.functional import linear, scaled_dot_product_attention, silu
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
 
 from .tasks import Task
 
@@ -27,22 +27,7 @@ def encode(encoder: PreTrainedTokenizerFast, texts: list[str]) -> Tensor:
 
 def new_model(encoder: PreTrainedTokenizerFast) -> Qwen2ForCausalLM:
     """A Qwen2 of some 50 thousand random weights; seed torch before the call."""
-    return Qwen2ForCausalLM(
-        Qwen2Config(
-            vocab_size=len(encoder),
-            hidden_size=48,
-            intermediate_size=96,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=4,
-            max_position_embeddings=320,
-            # As in the quickstart: with 1e6 the heads hardly tell so few positions apart.
-            rope_parameters={"rope_type": "default", "rope_theta": 100.0},
-            pad_token_id=encoder.pad_token_id,
-            eos_token_id=encoder.eos_token_id,
-            bos_token_id=None,
-        )
-    )
+    return small_qwen2(encoder, hidden_size=48, layers=2, positions=320)
 
 
 def gold_probability(model, encoder, prompts: list[str], golds: list[str]) -> Tensor:
@@ -89,7 +74,7 @@ class Decoder:
         config = model.config
         self.heads = config.num_attention_heads
         if config.num_key_value_heads != self.heads:
-            raise ValueError("the sampler of compare.py knows no grouped queries")
+            raise ValueError("this sampler knows no grouped queries")
         size = config.hidden_size // self.heads
         self.cache = torch.zeros(config.num_hidden_layers, 2, rows, self.heads, length, size)
         self.seen = 0

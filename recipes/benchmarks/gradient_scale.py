@@ -1,6 +1,6 @@
 """How large the gradient is with each setting, as a multiple of Dr. GRPO's.
 
-    python recipes/gradient_scale.py
+    python recipes/benchmarks/gradient_scale.py
 
 One batch of scripted completions, one small random model; each setting sees the same batch at the
 same weights. The learning rate that suits a setting moves with the inverse of what is printed,
@@ -10,11 +10,16 @@ where the optimiser does not divide the scale out (Adam does, but for gradient c
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 from pathlib import Path
 
-import scripted
+if __name__ == "__main__":  # the folder `recipes` takes the place of this one
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
 import torch
+from benchmarks import scripted
+from benchmarks.quiet import QUIET
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -66,7 +71,7 @@ def gradient_norm(folder: Path, length: int, settings: dict) -> float:
         max_steps=1,
         logging_steps=1,
         learning_rate=0.0,
-        **scripted.QUIET,
+        **QUIET,
         **settings,
     )
     trainer = scripted.trainer(

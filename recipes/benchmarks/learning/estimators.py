@@ -101,9 +101,15 @@ def paired_difference(ours_S: ArrayLike, theirs_S: ArrayLike) -> Estimate:
     count = len(differences)
     if count < 2:
         raise ValueError(f"paired_difference: {count} pairs; an interval needs at least 2")
-    mean = differences.mean()
-    half = student_quantile(count - 1) * differences.std(ddof=1) / np.sqrt(count)
+    mean, half = differences.mean(), student_half_width(differences)
     return Estimate(float(mean), float(mean - half), float(mean + half))
+
+
+def student_half_width(values_S: ArrayLike) -> Floats:
+    """Half of Student's 95 % interval of a mean of S ≥ 2 values; over the first axis."""
+    values = np.asarray(values_S, dtype=np.float64)
+    count = len(values)
+    return student_quantile(count - 1) * values.std(0, ddof=1) / np.sqrt(count)
 
 
 def area_under_curve(steps: ArrayLike, values: ArrayLike) -> float:

@@ -1,6 +1,6 @@
 """From finished runs to `learning.json`, from that to the table and the picture, and nothing else.
 
-The table in the README is made from the committed JSON: a test makes it again and compares.
+The tables in benchmarks/README.md are made from the committed JSON; a test makes them again.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from trl_lambda.atomic_write import replace_text
 
 from .estimators import (
     Estimate,
@@ -46,7 +48,7 @@ def write_report(plan: Plan, store: Store, *, results: Path, readme: Path | None
     data = learning(plan, store)
     results.mkdir(parents=True, exist_ok=True)
     path = results / "learning.json"
-    path.write_text(json_text(data), encoding="utf-8")
+    replace_text(path, json_text(data))
     written = [path, plot(data, results / "learning.png")]
     if readme is not None and data["missing"]:
         print(f"{readme} is left as it is: not done yet are {', '.join(data['missing'])}.")

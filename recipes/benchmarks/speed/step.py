@@ -6,12 +6,13 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import scripted
 from rich.progress import track
 from trl import GRPOConfig, GRPOTrainer
 
 from trl_lambda import LambdaGRPOConfig, LambdaGRPOTrainer
 
+from .. import scripted
+from ..quiet import QUIET
 from .measuring import Median, median, megabytes, seconds
 
 # What costs most of all that can be told: a trace in the loss, its slower style, process sets.
@@ -128,7 +129,7 @@ def make_trainer(trainer_class, config_class, shape: Shape, folder: str, **setti
         max_steps=1,
         beta=0.04,
         loss_type="dapo",
-        **scripted.QUIET,
+        **QUIET,
         **settings,
     )
     trainer = scripted.trainer(

@@ -1,12 +1,12 @@
-"""The numbers of benchmark_speed.py: intervals, bytes, the alternatives, the cost at scale."""
+"""The numbers of benchmarks/speed: intervals, bytes, the alternatives, the cost at scale."""
 
 import json
 import random
 
 import pytest
 import torch
-from speed_parts import kernels, scaling
-from speed_parts.measuring import AllocatedBytes, median, megabytes
+from benchmarks.speed import kernels, scaling
+from benchmarks.speed.measuring import AllocatedBytes, median, megabytes
 
 
 @pytest.mark.parametrize("axis", scaling.SWEEPS)
@@ -80,8 +80,7 @@ def test_the_command_writes_what_it_shows(run_recipe, tmp_path):
     """With a model so small that our share of time and memory is large."""
     small = ("--hidden_size", "64", "--layers", "1", "--groups", "1", "--length", "64")
     command = ("--parts", "step", "--rounds", "6", "--json", "speed.json", *small)
-    process = run_recipe("benchmark_speed.py", *command)
-    assert process.returncode == 0, process.stderr[-3000:]
+    process = run_recipe("benchmarks/speed", *command)
     rows = json.loads((tmp_path / "speed.json").read_text())["step"]
     share, ours, control, memory, same = rows
     assert 0 < share["interval"][0] <= share["percent"] <= share["interval"][1] < 100

@@ -9,9 +9,16 @@ from itertools import islice
 
 import pytest
 import torch
-from compare_parts.methods import METHODS
-from compare_parts.policy import Decoder, encode, gold_probability, new_model, sample, tokenizer
-from compare_parts.tasks import (
+from benchmarks.learning.methods import METHODS
+from benchmarks.learning.policy import (
+    Decoder,
+    encode,
+    gold_probability,
+    new_model,
+    sample,
+    tokenizer,
+)
+from benchmarks.learning.tasks import (
     DEPTH,
     TASKS,
     chain_steps,
@@ -20,8 +27,8 @@ from compare_parts.tasks import (
     search_reward,
     tree_path,
 )
-from compare_parts.training import Run, accuracy, make_trainer
-from compare_parts.warm_start import held_out, others, warm_start_settings
+from benchmarks.learning.training import Run, accuracy, make_trainer
+from benchmarks.learning.warm_start import held_out, others, warm_start_settings
 from trl import GRPOConfig
 
 from trl_lambda import LambdaGRPOConfig

@@ -1,4 +1,4 @@
-"""The numbers of benchmark_speed.py on a terminal."""
+"""The numbers of the benchmark on a terminal."""
 
 from __future__ import annotations
 

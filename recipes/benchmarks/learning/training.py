@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# Before trl is imported: it warns of rollout_func on every trainer.
-os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
-
 import torch
 from datasets import Dataset
-from transformers import PrinterCallback, Qwen2ForCausalLM, TrainerCallback
+from quickstart_parts.measuring import MeasuringCallback
+from transformers import PrinterCallback, Qwen2ForCausalLM
 from trl import GRPOConfig, GRPOTrainer
 
 from trl_lambda import LambdaGRPOConfig, LambdaGRPOTrainer
 
+from ..quiet import QUIET
 from .methods import METHODS
 from .policy import encode, gold_probability, sample, tokenizer
 from .tasks import TASKS, Problem, Task
@@ -27,16 +25,8 @@ from .warm_start import held_out, others, warm_start
 MEASUREMENTS = 10
 WARM_UP = 10  # optimiser steps
 ADAM_BETA2 = 0.9
-# Of the quiet kind: a run lasts seconds, and hundreds of them share a terminal.
-QUIET = {
-    "report_to": "none",
-    "save_strategy": "no",
-    "logging_strategy": "no",
-    "disable_tqdm": True,
-    "bf16": False,
-    "use_cpu": True,
-    "gradient_checkpointing": False,
-}
+# Progress bars and logs of hundreds of runs of seconds would fill the terminal that they share.
+SILENT = QUIET | {"use_cpu": True, "logging_strategy": "no"}
 
 
 @dataclass(frozen=True)
@@ -50,7 +40,7 @@ class Run:
     generations: int
 
 
-class Curve(TrainerCallback):
+class Curve(MeasuringCallback):
     """Held-out accuracy before the first step, along the run, and after the last step.
 
     Sampled with a seed of its own, and the caller's random state is put back: a run that is
@@ -61,18 +51,12 @@ class Curve(TrainerCallback):
     """
 
     def __init__(self, task: Task, problems: list[Problem], encoder, every: int):
-        self.task, self.problems, self.encoder, self.every = task, problems, encoder, every
+        super().__init__(every)
+        self.task, self.problems, self.encoder = task, problems, encoder
         self.points: list[tuple[int, int, float]] = []
         self.tokens = 0
 
-    def on_train_begin(self, args, state, control, model=None, **kwargs):
-        self._measure(model, state)
-
-    def on_step_end(self, args, state, control, model=None, **kwargs):
-        if state.global_step % self.every == 0 or state.global_step == state.max_steps:
-            self._measure(model, state)
-
-    def _measure(self, model, state) -> None:
+    def measure(self, model, state) -> None:
         value = accuracy(model, self.task, self.problems, self.encoder)
         self.points.append((state.global_step, self.tokens, round(value, 4)))
 
@@ -157,7 +141,7 @@ def make_trainer(run: Run, start: Path, folder: str) -> tuple[GRPOTrainer, Curve
 
 def settings(task: Task, run: Run, folder: str) -> dict[str, Any]:
     """What all methods are told; what a method sets comes on top."""
-    return QUIET | {
+    return SILENT | {
         "output_dir": folder,
         "seed": run.seed,
         "learning_rate": run.learning_rate,
