@@ -26,23 +26,18 @@ from rich.table import Table
 
 from trl_lambda import LambdaGRPOConfig, LambdaGRPOTrainer
 
-NEUTRAL = {
-    "trace_style": "none",
-    "process_set_weighting": False,
-    "advantage_floor": None,
-    "loss_type": "dr_grpo",
-    "scale_rewards": "none",
-}
-RECENT = NEUTRAL | {"trace_style": "recent"}
-BOTH = NEUTRAL | {"trace_style": "both"}
+DR_GRPO = {"method": "dr_grpo"}
+RECENT = DR_GRPO | {"trace_style": "recent"}
+BOTH = DR_GRPO | {"trace_style": "both"}
 WEIGHT = {"trace_mode": "weight"}
 PAPER = {"normalize_trace": False}
-GRPO = {"loss_type": "grpo", "scale_rewards": "group"}
+GRPO = {"method": "grpo", "loss_type": "grpo"}
+DAPO = {"method": "dapo"}
 FLOOR = {"advantage_floor": -0.1}
 SETTINGS = {
-    "Dr. GRPO (trace none, no process sets)": NEUTRAL,
-    "advantage divided by the group's std": NEUTRAL | {"scale_rewards": "group"},
-    "process sets alone": NEUTRAL | {"process_set_weighting": True},
+    "Dr. GRPO (trace none, no process sets)": DR_GRPO,
+    "advantage divided by the group's std": DR_GRPO | {"scale_rewards": "group"},
+    "process sets alone": DR_GRPO | {"process_set_weighting": True},
     "recent, advantage or ratio": RECENT,
     "recent, weight": RECENT | WEIGHT,
     "both, advantage or ratio": BOTH,
@@ -51,13 +46,15 @@ SETTINGS = {
     "recent, weight, not normalised": RECENT | WEIGHT | PAPER,
     "both, advantage or ratio, not normalised": BOTH | PAPER,
     "both, weight, not normalised": BOTH | WEIGHT | PAPER,
-    "terminal, recent, normalised": RECENT | {"td_error": "terminal"},
+    "terminal, recent, normalised": RECENT | {"td_error": "terminal", "normalize_trace": True},
     "terminal, recent, not normalised": RECENT | PAPER | {"td_error": "terminal"},
     "tree, recent": RECENT | {"td_error": "tree"},
     "tree, recent, not normalised": RECENT | PAPER | {"td_error": "tree"},
-    "GRPO": NEUTRAL | GRPO,
-    "GRPO, floor": NEUTRAL | GRPO | FLOOR,
-    "all defaults (GRPO, recent, floor)": {},
+    "GRPO's loss": GRPO,
+    "GRPO's loss, floor": GRPO | FLOOR,
+    "DAPO's loss": DAPO,
+    "DAPO's loss, floor": DAPO | FLOOR,
+    "default (DAPO's loss, floor, recent)": {"method": "default"},
 }
 
 

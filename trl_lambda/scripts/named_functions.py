@@ -1,9 +1,8 @@
 """Reward functions by short name or dotted path."""
 
-import importlib
-import os
-import sys
 from collections.abc import Callable
+
+from ..td_errors import imported_function
 
 # Paths, not functions: only what is asked for is imported.
 SHORT_NAMES = {
@@ -25,8 +24,6 @@ def find_functions(names: list[str] | None, option: str, *, short_names: dict) -
     Raises:
         ValueError: a name that is neither, or a path at which there is no callable.
     """
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # a script's own folder is there instead
     return [_find(name, option, short_names) for name in names or ()]
 
 
@@ -38,20 +35,4 @@ def _find(name: str, option: str, short_names: dict[str, str]) -> Callable:
             f"{option} {name}: not a name that is known here. Give {known}the dotted path of a "
             "function, package.module.function."
         )
-    module_name, _, attribute = path.rpartition(".")
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        raise ValueError(
-            f"{option} {name}: importing {module_name} failed ({error}). Modules are looked for in "
-            "the working directory, in PYTHONPATH and among the installed packages."
-        ) from error
-    function = getattr(module, attribute, None)
-    if not callable(function):
-        there = [n for n in vars(module) if not n.startswith("_") and callable(vars(module)[n])]
-        found = "nothing of that name" if function is None else f"a {type(function).__name__}"
-        raise ValueError(
-            f"{option} {name}: expected a function, found {found} in {module_name}. It has "
-            f"{', '.join(there) or 'no functions'}."
-        )
-    return function
+    return imported_function(path, f"{option} {name}")

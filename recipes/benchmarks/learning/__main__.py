@@ -66,6 +66,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--smoke", action="store_true", help="two methods, one task, a few steps: does it run?"
     )
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        metavar="NAME",
+        help="these of methods.py alone, all of them in both stages; name --results, too",
+    )
     parser.add_argument("--report", action="store_true", help="train nothing, write the report")
     parser.add_argument(
         "--results", type=Path, help="folder for learning.json and learning.png (see above)"
@@ -74,9 +80,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--readme", type=Path, help="Markdown file that gets the tables (see above)"
     )
     args = parser.parse_args(arguments)
-    # What a smoke run finds is never published by accident.
-    args.results = args.results or (args.output_dir if args.smoke else BENCHMARKS / "results")
-    args.readme = args.readme or (None if args.smoke else BENCHMARKS / "README.md")
+    # What a smoke run or a few methods find is never published by accident.
+    whole = not args.smoke and not args.methods
+    args.results = args.results or (BENCHMARKS / "results" if whole else args.output_dir)
+    args.readme = args.readme or (BENCHMARKS / "README.md" if whole else None)
     return args
 
 
@@ -98,6 +105,8 @@ def main() -> None:
     from benchmarks.learning.runs import Store
 
     plan = stages.SMOKE if args.smoke else stages.FULL
+    if args.methods:
+        plan = stages.only(plan, args.methods)
     store = Store(args.output_dir / "runs.jsonl")
     if not args.report and not run_stages(args, plan, store):
         raise SystemExit(3)

@@ -10,17 +10,10 @@ DAPO = {"loss_type": "dapo", "scale_rewards": "group"}
 DR_GRPO = {"loss_type": "dr_grpo", "scale_rewards": "none"}
 SETS = {"process_set_weighting": True}
 LAMBDAS = (0.9, 0.95, 0.99)
-# Our options where a method says nothing: a row must not change its meaning with our defaults.
-NEUTRAL = {
-    "td_error": "group",
-    "trace_style": "none",
-    "trace_mode": "advantage",
-    "trace_lambda": 0.99,
-    "trace_gamma": 1.0,
-    "normalize_trace": True,
-    "advantage_floor": None,
-    "process_set_weighting": False,
-}
+# What the others are compared with.
+REFERENCE = "Dr. GRPO"
+# A row names what it sets on top of TRL's GRPO, so that it does not change with our defaults.
+NEUTRAL = {"method": "grpo"}
 
 
 @dataclass(frozen=True)
@@ -134,6 +127,12 @@ def combinations() -> dict[str, Method]:
 
 METHODS: dict[str, Method] = {
     "DAPO": Method("baseline", "stock", DAPO),
+    # What the default method trains with: TRL's loss. Written out, for the default may move.
+    "DAPO + recent 0.99 + floor": Method(
+        "floor",
+        "ours",
+        DAPO | trace("recent", "advantage", 0.99, True) | {"advantage_floor": -0.1},
+    ),
     "GRPO": Method("baseline", "stock", GRPO),
     "Dr. GRPO": Method("baseline", "stock", DR_GRPO),
     # The paper's clip range (arXiv 2507.18071), and TRL's.

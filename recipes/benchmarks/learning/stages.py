@@ -17,13 +17,13 @@ seeds had set the tasks' rewards and grids:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from .estimators import area_under_curve
-from .methods import METHODS
+from .methods import METHODS, REFERENCE
 from .runs import Record
 from .tasks import TASKS
 from .training import Run
@@ -78,6 +78,19 @@ SMOKE = Plan(
     rates=1,
     generations=5,
 )
+
+
+def only(plan: Plan, methods: Sequence[str]) -> Plan:
+    """The plan with these methods alone, and the one that all are compared with.
+
+    Raises:
+        SystemExit: there is no method of that name.
+    """
+    unknown = [name for name in methods if name not in METHODS]
+    if unknown:
+        raise SystemExit(f"--methods: no {', '.join(unknown)}; there are {', '.join(METHODS)}.")
+    chosen = tuple(dict.fromkeys([REFERENCE, *methods]))
+    return replace(plan, screening_methods=chosen, always=chosen, best_of=(), methods=len(chosen))
 
 
 def applies(method: str, task: str) -> bool:

@@ -7,9 +7,10 @@ from typing import Any
 
 from trl_lambda.atomic_write import replace_text
 
+from .methods import REFERENCE
+
 MARK = "<!-- learning -->"
 SHOWN_OF_STAGE_1 = 12
-REFERENCE = "Dr. GRPO"
 
 
 def markdown(data: dict[str, Any]) -> str:
