@@ -2,6 +2,7 @@
 
 import ast
 import re
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -195,3 +196,129 @@ def test_functional_needs_torch_alone():
 
 def test_files_stay_small():
     assert {named(p): n for p in FILES if (n := len(p.read_text().splitlines())) > 400} == {}
+
+
+# --- recipes/: scripts that import what users may import, in one direction ---
+
+RECIPES = PACKAGE.parent / "recipes"
+RECIPE_FILES = sorted(RECIPES.rglob("*.py"))
+# What each recipe may import of ours: modules of the package, other recipes by their room.
+RECIPE_ARROWS = {
+    "benchmarks.gradient_scale": {"benchmarks.quiet", "benchmarks.scripted", "trl_lambda"},
+    "benchmarks.grading": {"trl_lambda.rewards"},
+    "benchmarks.learning": {
+        "benchmarks.quiet",
+        "quickstart_parts",
+        "trl_lambda",
+        "trl_lambda.atomic_write",
+        "trl_lambda.evaluation.intervals",
+        "trl_lambda.versions",
+    },
+    "benchmarks.quiet": set(),
+    "benchmarks.scripted": set(),
+    "benchmarks.speed": {
+        "benchmarks.quiet",
+        "benchmarks.scripted",
+        "trl_lambda",
+        "trl_lambda.atomic_write",
+        "trl_lambda.credit",
+        "trl_lambda.functional",
+        "trl_lambda.versions",
+    },
+    "evaluate": {"trl_lambda.scripts.evaluate"},
+    "grpo_lambda": {"trl_lambda.scripts.train"},
+    "quickstart": {"quickstart_parts", "trl_lambda", "trl_lambda.report"},
+    "quickstart_parts": {
+        "trl_lambda",
+        "trl_lambda.atomic_write",
+        "trl_lambda.evaluation.intervals",
+        "trl_lambda.versions",
+    },
+}
+# Privates of TRL's trainer and ours that a recipe touches, and the one file that may.
+RECIPE_PRIVATES = {
+    "_exit": "benchmarks/learning/runs.py",  # of os: ends a worker whose parent is gone
+    "_kl_term": "benchmarks/speed/step.py",
+    "_prepare_inputs": "benchmarks/speed/step.py",
+    "_step": "benchmarks/speed/step.py",
+}
+
+
+def recipe_named(path: Path) -> str:
+    return path.relative_to(RECIPES).as_posix()
+
+
+def recipe_room(module: str) -> str:
+    """The file or folder of a dotted name below recipes/; in benchmarks one level deeper."""
+    parts = module.split(".")
+    return ".".join(parts[: 2 if parts[0] == "benchmarks" else 1])
+
+
+def recipe_imports(path: Path) -> set[str]:
+    """Dotted names of all that a recipe imports, names behind `from` included."""
+    package = path.relative_to(RECIPES).parts[:-1]
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else ()
+            module = ".".join([*above, *filter(None, [node.module])])
+            found |= {f"{module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def recipe_sources(path: Path) -> set[str]:
+    """Where the imports of a recipe come from: modules of the package, and rooms of recipes/."""
+    rooms = {room.split(".")[0] for room in RECIPE_ARROWS}
+    sources = set()
+    for name in recipe_imports(path):
+        if name.split(".")[0] == "trl_lambda":
+            sources.add(name.rpartition(".")[0])
+        elif name.split(".")[0] in rooms:
+            sources.add(recipe_room(name))
+    return sources
+
+
+@pytest.mark.parametrize("path", RECIPE_FILES, ids=recipe_named)
+def test_recipes_import_one_way_and_what_users_may(path):
+    own = recipe_room(".".join(path.relative_to(RECIPES).with_suffix("").parts))
+    assert own in RECIPE_ARROWS, (
+        f"{path.name} is a new room: say in RECIPE_ARROWS what it may import"
+    )
+    assert recipe_sources(path) <= RECIPE_ARROWS[own] | {own}
+    ours = {name for name in recipe_imports(path) if name.split(".")[0] == "trl_lambda"}
+    assert not [name for name in ours if re.search(r"\._[a-z]", name)]
+
+
+def test_the_arrows_of_the_recipes_run_one_way_and_are_current():
+    used = {room: set() for room in RECIPE_ARROWS}
+    for path in RECIPE_FILES:
+        own = recipe_room(".".join(path.relative_to(RECIPES).with_suffix("").parts))
+        used[own] |= recipe_sources(path) - {own}
+    assert used == RECIPE_ARROWS
+    TopologicalSorter(RECIPE_ARROWS).prepare()  # raises where they run in a circle
+
+
+def test_recipes_touch_privates_in_one_file_each():
+    own, read = set(), {}
+    for path in RECIPE_FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                own.add(node.name)
+            elif isinstance(node, ast.Attribute) and re.match(r"_[a-z]", node.attr):
+                if isinstance(node.value, ast.Name) and node.value.id == "self":
+                    own.add(node.attr)
+                else:
+                    read.setdefault(node.attr, set()).add(recipe_named(path))
+    touched = {
+        name: files for name, files in read.items() if name not in own - set(RECIPE_PRIVATES)
+    }
+    assert touched == {name: {file} for name, file in RECIPE_PRIVATES.items()}
+
+
+def test_recipes_stay_small():
+    sizes = {recipe_named(p): len(p.read_text().splitlines()) for p in RECIPE_FILES}
+    assert {name: size for name, size in sizes.items() if size > 400} == {}
+    assert sizes["quickstart.py"] <= 150
+    assert max(sizes["grpo_lambda.py"], sizes["evaluate.py"]) <= 15

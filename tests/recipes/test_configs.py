@@ -28,15 +28,33 @@ ENGINES = ("ddp", "zero2", "zero3", "fsdp2")
 QUESTIONS = {"gsm8k": 7473, "MATH": 7500, "MATH, levels 3-5": 5586}
 
 
-def rows_under(heading: str) -> list[list[str]]:
-    """Cells of the table below a heading of recipes/README.md, without its first two lines."""
-    section = README.split(f"\n## {heading}\n")[1].split("\n## ")[0]
-    lines = [line for line in section.splitlines() if line.startswith("|")]
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+def rows_with(*columns: str) -> list[dict[str, str]]:
+    """Rows of the table of recipes/README.md whose first columns these are, by column."""
+    head = "| " + " | ".join(columns)
+    (table,) = [part for part in README.split("\n\n") if part.startswith(head)]
+    names, _, *rows = [
+        [cell.strip().replace("`", "") for cell in line.strip("|").split("|")]
+        for line in table.splitlines()
+    ]
+    return [dict(zip(names, row, strict=True)) for row in rows]
 
 
-RUNS = {name: command.strip("`") for name, command in rows_under("Runs")}
-HOURS = {row[0].strip("`"): row[1:] for row in rows_under("Hardware and hours")}
+def commands() -> dict[str, str]:
+    """Every run of the table as a command, by the run's name and its file."""
+    template = re.search(r"<!-- command: run -->\n```bash\n(.*)\n```", README)[1]
+    launches = {row["GPUs"]: row["LAUNCH"] for row in rows_with("GPUs")}
+    return {
+        f"{row['run']}: {file}": template.replace("LAUNCH", launches[row["GPUs"]])
+        .replace("FILE", file)
+        .replace("OPTIONS", row["OPTIONS"])
+        .strip()
+        for row in rows_with("run", "GPUs")
+        for file in row["FILE"].split(", ")
+    }
+
+
+RUNS = commands()
+HOURS = {row["file"]: row for row in rows_with("file", "10⁹ parameters")}
 
 
 def given(name: str) -> dict:
@@ -209,36 +227,43 @@ def test_only_grpo_lambda_has_a_trace(parse, path):
 
 
 def test_every_file_has_a_row_in_both_tables():
-    run = {Path(word).stem for line in RUNS.values() for word in line.split() if "configs/" in word}
+    run = {name.split(": ")[1] for name in RUNS}
     assert run == set(HOURS) == {path.stem for path in CONFIGS}
+    assert len(RUNS) == 27
+
+
+def test_the_example_is_a_run_of_the_table():
+    (example,) = re.findall(r"```bash\n(accelerate launch .*qwen2\.5_7b\.yaml .*)\n```", README)
+    assert example == RUNS["GRPO-λ, recent, ratio: grpo_lambda_qwen2.5_7b"]
 
 
 @pytest.mark.parametrize("run", RUNS)
 def test_command_of_the_table_parses(parse, run):
     processes, engine, words = launched(RUNS[run])
     _, _, config, model, _ = parse(*words)
-    name = Path(words[words.index("--config") + 1]).stem
+    kind, name = run.split(": ")
+    assert words[words.index("--config") + 1] == f"recipes/configs/{name}.yaml"
     assert engine in (None, *(f"recipes/accelerate/{engine}.yaml" for engine in ENGINES))
     assert engine is None or (RECIPES.parent / engine).is_file()
     assert (engine is None) == (processes == 1)
-    assert processes == int(HOURS[name][1])
-    if "GRPO-λ" in run and "λ-GRPO" not in run:
-        style, mode = run.split(", ")[1:]
+    assert processes == int(HOURS[name]["GPUs"])
+    if kind.startswith("GRPO-λ"):
+        style, mode = kind.split(", ")[1:]
         assert (config.trace_style, config.trace_mode) == (style, mode)
-    if "baseline" in run:
+    if "baseline" in kind:
         rule = config.credit_rule
         assert not rule.process_set_weighting
         assert rule.decay == 0 or not rule.traced
         assert config.trace_style != "both"  # at c = 0 it still adds the first token everywhere
-    assert model.use_peft == ("LoRA" in run)
-    assert (config.td_error == "tree") == ("tree" in run)
+    assert model.use_peft == ("LoRA" in kind)
+    assert (config.td_error == "tree") == ("tree" in kind)
 
 
-@pytest.mark.parametrize("scale", ["1.5B", "3B", "7B"])
+@pytest.mark.parametrize("scale", ["1.5b", "3b", "7b"])
 def test_table_has_every_variant_of_grpo_lambda(scale):
     for style in ("both", "recent"):
         for mode in ("ratio", "weight"):
-            assert f"GRPO-λ {scale}, {style}, {mode}" in RUNS
+            assert f"GRPO-λ, {style}, {mode}: grpo_lambda_qwen2.5_{scale}" in RUNS
 
 
 def generations_and_completions(values: dict, processes: int) -> tuple[float, float]:
@@ -256,16 +281,17 @@ def generations_and_completions(values: dict, processes: int) -> tuple[float, fl
 
 @pytest.mark.parametrize("name", HOURS)
 def test_sizes_and_hours_follow_from_the_file(name):
-    billions, gpus, update, generations, hours, _ = HOURS[name]
-    values, gpus = given(name), int(gpus)
+    row, values = HOURS[name], given(name)
+    gpus, hours = int(row["GPUs"]), row["hours, estimated"]
     local = values["per_device_train_batch_size"] * values["gradient_accumulation_steps"]
-    assert local * gpus == int(update)
+    assert local * gpus == int(row["updates' size"])
     steps = values.get("steps_per_generation", values["gradient_accumulation_steps"])
     assert values["per_device_train_batch_size"] * steps % values["num_generations"] == 0
 
     count, completions = generations_and_completions(values, gpus)
-    assert round(count) == int(generations)
-    operations = 16 * float(billions) * 1e9 * completions * values["max_completion_length"] / 2
+    assert round(count) == int(row["generations"])
+    billions = float(row["10⁹ parameters"])
+    operations = 16e9 * billions * completions * values["max_completion_length"] / 2
     estimate = (operations / (gpus * 312e12 * 0.3) + 10 * count) / 3600
     number = float(hours.split()[0])
     assert number == float(f"{estimate:.2g}")
