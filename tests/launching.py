@@ -41,7 +41,7 @@ def launch(
         path.write_text(yaml.safe_dump(settings))
         command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(path)]
         command += ["--num_cpu_threads_per_process", "1", str(script), *arguments]
-        return _run(command, _environment(Path(script).parent), timeout)
+        return run(command, _environment(Path(script).parent), timeout)
 
 
 def _environment(folder: Path) -> dict[str, str]:
@@ -54,12 +54,18 @@ def _environment(folder: Path) -> dict[str, str]:
     }
 
 
-def _run(
-    command: list[str], environment: dict[str, str], timeout: int
+def run(
+    command: list[str], environment: dict[str, str], timeout: int, folder: Path | None = None
 ) -> subprocess.CompletedProcess:
-    """`subprocess.run`, whose timeout would leave the launcher's own processes behind."""
+    """`subprocess.run`, whose timeout would leave the launcher's own processes behind.
+
+    Args:
+        folder: the working directory; None for the caller's.
+    """
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment) as started:
+    with subprocess.Popen(
+        command, stdout=pipe, stderr=pipe, text=True, env=environment, cwd=folder
+    ) as started:
         try:
             output, errors = started.communicate(timeout=timeout)
         except BaseException:

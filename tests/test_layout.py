@@ -2,6 +2,7 @@
 
 import ast
 import re
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -11,41 +12,67 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # What each room of ours may import of ours; a folder is one room.
 ARROWS = {
-    "": {"config", "trainer"},
+    "": {"config", "td_errors", "trainer"},
     "atomic_write": set(),
     "batch_plan": set(),
-    "bridges": {"credit", "functional", "options"},
+    "bridges": {"credit", "functional", "methods", "rule", "td_errors"},
     "checkpoints": set(),
-    "config": {"batch_plan", "credit", "hub", "options"},
-    "credit": {"functional"},
+    "config": {"batch_plan", "methods", "rule", "td_errors"},
+    "credit": {"functional", "methods", "rule", "td_errors"},
     "credit_log": {"atomic_write", "versions"},
     "data": {"rewards", "templates"},
     "evaluation": {"atomic_write", "rewards", "templates", "versions"},
     "functional": {"functional"},
     "groups": {"functional", "scored_batch"},
-    "health": {"credit"},
+    "health": {"rule"},
     "hub": {"__version__", "atomic_write", "templates", "versions"},
+    "methods": set(),
     "metrics": {"functional"},
-    "options": {"credit", "functional"},
+    "observer": {
+        "config",
+        "credit",
+        "credit_log",
+        "metrics",
+        "report",
+        "rule",
+        "scored_batch",
+        "seam",
+        "td_errors",
+        "trainer",  # its type alone
+    },
     "report": {"credit_log", "evaluation"},
     "rewards": set(),
+    "rule": {"functional", "methods", "td_errors"},
     "scored_batch": {"functional"},
-    "seam": {"functional", "scored_batch"},
+    "scripts": {
+        "checkpoints",
+        "config",
+        "data",
+        "evaluation",
+        "hub",
+        "rewards",
+        "td_errors",
+        "templates",
+        "trainer",
+    },
+    "seam": {"functional", "scored_batch", "td_errors"},
+    "td_errors": {"functional", "groups"},  # the type of groups alone
     "templates": set(),
     "trainer": {
         "batch_plan",
         "checkpoints",
         "config",
         "credit",
-        "credit_log",
         "functional",
         "groups",
         "health",
         "hub",
-        "metrics",
-        "report",
+        "methods",
+        "observer",
+        "rule",
         "scored_batch",
         "seam",
+        "td_errors",
     },
     "versions": {"__version__"},
 }
@@ -125,16 +152,34 @@ def test_the_list_of_privates_is_current():
         assert re.search(rf"\b{name}\b", (PACKAGE / file).read_text()), name
 
 
+def named_by_us() -> set[str]:
+    """Functions, classes, attributes and fields of the whole package."""
+    own = set()
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                own.add(node.name)
+            elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+                own.add(node.attr)
+            elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                own.add(node.target.id)
+    return own
+
+
+OURS = named_by_us()
+
+
 @pytest.mark.parametrize("path", FILES, ids=named)
 def test_no_private_of_others_is_left_out_of_the_list(path):
     """An underscored attribute is our own, or stands in PRIVATES."""
-    own, read = set(), set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.FunctionDef | ast.ClassDef):
-            own.add(node.name)
-        elif isinstance(node, ast.Attribute) and re.match(r"_[a-z]", node.attr):
-            (own if isinstance(node.ctx, ast.Store) else read).add(node.attr)
-    assert read - own <= set(PRIVATES)
+    read = {
+        node.attr
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute)
+        and re.match(r"_[a-z]", node.attr)
+        and not isinstance(node.ctx, ast.Store)
+    }
+    assert read - OURS <= set(PRIVATES)
 
 
 def test_functional_needs_torch_alone():
@@ -153,3 +198,129 @@ def test_functional_needs_torch_alone():
 
 def test_files_stay_small():
     assert {named(p): n for p in FILES if (n := len(p.read_text().splitlines())) > 400} == {}
+
+
+# --- recipes/: scripts that import what users may import, in one direction ---
+
+RECIPES = PACKAGE.parent / "recipes"
+RECIPE_FILES = sorted(RECIPES.rglob("*.py"))
+# What each recipe may import of ours: modules of the package, other recipes by their room.
+RECIPE_ARROWS = {
+    "benchmarks.gradient_scale": {"benchmarks.quiet", "benchmarks.scripted", "trl_lambda"},
+    "benchmarks.grading": {"trl_lambda.rewards"},
+    "benchmarks.learning": {
+        "benchmarks.quiet",
+        "quickstart_parts",
+        "trl_lambda",
+        "trl_lambda.atomic_write",
+        "trl_lambda.evaluation.intervals",
+        "trl_lambda.versions",
+    },
+    "benchmarks.quiet": set(),
+    "benchmarks.scripted": set(),
+    "benchmarks.speed": {
+        "benchmarks.quiet",
+        "benchmarks.scripted",
+        "trl_lambda",
+        "trl_lambda.atomic_write",
+        "trl_lambda.credit",
+        "trl_lambda.functional",
+        "trl_lambda.versions",
+    },
+    "evaluate": {"trl_lambda.scripts.evaluate"},
+    "grpo_lambda": {"trl_lambda.scripts.train"},
+    "quickstart": {"quickstart_parts", "trl_lambda", "trl_lambda.report"},
+    "quickstart_parts": {
+        "trl_lambda",
+        "trl_lambda.atomic_write",
+        "trl_lambda.evaluation.intervals",
+        "trl_lambda.versions",
+    },
+}
+# Privates of TRL's trainer and ours that a recipe touches, and the one file that may.
+RECIPE_PRIVATES = {
+    "_exit": "benchmarks/learning/runs.py",  # of os: ends a worker whose parent is gone
+    "_kl_term": "benchmarks/speed/step.py",
+    "_prepare_inputs": "benchmarks/speed/step.py",
+    "_step": "benchmarks/speed/step.py",
+}
+
+
+def recipe_named(path: Path) -> str:
+    return path.relative_to(RECIPES).as_posix()
+
+
+def recipe_room(module: str) -> str:
+    """The file or folder of a dotted name below recipes/; in benchmarks one level deeper."""
+    parts = module.split(".")
+    return ".".join(parts[: 2 if parts[0] == "benchmarks" else 1])
+
+
+def recipe_imports(path: Path) -> set[str]:
+    """Dotted names of all that a recipe imports, names behind `from` included."""
+    package = path.relative_to(RECIPES).parts[:-1]
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else ()
+            module = ".".join([*above, *filter(None, [node.module])])
+            found |= {f"{module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def recipe_sources(path: Path) -> set[str]:
+    """Where the imports of a recipe come from: modules of the package, and rooms of recipes/."""
+    rooms = {room.split(".")[0] for room in RECIPE_ARROWS}
+    sources = set()
+    for name in recipe_imports(path):
+        if name.split(".")[0] == "trl_lambda":
+            sources.add(name.rpartition(".")[0])
+        elif name.split(".")[0] in rooms:
+            sources.add(recipe_room(name))
+    return sources
+
+
+@pytest.mark.parametrize("path", RECIPE_FILES, ids=recipe_named)
+def test_recipes_import_one_way_and_what_users_may(path):
+    own = recipe_room(".".join(path.relative_to(RECIPES).with_suffix("").parts))
+    assert own in RECIPE_ARROWS, (
+        f"{path.name} is a new room: say in RECIPE_ARROWS what it may import"
+    )
+    assert recipe_sources(path) <= RECIPE_ARROWS[own] | {own}
+    ours = {name for name in recipe_imports(path) if name.split(".")[0] == "trl_lambda"}
+    assert not [name for name in ours if re.search(r"\._[a-z]", name)]
+
+
+def test_the_arrows_of_the_recipes_run_one_way_and_are_current():
+    used = {room: set() for room in RECIPE_ARROWS}
+    for path in RECIPE_FILES:
+        own = recipe_room(".".join(path.relative_to(RECIPES).with_suffix("").parts))
+        used[own] |= recipe_sources(path) - {own}
+    assert used == RECIPE_ARROWS
+    TopologicalSorter(RECIPE_ARROWS).prepare()  # raises where they run in a circle
+
+
+def test_recipes_touch_privates_in_one_file_each():
+    own, read = set(), {}
+    for path in RECIPE_FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                own.add(node.name)
+            elif isinstance(node, ast.Attribute) and re.match(r"_[a-z]", node.attr):
+                if isinstance(node.value, ast.Name) and node.value.id == "self":
+                    own.add(node.attr)
+                else:
+                    read.setdefault(node.attr, set()).add(recipe_named(path))
+    touched = {
+        name: files for name, files in read.items() if name not in own - set(RECIPE_PRIVATES)
+    }
+    assert touched == {name: {file} for name, file in RECIPE_PRIVATES.items()}
+
+
+def test_recipes_stay_small():
+    sizes = {recipe_named(p): len(p.read_text().splitlines()) for p in RECIPE_FILES}
+    assert {name: size for name, size in sizes.items() if size > 400} == {}
+    assert sizes["quickstart.py"] <= 150
+    assert max(sizes["grpo_lambda.py"], sizes["evaluate.py"]) <= 15

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +9,8 @@ import matplotlib
 
 matplotlib.use("Agg")  # no screen needed
 import matplotlib.pyplot as plt
+
+from trl_lambda.evaluation.intervals import Interval, mean_interval
 
 # Okabe-Ito: told apart by colour-blind readers; the markers tell the runs apart in grey too.
 STYLES = (("#D55E00", "o"), ("#0072B2", "s"))
@@ -63,10 +64,14 @@ def plot_curves(curves: list[Curve], path: Path, *, title: str, subtitle: str) -
 
 def _plot_accuracy(axes, curve: Curve, colour: str, marker: str) -> None:
     steps, accuracy = zip(*curve.accuracy, strict=True)
+    intervals = [accuracy_interval(value, curve.problems) for value in accuracy]
     axes.errorbar(
         steps,
         accuracy,
-        yerr=[1.96 * standard_error(a, curve.problems) for a in accuracy],
+        yerr=[
+            [value - low for value, (low, _) in zip(accuracy, intervals, strict=True)],
+            [high - value for value, (_, high) in zip(accuracy, intervals, strict=True)],
+        ],
         color=colour,
         marker=marker,
         markersize=5,
@@ -76,6 +81,7 @@ def _plot_accuracy(axes, curve: Curve, colour: str, marker: str) -> None:
     )
 
 
-def standard_error(accuracy: float, problems: int) -> float:
-    """Of a share of `problems` independent answers."""
-    return math.sqrt(accuracy * (1 - accuracy) / problems)
+def accuracy_interval(accuracy: float, problems: int) -> Interval:
+    """95 % interval of a share of `problems` that were answered right, once each."""
+    right = round(accuracy * problems)
+    return mean_interval([1.0] * right + [0.0] * (problems - right), trials=1)

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import torch
 from tqdm.auto import tqdm
-from transformers import (
-    GenerationConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerFast,
-    TrainerCallback,
-)
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from .arithmetic import SOLUTION_TOKENS, Problem, answer_reward
+from .measuring import MeasuringCallback
 
 BATCH = 256
 SEED = 0
@@ -67,28 +63,20 @@ def _complete(model, tokenizer, prompts: list[str], sample: bool) -> list[str]:
     return tokenizer.batch_decode(completion_ids, skip_special_tokens=True)
 
 
-class AccuracyCurve(TrainerCallback):
-    """Measures `held_out_accuracy` before the first step, every few steps, and after the last.
+class AccuracyCurve(MeasuringCallback):
+    """Measures `held_out_accuracy` along a run.
 
     Attributes:
         points: (step, accuracy) so far.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, problems: list[Problem], every: int):
+        super().__init__(every)
         self.tokenizer = tokenizer
         self.problems = problems
-        self.every = every
         self.points: list[tuple[int, float]] = []
 
-    def on_train_begin(self, args, state, control, model=None, **kwargs):
-        self._measure(model, state)
-
-    def on_step_end(self, args, state, control, model=None, **kwargs):
-        if state.global_step % self.every == 0 or state.global_step == state.max_steps:
-            self._measure(model, state)
-
-    def _measure(self, model, state):
-        accuracy = held_out_accuracy(
-            model, self.tokenizer, self.problems, show=state.is_world_process_zero
-        )
+    def measure(self, model, state) -> None:
+        shown = state.is_world_process_zero
+        accuracy = held_out_accuracy(model, self.tokenizer, self.problems, show=shown)
         self.points.append((state.global_step, accuracy))

@@ -142,7 +142,7 @@ def test_steps_and_prompts_are_those_of_the_training(tmp_path, settings):
         return generate(inputs)
 
     trainer._generate_and_score_completions = counted
-    plan = trainer.batch_plan()
+    plan = trainer._batch_plan()
     trainer.train()
     assert trainer.state.global_step == plan.total_steps
     assert set(generated) == {plan.completions_per_device}
@@ -273,7 +273,7 @@ def test_it_is_printed_once_when_training_begins(tmp_path, capsys):
     assert "Batch plan" not in capsys.readouterr().out
     trainer.train()
     out = capsys.readouterr().out
-    assert out.startswith(f"{trainer.batch_plan()}\n")
+    assert out.startswith(f"{trainer._batch_plan()}\n")
     assert out.count("Batch plan") == 1
 
 
@@ -288,8 +288,8 @@ def test_evaluation_sets_and_streams(tmp_path):
         tmp_path, settings=settings, eval_dataset={"a": prompts(3), "b": prompts(6)}
     )
     assert "8 completions a batch = 4 prompts × 2, 9 prompts in 3 batches" in str(
-        trainer.batch_plan()
+        trainer._batch_plan()
     )
     stream = IterableDataset.from_generator(lambda: iter([{"prompt": "1+1="}] * 8))
     trainer = tiny.trainer(tmp_path, train_dataset=stream)
-    assert "3 optimiser steps over a stream" in str(trainer.batch_plan())
+    assert "3 optimiser steps over a stream" in str(trainer._batch_plan())

@@ -1,24 +1,18 @@
 """recipes/evaluate.py as a user runs it."""
 
-import importlib.util
 import json
 import sys
-from pathlib import Path
 
 import pytest
 import tiny
 
 from trl_lambda.evaluation import BENCHMARKS, read_records
-
-RECIPE = Path(__file__).parents[2] / "recipes" / "evaluate.py"
+from trl_lambda.scripts import evaluate
 
 
 @pytest.fixture(scope="module")
 def recipe():
-    spec = importlib.util.spec_from_file_location("evaluate_recipe", RECIPE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return evaluate
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import sys
 from pathlib import Path
@@ -21,8 +20,8 @@ from trl_lambda.hub.citations import _entries, arxiv_id, bibtex, methods
 from trl_lambda.hub.markdown import code_block, code_span
 from trl_lambda.hub.plot import PLOT_FILE, write_reward_plot
 from trl_lambda.hub.settings import run_settings, script_settings
+from trl_lambda.scripts import train
 
-ROOT = Path(__file__).parents[2]
 NEUTRAL = tiny.NEUTRAL | {"loss_type": "grpo", "scale_rewards": "group"}
 PAPERS = {
     "parthasarathi2025grpolambda": "2510.00194",
@@ -53,12 +52,7 @@ def config(**settings) -> LambdaGRPOConfig:
 @pytest.fixture(scope="module")
 def script():
     """The training script, for its parser."""
-    sys.path.insert(0, str(ROOT / "recipes"))
-    spec = importlib.util.spec_from_file_location("script", ROOT / "recipes" / "grpo_lambda.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    yield module
-    sys.path.remove(str(ROOT / "recipes"))
+    return train
 
 
 # -- citations ---------------------------------------------------------------------------------
@@ -382,7 +376,7 @@ def test_metrics_are_the_first_and_the_last_value(tmp_path):
         re.findall(r"^\| `([^`]+)` \| (.*) \|$", (tmp_path / "run" / "README.md").read_text(), re.M)
     )
     logged = [e for e in trainer.state.log_history if "reward" in e]
-    for name in ("reward", "process_sets/path_depth", "trace/weight_first_tenth", "kl"):
+    for name in ("reward", "process_sets/path_depth", "trace/gain_first_tenth", "kl"):
         first, last, step = table[name].split(" | ")
         assert float(first) == pytest.approx(logged[0][name], rel=1e-4)
         assert float(last) == pytest.approx(logged[-1][name], rel=1e-4)

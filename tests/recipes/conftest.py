@@ -1,4 +1,4 @@
-"""Recipes are scripts beside the package: tests run them as users do, each in its own process."""
+"""Recipes are scripts beside the package: tests run them as users do, in processes on the CPU."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import launching
 import pytest
 import tiny
 
@@ -19,33 +20,30 @@ PACKAGE_PARENT = Path(trl_lambda.__file__).parents[1]
 
 @pytest.fixture
 def run_recipe(tmp_path):
-    """Runs a recipe in `tmp_path`; `run_recipe(name, *arguments)` gives the finished process."""
+    """Runs a recipe in `tmp_path`; `run_recipe(name, *arguments)` gives the finished process.
+
+    It must succeed, unless `succeeds` is False; then it must fail.
+    """
 
     def run(
-        name: str, *arguments: str, launcher: tuple[str, ...] = (), seconds: int = 120
+        name: str,
+        *arguments: str,
+        launcher: tuple[str, ...] = (),
+        seconds: int = 120,
+        succeeds: bool = True,
     ) -> subprocess.CompletedProcess:
         paths = [str(PACKAGE_PARENT), str(HERE), os.environ.get("PYTHONPATH", "")]
         environment = os.environ | {
             "PYTHONPATH": os.pathsep.join(filter(None, paths)),
             "OMP_NUM_THREADS": "1",
+            "CUDA_VISIBLE_DEVICES": "",
             "HF_HUB_OFFLINE": "1",
             "HF_DATASETS_CACHE": str(tmp_path / "datasets_cache"),
         }
-        process = subprocess.Popen(
-            [sys.executable, *launcher, str(RECIPES / name), *arguments],
-            cwd=tmp_path,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        try:
-            output = process.communicate(timeout=seconds)
-        except subprocess.TimeoutExpired:
-            process.terminate()  # not kill: a launcher then ends its processes as well
-            process.communicate(timeout=60)
-            raise
-        return subprocess.CompletedProcess(process.args, process.returncode, *output)
+        command = [sys.executable, *launcher, str(RECIPES / name), *arguments]
+        process = launching.run(command, environment, seconds, tmp_path)
+        assert (process.returncode == 0) == succeeds, process.stderr[-3000:]
+        return process
 
     return run
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
 import re
 import shlex
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +17,7 @@ from accelerate.commands.launch import launch_command_parser
 
 from trl_lambda import LambdaGRPOConfig
 from trl_lambda.config import method_fields, own_fields
+from trl_lambda.scripts import train
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 CONFIGS = sorted((RECIPES / "configs").glob("*.yaml"))
@@ -29,15 +28,33 @@ ENGINES = ("ddp", "zero2", "zero3", "fsdp2")
 QUESTIONS = {"gsm8k": 7473, "MATH": 7500, "MATH, levels 3-5": 5586}
 
 
-def rows_under(heading: str) -> list[list[str]]:
-    """Cells of the table below a heading of recipes/README.md, without its first two lines."""
-    section = README.split(f"\n## {heading}\n")[1].split("\n## ")[0]
-    lines = [line for line in section.splitlines() if line.startswith("|")]
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+def rows_with(*columns: str) -> list[dict[str, str]]:
+    """Rows of the table of recipes/README.md whose first columns these are, by column."""
+    head = "| " + " | ".join(columns)
+    (table,) = [part for part in README.split("\n\n") if part.startswith(head)]
+    names, _, *rows = [
+        [cell.strip().replace("`", "") for cell in line.strip("|").split("|")]
+        for line in table.splitlines()
+    ]
+    return [dict(zip(names, row, strict=True)) for row in rows]
 
 
-RUNS = {name: command.strip("`") for name, command in rows_under("Runs")}
-HOURS = {row[0].strip("`"): row[1:] for row in rows_under("Hardware and hours")}
+def commands() -> dict[str, str]:
+    """Every run of the table as a command, by the run's name and its file."""
+    template = re.search(r"<!-- command: run -->\n```bash\n(.*)\n```", README)[1]
+    launches = {row["GPUs"]: row["LAUNCH"] for row in rows_with("GPUs")}
+    return {
+        f"{row['run']}: {file}": template.replace("LAUNCH", launches[row["GPUs"]])
+        .replace("FILE", file)
+        .replace("OPTIONS", row["OPTIONS"])
+        .strip()
+        for row in rows_with("run", "GPUs")
+        for file in row["FILE"].split(", ")
+    }
+
+
+RUNS = commands()
+HOURS = {row["file"]: row for row in rows_with("file", "10⁹ parameters")}
 
 
 def given(name: str) -> dict:
@@ -53,23 +70,14 @@ def launched(command: str) -> tuple[int, str | None, list[str]]:
     return arguments.num_processes, arguments.config_file, arguments.training_script_args
 
 
-@pytest.fixture(scope="module")
-def recipe():
-    """The recipe as a module, with its folder on the path as when it is run."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(RECIPES))
-        patch.syspath_prepend(str(Path(__file__).parent))  # rewards_for_tests
-        yield importlib.import_module("grpo_lambda")
-
-
 @pytest.fixture
-def parse(recipe, tmp_path, monkeypatch):
+def parse(tmp_path, monkeypatch):
     """Parses words on whatever device there is: bf16 is a matter of the GPU it is meant for."""
     monkeypatch.chdir(RECIPES.parent)
 
     def parse(*words: str):
         words = [*words, "--use_cpu", "--output_dir", str(tmp_path)]
-        return recipe.make_parser().parse_args_and_config(words)
+        return train.make_parser().parse_args_and_config(words)
 
     return parse
 
@@ -219,36 +227,43 @@ def test_only_grpo_lambda_has_a_trace(parse, path):
 
 
 def test_every_file_has_a_row_in_both_tables():
-    run = {Path(word).stem for line in RUNS.values() for word in line.split() if "configs/" in word}
+    run = {name.split(": ")[1] for name in RUNS}
     assert run == set(HOURS) == {path.stem for path in CONFIGS}
+    assert len(RUNS) == 27
+
+
+def test_the_example_is_a_run_of_the_table():
+    (example,) = re.findall(r"```bash\n(accelerate launch .*qwen2\.5_7b\.yaml .*)\n```", README)
+    assert example == RUNS["GRPO-λ, recent, ratio: grpo_lambda_qwen2.5_7b"]
 
 
 @pytest.mark.parametrize("run", RUNS)
 def test_command_of_the_table_parses(parse, run):
     processes, engine, words = launched(RUNS[run])
     _, _, config, model, _ = parse(*words)
-    name = Path(words[words.index("--config") + 1]).stem
+    kind, name = run.split(": ")
+    assert words[words.index("--config") + 1] == f"recipes/configs/{name}.yaml"
     assert engine in (None, *(f"recipes/accelerate/{engine}.yaml" for engine in ENGINES))
     assert engine is None or (RECIPES.parent / engine).is_file()
     assert (engine is None) == (processes == 1)
-    assert processes == int(HOURS[name][1])
-    if "GRPO-λ" in run and "λ-GRPO" not in run:
-        style, mode = run.split(", ")[1:]
+    assert processes == int(HOURS[name]["GPUs"])
+    if kind.startswith("GRPO-λ"):
+        style, mode = kind.split(", ")[1:]
         assert (config.trace_style, config.trace_mode) == (style, mode)
-    if "baseline" in run:
+    if "baseline" in kind:
         rule = config.credit_rule
         assert not rule.process_set_weighting
         assert rule.decay == 0 or not rule.traced
         assert config.trace_style != "both"  # at c = 0 it still adds the first token everywhere
-    assert model.use_peft == ("LoRA" in run)
-    assert (config.td_error == "tree") == ("tree" in run)
+    assert model.use_peft == ("LoRA" in kind)
+    assert (config.td_error == "tree") == ("tree" in kind)
 
 
-@pytest.mark.parametrize("scale", ["1.5B", "3B", "7B"])
+@pytest.mark.parametrize("scale", ["1.5b", "3b", "7b"])
 def test_table_has_every_variant_of_grpo_lambda(scale):
     for style in ("both", "recent"):
         for mode in ("ratio", "weight"):
-            assert f"GRPO-λ {scale}, {style}, {mode}" in RUNS
+            assert f"GRPO-λ, {style}, {mode}: grpo_lambda_qwen2.5_{scale}" in RUNS
 
 
 def generations_and_completions(values: dict, processes: int) -> tuple[float, float]:
@@ -266,16 +281,17 @@ def generations_and_completions(values: dict, processes: int) -> tuple[float, fl
 
 @pytest.mark.parametrize("name", HOURS)
 def test_sizes_and_hours_follow_from_the_file(name):
-    billions, gpus, update, generations, hours, _ = HOURS[name]
-    values, gpus = given(name), int(gpus)
+    row, values = HOURS[name], given(name)
+    gpus, hours = int(row["GPUs"]), row["hours, estimated"]
     local = values["per_device_train_batch_size"] * values["gradient_accumulation_steps"]
-    assert local * gpus == int(update)
+    assert local * gpus == int(row["updates' size"])
     steps = values.get("steps_per_generation", values["gradient_accumulation_steps"])
     assert values["per_device_train_batch_size"] * steps % values["num_generations"] == 0
 
     count, completions = generations_and_completions(values, gpus)
-    assert round(count) == int(generations)
-    operations = 16 * float(billions) * 1e9 * completions * values["max_completion_length"] / 2
+    assert round(count) == int(row["generations"])
+    billions = float(row["10⁹ parameters"])
+    operations = 16e9 * billions * completions * values["max_completion_length"] / 2
     estimate = (operations / (gpus * 312e12 * 0.3) + 10 * count) / 3600
     number = float(hours.split()[0])
     assert number == float(f"{estimate:.2g}")
@@ -290,8 +306,8 @@ def test_unknown_key_is_an_error(parse, tmp_path):
         parse("--config", str(path))
 
 
-def test_help_renders_and_names_our_options(recipe):
-    text = recipe.make_parser().format_help()
+def test_help_renders_and_names_our_options():
+    text = train.make_parser().format_help()
     for name in (*own_fields(), "reward_funcs", "prompt_column"):
         assert f"--{name}" in text
 
@@ -323,13 +339,13 @@ def rows_like(dataset: str) -> list[dict]:
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_trains_two_steps_with_a_stand_in(recipe, tiny_chat_model, tmp_path, monkeypatch, path):
+def test_trains_two_steps_with_a_stand_in(tiny_chat_model, tmp_path, monkeypatch, path):
     """Its own options, but for the model, the problems, vLLM, and sizes that two cores can do."""
     values = given(path.stem)
     data = tmp_path / "problems.jsonl"
     rows = rows_like(values["dataset_name"])
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    words = f"""grpo_lambda.py --config {path} --model_name_or_path {tiny_chat_model}
+    words = f"""--config {path} --model_name_or_path {tiny_chat_model}
         --dataset_name {data} --output_dir {tmp_path / "out"} --use_vllm false --use_cpu
         --bf16 false --max_steps 2 --per_device_train_batch_size 4 --gradient_accumulation_steps 2
         --num_generations 4 --max_completion_length 8 --learning_rate 1e-2 --save_strategy steps
@@ -338,9 +354,9 @@ def test_trains_two_steps_with_a_stand_in(recipe, tiny_chat_model, tmp_path, mon
         words += " --dataset_config none"
     if "steps_per_generation" in values:
         words += " --steps_per_generation 4"
-    monkeypatch.setattr(sys, "argv", words.split())
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))  # rewards_for_tests
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    recipe.main()
+    train.main(words.split())
 
     state = json.loads((tmp_path / "out/checkpoint-2/trainer_state.json").read_text())
     steps = [entry for entry in state["log_history"] if "grad_norm" in entry]

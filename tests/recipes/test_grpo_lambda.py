@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,14 +12,19 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer
 from trl import ModelConfig
 
+from trl_lambda.scripts import train as script
 from trl_lambda.templates import render
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 REWARD = "rewards_for_tests.mentions_answer"
+SAVED = {"save_strategy": "steps", "save_steps": "2"}
 
 
 def arguments(model: str, data: Path | str | None, **overrides: str | None) -> list[str]:
-    """A short run; an override of None takes the option out, of "" makes it a bare switch."""
+    """A short run; an override of None takes the option out, of "" makes it a bare switch.
+
+    Nothing is said of the device: on a CPU it must run as well.
+    """
     options = {
         "model_name_or_path": model,
         "dataset_name": None if data is None else str(data),
@@ -35,8 +38,6 @@ def arguments(model: str, data: Path | str | None, **overrides: str | None) -> l
         "learning_rate": "1e-2",
         "logging_steps": "1",
         "save_strategy": "no",
-        "bf16": "false",
-        "use_cpu": "",
         "disable_tqdm": "true",
         **overrides,
     }
@@ -53,6 +54,17 @@ def problems(tmp_path) -> Path:
     return path
 
 
+@pytest.fixture
+def train(run_recipe, tiny_model, problems):
+    """Trains as `arguments` say, on our own problems unless others are given."""
+
+    def train(*more: str, data: Path | str = problems, launcher=(), seconds=120, **overrides):
+        given = [*arguments(tiny_model, data, **overrides), *more]
+        return run_recipe("grpo_lambda.py", *given, launcher=launcher, seconds=seconds)
+
+    return train
+
+
 def log_of(folder: Path, checkpoint: int) -> list[dict]:
     state = folder / f"checkpoint-{checkpoint}" / "trainer_state.json"
     return [e for e in json.loads(state.read_text())["log_history"] if "reward" in e]
@@ -61,37 +73,30 @@ def log_of(folder: Path, checkpoint: int) -> list[dict]:
 @pytest.fixture
 def refusal(monkeypatch, tmp_path):
     """The message with which `main` refuses its arguments, without a process for each."""
-    monkeypatch.syspath_prepend(str(RECIPES))
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     monkeypatch.chdir(tmp_path)
 
     def message(given: list[str]) -> str:
-        monkeypatch.setattr(sys, "argv", ["grpo_lambda.py", *given])
         with pytest.raises(ValueError) as caught:  # noqa: PT011 (the tests look at the message)
-            importlib.import_module("grpo_lambda").main()
+            script.main(given)
         return str(caught.value)
 
     return message
 
 
-def test_trains_on_real_problems_with_lora_and_ours(run_recipe, tiny_model, gsm8k, tmp_path):
-    config = RECIPES / "configs" / "ours_qwen2.5_0.5b.yaml"
-    given = arguments(
-        tiny_model,
-        gsm8k,
-        config=str(config),
+def test_trains_on_real_problems_with_lora_and_ours(train, gsm8k, tmp_path):
+    train(
+        data=gsm8k,
+        config=str(RECIPES / "configs" / "ours_qwen2.5_0.5b.yaml"),
         dataset_config="none",
         answer_column="answers",
         template="none",
         use_vllm="false",
         dtype="float32",
         gradient_accumulation_steps="1",
-        save_strategy="steps",
-        save_steps="2",
         use_peft="",
+        **SAVED,
     )
-    process = run_recipe("grpo_lambda.py", *given)
-    assert process.returncode == 0, process.stderr[-3000:]
     log = log_of(tmp_path / "out", 2)
     assert [entry["step"] for entry in log] == [1, 2]
     assert all(f"rewards/{REWARD.split('.')[1]}/mean" in entry for entry in log)
@@ -100,33 +105,27 @@ def test_trains_on_real_problems_with_lora_and_ours(run_recipe, tiny_model, gsm8
     assert any(tensor.abs().sum() > 0 for name, tensor in adapter.items() if "lora_B" in name)
 
 
-def test_resuming_equals_never_having_stopped(run_recipe, tiny_model, problems, tmp_path):
-    saving = {"save_strategy": "steps", "save_steps": "2", "lr_scheduler_type": "constant"}
-
+def test_resuming_equals_never_having_stopped(train, tmp_path):
     said = []
 
-    def train(folder: str, steps: str, **more: str) -> dict:
-        given = arguments(
-            tiny_model, problems, output_dir=folder, max_steps=steps, **saving, **more
-        )
-        process = run_recipe("grpo_lambda.py", *given)
-        assert process.returncode == 0, process.stderr[-3000:]
-        said.append(process.stderr)
+    def trained(folder: str, steps: str, **more: str) -> dict:
+        constant = {"lr_scheduler_type": "constant", "max_steps": steps}
+        said.append(train(output_dir=folder, **constant, **SAVED, **more).stderr)
         return load_file(tmp_path / folder / "model.safetensors")
 
-    whole = train("whole", "4")
-    half = train("parts", "2", resume_from_checkpoint="last")  # none yet: from the beginning
+    whole = trained("whole", "4")
+    half = trained("parts", "2", resume_from_checkpoint="last")  # none yet: from the beginning
     second_step = tmp_path / "parts" / "checkpoint-2" / "trainer_state.json"
     written = second_step.stat().st_mtime_ns
     (tmp_path / "parts" / "checkpoint-3").mkdir()  # a kill while saving leaves such a one
-    parts = train("parts", "4", resume_from_checkpoint="last")
+    parts = trained("parts", "4", resume_from_checkpoint="last")
     assert "checkpoint-3 is incomplete (trainer_state.json is missing)" in said[-1]
     assert second_step.stat().st_mtime_ns == written  # steps 1 and 2 were not run again
     assert any((half[name] != whole[name]).any() for name in whole)
     assert all((parts[name] == whole[name]).all() for name in whole)
 
 
-def test_rows_are_chosen_counted_and_put_into_the_template(run_recipe, tiny_model, tmp_path):
+def test_rows_are_chosen_counted_and_put_into_the_template(train, tmp_path):
     """MATH's levels, worked solutions and Qwen-Math's template, as Dr. GRPO's files ask for."""
     rows = [
         {
@@ -137,21 +136,15 @@ def test_rows_are_chosen_counted_and_put_into_the_template(run_recipe, tiny_mode
         for i in range(40)
     ]
     (tmp_path / "math.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    given = [
-        *arguments(
-            tiny_model,
-            "math.jsonl",
-            template="qwen_math",
-            answer_column="solution",
-            max_prompt_length="300",
-            save_strategy="steps",
-            save_steps="2",
-            log_completions="",
-        ),
+    process = train(
         *("--keep_rows", "level=Level 3,Level 4,Level 5"),
-    ]
-    process = run_recipe("grpo_lambda.py", *given)
-    assert process.returncode == 0, process.stderr[-3000:]
+        data="math.jsonl",
+        template="qwen_math",
+        answer_column="solution",
+        max_prompt_length="300",
+        log_completions="",
+        **SAVED,
+    )
     assert "keep_rows level=Level 3,Level 4,Level 5: 16 of 40 rows left out." in process.stderr
     assert "max_prompt_length 300: 4 of 24 rows left out." in process.stderr
     tables = sorted((tmp_path / "out" / "completions").glob("*.parquet"))
@@ -161,33 +154,26 @@ def test_rows_are_chosen_counted_and_put_into_the_template(run_recipe, tiny_mode
 
 
 @pytest.mark.distributed
-def test_two_processes_prepare_the_same_rows(run_recipe, tiny_model, gsm8k, tmp_path):
+def test_two_processes_prepare_the_same_rows(train, gsm8k):
     """The main process first, which alone tells what it left out."""
-    given = arguments(
-        tiny_model, gsm8k, max_prompt_length="300", max_steps="1", num_generations="8"
-    )
     launch = "-m accelerate.commands.launch --multi_gpu --num_processes 2"
     launch += " --num_cpu_threads_per_process 1 --main_process_port 0"
-    process = run_recipe("grpo_lambda.py", *given, launcher=tuple(launch.split()), seconds=240)
-    assert process.returncode == 0, process.stderr[-3000:]
+    sizes = {"max_prompt_length": "300", "max_steps": "1", "num_generations": "8"}
+    process = train(data=gsm8k, launcher=tuple(launch.split()), seconds=240, **sizes)
     assert process.stderr.count("max_prompt_length 300:") == 1
     assert process.stdout.count("Batch plan") == 1
     assert "8 completions = 1 prompt × 8 (4 on each of 2 processes)" in process.stdout
 
 
 @pytest.mark.parametrize("use_vllm", [False, True])
-def test_qwen_math_ends_turns_also_in_an_engine_of_its_own(
-    monkeypatch, tmp_path, tiny_model, use_vllm
-):
+def test_qwen_math_ends_turns_also_in_an_engine_of_its_own(tmp_path, tiny_model, use_vllm):
     """vLLM loads the tokenizer by itself, so that it must be told where a turn ends."""
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     tokenizer.add_tokens(["<|im_end|>"], special_tokens=True)
     tokenizer.save_pretrained(tmp_path)
-    monkeypatch.syspath_prepend(str(RECIPES))
-    recipe = importlib.import_module("grpo_lambda")
     config = SimpleNamespace(use_vllm=use_vllm, generation_kwargs=None, trust_remote_code=False)
-    loaded = recipe.load_tokenizer(
-        recipe.TaskArguments(template="qwen_math"),
+    loaded = script.load_tokenizer(
+        script.TaskArguments(template="qwen_math"),
         config,
         ModelConfig(model_name_or_path=str(tmp_path)),
     )
@@ -196,18 +182,13 @@ def test_qwen_math_ends_turns_also_in_an_engine_of_its_own(
     assert config.generation_kwargs == expected
 
 
-def test_several_rewards_and_step_rewards(run_recipe, tiny_model, problems, tmp_path):
-    given = arguments(
-        tiny_model,
-        problems,
+def test_several_rewards_and_step_rewards(train, tmp_path):
+    train(
         reward_funcs=f"{REWARD} rewards_for_tests.brevity",
         process_reward_funcs="rewards_for_tests.last_token_step",
         td_error="process",
-        save_strategy="steps",
-        save_steps="2",
+        **SAVED,
     )
-    process = run_recipe("grpo_lambda.py", *given)
-    assert process.returncode == 0, process.stderr[-3000:]
     first, _ = log_of(tmp_path / "out", 2)
     assert {"rewards/mentions_answer/mean", "rewards/brevity/mean"} <= first.keys()
 

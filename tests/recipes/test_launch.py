@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import re
@@ -18,6 +17,8 @@ import yaml
 from accelerate.commands.launch import launch_command_parser
 from trl.scripts.vllm_serve import ScriptArguments as ServerArguments
 from trl.scripts.vllm_serve import build_command
+
+from trl_lambda.scripts.train import make_parser
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 LAUNCH = RECIPES / "launch"
@@ -130,13 +131,12 @@ def launch_of(note: dict):
 @pytest.fixture
 def training_of(monkeypatch):
     """What the recipe's own parser makes of the words after it."""
-    monkeypatch.syspath_prepend(str(RECIPES))
     monkeypatch.chdir(RECIPES.parent)
 
     def parse(launch):
         assert launch.training_script == "recipes/grpo_lambda.py"
         words = [*launch.training_script_args, "--use_cpu"]
-        return importlib.import_module("grpo_lambda").make_parser().parse_args_and_config(words)
+        return make_parser().parse_args_and_config(words)
 
     return parse
 

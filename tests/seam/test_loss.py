@@ -1,6 +1,7 @@
 """The loss through TRL's own `_compute_loss`, against an independent float64 implementation."""
 
 import itertools
+from dataclasses import replace
 
 import oracles
 import pytest
@@ -49,7 +50,8 @@ def compute(trainer, monkeypatch, rule, case, *, loss_type, beta, with_old=True,
         "_get_per_token_logps_and_entropies",
         lambda *args, **kwargs: (leaf, entropies, None),
     )
-    for name, value in {"rule": rule, "loss_type": loss_type, "beta": beta}.items():
+    method = replace(trainer._method, credit=rule)
+    for name, value in {"_method": method, "loss_type": loss_type, "beta": beta}.items():
         monkeypatch.setattr(trainer, name, value)
     inputs = {
         "prompt_ids": torch.ones(4, 1, dtype=torch.long),
@@ -231,6 +233,24 @@ def test_policy_loss_contains_the_kl_term(trainer, monkeypatch):
             metrics = trainer._metrics["train"]
             logged.append((metrics["policy_loss"][0], metrics["kl"][0]))
         assert logged[0] == pytest.approx(logged[1], rel=1e-6), loss_type
+
+
+@pytest.mark.parametrize("mode", ["advantage", "ratio"])
+def test_the_logged_kl_is_unweighted(trainer, monkeypatch, mode):
+    """Its weights are the loss's business: `kl` is comparable over methods, and stock's."""
+    case = batch()
+    logged = []
+    for rule in (
+        tiny.rule(trace_mode=mode, process_set_weighting=True),
+        tiny.rule(process_set_weighting=False),
+    ):
+        trainer._metrics["train"].clear()
+        compute(trainer, monkeypatch, rule, case, loss_type="dapo", beta=0.04)
+        logged.append(trainer._metrics["train"]["kl"])
+    d = case["reference"] - case["logps"]
+    ratio = (case["logps"] - case["old"]).exp()
+    want = (((d.exp() - d - 1) * ratio * MASK).sum() / MASK.sum()).item()
+    assert logged == [[pytest.approx(want, rel=1e-6)]] * 2
 
 
 def test_a_failing_loss_leaves_nothing_behind(trainer, monkeypatch):

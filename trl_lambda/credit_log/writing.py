@@ -86,17 +86,8 @@ class LogToCreditLog(TrainerCallback):
         self.log.write_log(state.global_step, logs or {})
 
 
+# Settings of TRL's that the report shows beside the method.
 SETTINGS = (
-    "td_error",
-    "trace_style",
-    "trace_mode",
-    "trace_lambda",
-    "trace_gamma",
-    "normalize_trace",
-    "advantage_floor",
-    "process_set_weighting",
-    "loss_type",
-    "scale_rewards",
     "beta",
     "num_generations",
     "max_completion_length",
@@ -105,12 +96,18 @@ SETTINGS = (
 )
 
 
-def run_description(args: Any) -> dict[str, Any]:
-    """What `meta.json` says of a run."""
+def run_description(args: Any, method: dict[str, Any]) -> dict[str, Any]:
+    """What `meta.json` says of a run.
+
+    Args:
+        args: the trainer's config.
+        method: the method's name and, by option, what trains.
+    """
+    finite = {name: number(v) if isinstance(v, float) else v for name, v in method.items()}
     return {
         "run": Path(args.output_dir).name,
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "settings": {name: getattr(args, name) for name in SETTINGS},
+        "settings": finite | {name: getattr(args, name) for name in SETTINGS},
         "versions": installed_versions(),
     }
 

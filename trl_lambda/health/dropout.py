@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from ..credit import CreditRule
+from ..rule import CreditRule
 
 
 def active_dropout(model: nn.Module) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Compares the installed TRL with what `seam.py` and `resume.py` assume of it."""
+"""Compares the installed TRL with what `seam` and `checkpoints` assume of it."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ _SOURCE: dict[str, dict[str, int | None]] = {
         r'inputs\.get\("old_per_token_logps"\)': None,
         r"self\.beta != 0\.0": None,
         r"per_token_logps - old_per_token_logps": 1,
-        # What `kl.py` repeats: the correction, and the normalisers with their accumulation.
+        # What `loss_terms.py` repeats: the correction, and the normalisers with their accumulation.
         r"per_token_kl = per_token_kl \* coef_1": 1,
         r"per_token_loss\.size\(0\) \* self\.max_completion_length": 1,
         r'inputs\["num_items_in_batch"\]\.clamp\(min=1\.0\) / self\.accelerator\.num_processes': 1,
         r"self\.current_gradient_accumulation_steps / self\.args\.steps_per_generation": 1,
     },
-    # What `resume.py` saves: the place in the window, and the completions in it.
+    # What `checkpoints/trainer.py` saves: the place in the window, and the completions in it.
     "_prepare_inputs": {
         r"generate_every = self\.args\.steps_per_generation \* self\.num_iterations": 1,
         r"self\._step % generate_every == 0 or self\._buffered_inputs is None": 1,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -21,15 +21,38 @@ from ..functional.td_errors import StepRewards, check_steps
 StepLists = list[StepRewards | None]
 
 
+class RaisedElsewhereError(RuntimeError):
+    """What another process raised; all processes know of it already."""
+
+
 def raise_everywhere(error: Exception | None) -> None:
     """Raises on all processes if one has an error: its own there, what it was on the others."""
     said = None if error is None else f"{type(error).__name__}: {error}"
     everyones = gather_object([said])
     if error is not None:
         raise error
-    for process, other in enumerate(everyones):
-        if other is not None:
-            raise RuntimeError(f"Process {process} raised {other}")
+    _raise_what_was_said(everyones)
+
+
+def agree_on_largest(count: int) -> int:
+    """The largest of all processes' counts; raises where another one has an error in its place.
+
+    It meets the others also where they are in `raise_everywhere`.
+    """
+    everyones = gather_object([count])
+    _raise_what_was_said(everyones)
+    return max(everyones)
+
+
+def _raise_what_was_said(everyones: list[str | int | None]) -> None:
+    for process, said in enumerate(everyones):
+        if isinstance(said, str):
+            raise RaisedElsewhereError(f"Process {process} raised {said}")
+    if len({type(said) for said in everyones}) > 1:
+        raise RaisedElsewhereError(
+            "td_error called batch.log_probs more often on one process than on another; call it "
+            "equally often on all, with an empty list where there is nothing to ask."
+        )
 
 
 def gathered_steps(func: Callable, columns: dict[str, Any], lengths: list[int]) -> StepLists:
@@ -119,7 +142,7 @@ def _image_count(row: dict[str, Any]) -> int:
 
 
 def without_empty_completions(rollout_func: Callable) -> Callable:
-    """TRL dies of an IndexError at a completion without tokens; this says which one it was.
+    """TRL dies of what is no dict, and of a completion without tokens; this says which one it was.
 
     What `rollout_func` raises is not exchanged: the others may be in a collective of its own, such
     as the gathering of sharded weights.
@@ -128,14 +151,24 @@ def without_empty_completions(rollout_func: Callable) -> Callable:
     @functools.wraps(rollout_func)
     def checked(prompts, *args, **kwargs):
         output = rollout_func(prompts, *args, **kwargs)
-        lengths = [len(ids) for ids in output.get("completion_ids", ())]
-        error = None
-        if 0 in lengths:
-            error = ValueError(
-                f"rollout_func returned an empty completion for row {lengths.index(0)} of "
-                f"{len(prompts)}; every completion needs at least one token (EOS, say)."
-            )
-        raise_everywhere(error)
+        raise_everywhere(_rollout_error(output, len(prompts)))
         return output
 
     return checked
+
+
+def _rollout_error(output: Any, prompts: int) -> Exception | None:
+    """What of a rollout TRL cannot take."""
+    if not isinstance(output, Mapping):
+        return TypeError(
+            f"rollout_func returned {type(output).__name__}; expected a dict with prompt_ids, "
+            "completion_ids and logprobs, each with an entry for every prompt (logprobs may be "
+            "None)."
+        )
+    lengths = [len(ids) for ids in output.get("completion_ids") or ()]
+    if 0 in lengths:
+        return ValueError(
+            f"rollout_func returned an empty completion for row {lengths.index(0)} of {prompts}; "
+            "every completion needs at least one token (EOS, say)."
+        )
+    return None

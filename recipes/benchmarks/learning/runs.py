@@ -1,0 +1,226 @@
+"""Many runs on a few cores: kept as they end, never done twice, none lost but the ones under way.
+
+Each finished run is one line of `runs.jsonl`, under a key made of its settings and the versions of
+packages: others are other runs. The code itself is not in it. A line is written whole, with one
+call; the end of a line that a kill cut off is skipped when the file is read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+import traceback
+import warnings
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict
+from functools import cache
+from multiprocessing import get_context, parent_process
+from pathlib import Path
+from queue import Empty, Queue
+from typing import Any
+
+import datasets
+import torch
+import transformers
+from tqdm.auto import tqdm
+
+from trl_lambda.versions import TRAINING, installed_versions
+
+from .methods import METHODS
+from .tasks import TASKS
+from .training import ADAM_BETA2, MEASUREMENTS, WARM_UP, Run, train
+from .warm_start import fingerprint, warm_start, warm_start_folder, warm_start_settings
+
+Record = dict[str, Any]
+
+
+@cache
+def versions() -> dict[str, str | None]:
+    return installed_versions(*TRAINING, "numpy")
+
+
+def key(run: Run) -> str:
+    """Of all settings and versions that decide the numbers of a run; not of the code."""
+    task, method = TASKS[run.task], METHODS[run.method]
+    return fingerprint(
+        {
+            "run": asdict(run),
+            "task": task.settings(),
+            "start": warm_start_settings(task),
+            "trainer": method.trainer,
+            "settings": method.told,
+            "measurements": MEASUREMENTS,
+            "warm_up": WARM_UP,
+            "adam_beta2": ADAM_BETA2,
+            "versions": versions(),
+        }
+    )
+
+
+class Store:
+    """Finished runs on disk; read once, then appended to."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.records: dict[str, Record] = {}
+        for record in read_lines(path):
+            self.records[record["key"]] = record
+
+    def finished(self, run: Run) -> Record | None:
+        """The run's record, if it ended well."""
+        record = self.records.get(key(run))
+        return None if record is None or "error" in record else record
+
+    def any(self, run: Run) -> Record | None:
+        """The run's record, also that of a failure."""
+        return self.records.get(key(run))
+
+    def add(self, record: Record) -> None:
+        self.records[record["key"]] = record
+        append_line(self.path, record)
+
+
+def read_lines(path: Path) -> list[Record]:
+    """All whole lines; what a kill cut off is no line."""
+    if not path.exists():
+        return []
+    records = []
+    for line in path.read_text().splitlines():
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            print(f"{path}: a line that was cut off is skipped; its run will be done again.")
+    return records
+
+
+def append_line(path: Path, record: Record) -> None:
+    """One call of write, after a newline where the last line was cut off."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab+", buffering=0) as file:
+        size = file.seek(0, os.SEEK_END)
+        torn = size and os.pread(file.fileno(), 1, size - 1) != b"\n"
+        file.write(b"\n" * bool(torn) + json.dumps(record, ensure_ascii=False).encode() + b"\n")
+        os.fsync(file.fileno())
+
+
+def perform(run: Run, warm_starts: Path) -> Record:
+    """In a worker: the run's record, with `error` where it failed."""
+    record: Record = {"key": key(run), **asdict(run)}
+    try:
+        return record | train(run, warm_starts)
+    except Exception:
+        return record | {"error": traceback.format_exc(limit=-8)}
+
+
+class Lane(threading.Thread):
+    """A worker process, and the thread that feeds it; a worker that dies is replaced."""
+
+    def __init__(self, todo: Queue, done: Queue, warm_starts: Path, deadline: float):
+        super().__init__(daemon=True)
+        self.todo, self.done = todo, done
+        self.warm_starts, self.deadline = warm_starts, deadline
+
+    def run(self) -> None:
+        try:
+            self._work()
+        finally:
+            self.done.put(None)
+
+    def _work(self) -> None:
+        worker = new_worker()
+        while time.monotonic() < self.deadline:
+            try:
+                run = self.todo.get_nowait()
+            except Empty:
+                break
+            try:
+                record = worker.submit(perform, run, self.warm_starts).result()
+            except BrokenProcessPool:
+                record = {"key": key(run), **asdict(run), "error": "the worker process died"}
+                worker = new_worker()
+            self.done.put(record)
+        worker.shutdown()
+
+
+def new_worker() -> ProcessPoolExecutor:
+    # spawn: a process forked from one that has used torch's threads may hang.
+    return ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=start_worker)
+
+
+def start_worker() -> None:
+    """One thread, nothing on the terminal but errors; ends with the process that started it."""
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore")
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    # A worker of a parent that was killed would wait for its next run for ever.
+    parent_process().join()
+    os._exit(1)
+
+
+def make_warm_starts(tasks: Iterable[str], folder: Path, workers: int) -> None:
+    """Those that are not there; minutes for the long one, so side by side."""
+    missing = [task for task in tasks if not warm_start_folder(TASKS[task], folder).exists()]
+    if not missing:
+        return
+    # The dear ones first: the last to end is waited for.
+    missing.sort(key=lambda name: -TASKS[name].tokens)
+    with ProcessPoolExecutor(
+        min(workers, len(missing)), mp_context=get_context("spawn"), initializer=start_worker
+    ) as pool:
+        begun = [pool.submit(make_warm_start, name, folder) for name in missing]
+        for one in tqdm(as_completed(begun), "warm starts", len(begun)):
+            one.result()
+
+
+def make_warm_start(task: str, folder: Path) -> None:
+    warm_start(TASKS[task], folder)
+
+
+def run_all(
+    runs: Iterable[Run], store: Store, folder: Path, *, workers: int, deadline: float, name: str
+) -> list[Run]:
+    """Does what is not yet done; returns what the deadline left undone.
+
+    Runs that failed before are tried again.
+
+    Args:
+        deadline: no run is begun after this time of `time.monotonic()`.
+    """
+    # The cheap and the dear ones mixed, as planned; each once.
+    missing = [run for run in dict.fromkeys(runs) if store.finished(run) is None]
+    if not missing:
+        return []
+    warm_starts = folder / "warm_starts"
+    make_warm_starts({run.task for run in missing}, warm_starts, workers)
+    todo, done = Queue(), Queue()
+    for run in missing:
+        todo.put(run)
+    lanes = [
+        Lane(todo, done, warm_starts, deadline) for _ in range(max(1, min(workers, len(missing))))
+    ]
+    for lane in lanes:
+        lane.start()
+    open_lanes, failed = len(lanes), 0
+    with tqdm(total=len(missing), desc=name, unit="run", smoothing=0.02) as bar:
+        while open_lanes:
+            record = done.get()
+            if record is None:
+                open_lanes -= 1
+                continue
+            store.add(record)
+            bar.update()
+            if "error" in record:
+                failed += 1
+                bar.set_postfix(failed=failed)
+                bar.write(f"{record['task']}, {record['method']}: {record['error'].strip()[-300:]}")
+    return [run for run in missing if store.any(run) is None]

@@ -1,1 +1,0 @@
-"""The parts of compare.py: tasks, methods, runs that survive a kill, estimators, table, figure."""

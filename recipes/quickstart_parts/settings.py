@@ -1,0 +1,125 @@
+"""How much the quickstart does, what it tells the trainers, and why that differs from the defaults.
+
+Both GRPO trainers get the same settings; all else is each trainer's own default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import MISSING, dataclass, fields
+from typing import Any
+
+import torch
+from accelerate import PartialState
+
+from trl_lambda import LambdaGRPOConfig
+
+from .arithmetic import SOLUTION_TOKENS
+
+LABEL_NOISE = 0.25
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much is done; both GRPO runs get the same."""
+
+    demonstrations: int = 64_000
+    warm_start_steps: int = 2_000
+    warm_start_batch: int = 32
+    prompts: int = 4_096
+    steps: int = 150
+    completions: int = 64
+    held_out: int = 1_024
+    measure_every: int = 25
+    record_every: int = 5
+
+
+FULL = Budget()
+SMOKE = Budget(
+    demonstrations=640,
+    warm_start_steps=20,
+    prompts=64,
+    steps=3,
+    held_out=64,
+    measure_every=2,
+    record_every=1,
+)
+
+# Why the quickstart sets what it sets.
+REASONS = {
+    "credit_log_steps": "for the report on single tokens",
+    "bf16": "a model this small gains nothing from less than float32",
+    "gradient_checkpointing": "it saves memory, of which there is enough, and costs time",
+    "learning_rate": "1e-6 is for billions of weights; this model has 0.1 million",
+    "logging_steps": "a point of the curve for each step",
+    "max_completion_length": "the length of every solution, its end included",
+    "max_steps": "enough for this task; the default is three passes over all prompts",
+    "per_device_train_batch_size": "64 completions a step over all processes: 8 groups of 8",
+    "save_strategy": "the final model is enough",
+    "seed": "--seed",
+    "use_cpu": "there is no CUDA device",
+}
+
+Change = tuple[str, Any, Any, str]
+
+
+def common_settings(seed: int) -> dict[str, Any]:
+    """Settings of all three trainers."""
+    return {
+        "seed": seed,
+        "bf16": False,
+        # CUDA or CPU: on Apple's MPS this has not been tried, and the CPU is fast enough.
+        "use_cpu": not torch.cuda.is_available(),
+        "gradient_checkpointing": False,
+        "save_strategy": "no",
+    }
+
+
+def warm_start_settings(budget: Budget, seed: int) -> dict[str, Any]:
+    """Settings of the SFTTrainer."""
+    return common_settings(seed) | {
+        "max_steps": budget.warm_start_steps,
+        "per_device_train_batch_size": per_process(budget.warm_start_batch, "demonstrations"),
+        "learning_rate": 3e-3,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": 0.2,
+        "adam_beta2": 0.99,
+        "completion_only_loss": True,
+        "logging_steps": 10,
+    }
+
+
+def grpo_settings(budget: Budget, seed: int) -> dict[str, Any]:
+    """Settings of both GRPO trainers."""
+    return common_settings(seed) | {
+        "learning_rate": 5e-4,
+        "max_steps": budget.steps,
+        "per_device_train_batch_size": per_process(budget.completions, "completions"),
+        "max_completion_length": SOLUTION_TOKENS,
+        "logging_steps": 1,
+    }
+
+
+def per_process(total: int, what: str) -> int:
+    """Each process's share of `total`, which does not depend on how many there are."""
+    processes = PartialState().num_processes
+    if total % processes:
+        raise SystemExit(
+            f"{total} {what} a step cannot be shared evenly by {processes} processes; launch with "
+            f"--num_processes 1, 2, 4 or 8."
+        )
+    return total // processes
+
+
+def changed_settings(config: LambdaGRPOConfig, names: Iterable[str]) -> list[Change]:
+    """(name, default, value, why) of those `names` whose value is not the package's default.
+
+    Raises:
+        KeyError: `REASONS` does not explain a change.
+    """
+    defaults = {f.name: f.default for f in fields(LambdaGRPOConfig) if f.default is not MISSING}
+    return [
+        (name, defaults[name], getattr(config, name), REASONS[name])
+        for name in sorted(names)
+        if getattr(config, name) != defaults[name]
+    ]

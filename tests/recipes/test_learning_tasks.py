@@ -1,0 +1,262 @@
+"""Tasks, methods and the sampler of the comparison."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections import Counter
+from itertools import islice
+
+import pytest
+import torch
+from benchmarks.learning.methods import METHODS
+from benchmarks.learning.policy import (
+    Decoder,
+    encode,
+    gold_probability,
+    new_model,
+    sample,
+    tokenizer,
+)
+from benchmarks.learning.tasks import (
+    DEPTH,
+    TASKS,
+    chain_steps,
+    first_digits,
+    right_digits,
+    search_reward,
+    tree_path,
+)
+from benchmarks.learning.training import Run, accuracy, make_trainer
+from benchmarks.learning.warm_start import held_out, others, warm_start_settings
+from trl import GRPOConfig
+
+from trl_lambda import LambdaGRPOConfig
+from trl_lambda.config import method_fields
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return tokenizer(TASKS["chain"])
+
+
+@pytest.fixture(scope="module")
+def model(encoder):
+    torch.manual_seed(3)
+    made = new_model(encoder).eval()
+    for parameter in made.parameters():  # biases too, which start at zero
+        torch.nn.init.normal_(parameter, std=0.2)
+    made.lm_head.weight.data *= 10  # else all tokens are about as likely
+    return made
+
+
+def test_decoder_has_the_models_logits(encoder, model):
+    ids_BT = torch.randint(2, len(encoder), (3, 20))
+    expected_BTV = model(ids_BT).logits
+    decoder = Decoder(model, 3, 20)
+    torch.testing.assert_close(decoder(ids_BT[:, :6]), expected_BTV[:, 5], rtol=1e-4, atol=1e-4)
+    for t in range(6, 20):
+        logits = decoder(ids_BT[:, t : t + 1])
+        torch.testing.assert_close(logits, expected_BTV[:, t], rtol=1e-4, atol=1e-4)
+
+
+def test_samples_are_as_frequent_as_the_model_says(encoder, model):
+    torch.manual_seed(0)
+    prompts = encode(encoder, ["="]).repeat(20_000, 1)
+    rows = sample(model, prompts, tokens=2, end=encoder.eos_token_id)
+    share = Counter(row[0] for row in rows)
+    chances = model(prompts[:1]).logits[0, -1].softmax(-1)
+    for token in chances.topk(3).indices.tolist():
+        assert share[token] / 20_000 == pytest.approx(chances[token].item(), abs=0.012)
+    assert all(row[-1] == encoder.eos_token_id or len(row) == 2 for row in rows)
+    assert all(encoder.eos_token_id not in row[:-1] for row in rows)
+
+
+def test_gold_probability_is_that_of_all_its_tokens_and_the_end(encoder, model):
+    ids = [*encode(encoder, ["=-7"])[0].tolist(), encoder.eos_token_id]
+    logits = model(torch.tensor([ids])).logits[0].softmax(-1)
+    expected = logits[0, ids[1]] * logits[1, ids[2]] * logits[2, ids[3]]
+    assert gold_probability(model, encoder, ["="], ["-7"]).item() == pytest.approx(
+        expected.item(), rel=1e-4
+    )
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+def test_golds_earn_the_reward_and_fit(task):
+    encoder = tokenizer(task)
+    for problem in islice(task.problems(random.Random(1)), 20):
+        right = task.demonstrate(problem, random.Random(0), 1.0)
+        if task.name != "search":
+            assert task.reward(right, problem.gold) == 1.0
+        wrong = "".join(right.rpartition(problem.gold[-1])[::2])
+        assert task.reward(wrong, problem.gold) < 1.0
+        assert len(encode(encoder, [right])[0]) + 1 <= task.tokens
+        if task.steps is not None:
+            steps = task.steps(right, problem.gold)
+            assert steps
+            assert all(0 <= i < len(right) and reward == 1.0 for i, reward in steps)
+            assert [i for i, _ in steps] == sorted({i for i, _ in steps})
+    assert task.reward("", problem.gold) != 1.0
+    assert len(task.learning_rates) == len(set(task.learning_rates))
+    assert list(task.learning_rates) == sorted(task.learning_rates)
+
+
+@pytest.mark.parametrize(
+    ("name", "length", "decisions"),
+    [("early", 26, [0]), ("late", 26, [25]), ("long", 258, [85, 171, 257])],
+)
+def test_the_decisive_tokens_sit_where_the_task_says(name, length, decisions):
+    task = TASKS[name]
+    problem = next(task.problems(random.Random(0)))
+    text = task.demonstrate(problem, random.Random(0), 1.0)
+    assert len(text) == length == task.tokens - 1
+    assert [i for i, c in enumerate(text) if c.isdigit()] == decisions
+    assert "".join(text[i] for i in decisions) == problem.gold
+    fixed = [c for c in text if not c.isdigit()]
+    assert len(fixed) == len(set(fixed))
+
+
+@pytest.mark.parametrize("name", set(TASKS) - {"search"})
+def test_what_is_held_out_is_in_nothing_else(name):
+    task = TASKS[name]
+    shown = {p.prompt for p in others(task, 2000)}
+    measured = {p.prompt for p in held_out(task)}
+    assert len(measured) == task.held_out
+    assert not shown & measured
+
+
+def test_the_tree_is_the_papers():
+    paths = [tree_path(leaf) for leaf in range(2**DEPTH)]
+    assert len(set(paths)) == 16
+    assert {len(path) for path in paths} == {4}
+    assert [len({path[:n] for path in paths}) for n in (1, 2, 3)] == [2, 4, 8]
+    assert len(set("".join(paths))) == 30  # each node has its own name
+    [problem] = islice(TASKS["search"].problems(random.Random(0)), 1)
+    rewards = Counter(search_reward(path, problem.gold) for path in paths)
+    assert rewards == {1.0: 1, -1.0: 7, 0.7: 8}
+
+
+def test_the_answer_is_the_first_digits_and_nothing_else_counts():
+    assert first_digits("2ab", "2") == first_digits("ab2", "2") == first_digits("2a3", "2") == 1.0
+    assert first_digits("a3b2", "2") == first_digits("ab", "2") == first_digits("", "2") == 0.0
+    assert first_digits("a2b0c3", "203") == 1.0
+    assert first_digits("a2b0", "203") == 0.0
+    assert right_digits("a2b1c3d4", "203") == [(1, 1.0), (3, 0.0), (5, 1.0)]
+    assert right_digits("ab2", "203") == [(2, 1.0)]
+    assert right_digits("ab", "2") == right_digits("", "2") == []
+
+
+def test_accuracy_is_the_share_of_right_samples(encoder, model, monkeypatch):
+    """Of a model to which all tokens are equally likely."""
+    task = dataclasses.replace(
+        TASKS["chain"], reward=lambda text, gold: float(text[:1] < "5"), measured=64
+    )
+    weight = model.lm_head.weight
+    monkeypatch.setattr(weight, "data", torch.zeros_like(weight))
+    state = torch.get_rng_state()
+    share = accuracy(model, task, held_out(TASKS["chain"])[:64], encoder)
+    assert torch.equal(torch.get_rng_state(), state)
+    first = [encoder.decode([i], skip_special_tokens=True)[:1] for i in range(len(encoder))]
+    expected = sum(character < "5" for character in first) / len(first)
+    assert share == pytest.approx(expected, abs=0.03)  # of 4096 samples: 4 standard errors
+
+
+def test_steps_of_the_chain_by_hand():
+    gold = "8"
+    assert chain_steps("6-6=0-0=0-4=6-8=8#8", gold) == [
+        (4, 1.0), (8, 1.0), (12, 1.0), (16, 1.0), (18, 1.0),
+    ]  # fmt: skip
+    # A wrong result is one wrong step: the next goes on from what was written.
+    assert chain_steps("6-6=1-0=1-4=7-8=9#3", gold) == [
+        (4, 0.0), (8, 1.0), (12, 1.0), (16, 1.0), (18, 0.0),
+    ]  # fmt: skip
+    assert chain_steps("6-6=0x", gold) == [(4, 1.0), (5, 0.0)]
+    assert chain_steps("=", gold) == [(0, 0.0)]
+    assert chain_steps("", gold) == []
+    assert [reward for _, reward in chain_steps("6-6=0-0=0-4=6-8=8#", gold)] == [1.0] * 4
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_is_a_valid_config(name, tmp_path):
+    method = METHODS[name]
+    config = GRPOConfig if method.trainer == "stock" else LambdaGRPOConfig
+    built = config(output_dir=str(tmp_path), use_cpu=True, bf16=False, **method.told)
+    assert {k: getattr(built, k) for k in method.told} == method.told
+
+
+def test_the_methods_of_the_issue_are_there():
+    families = Counter(method.family for method in METHODS.values())
+    assert families["GRPO-λ"] == 2 * 3 * 2 * 3 + 1
+    assert {"λ-GRPO", "tree", "process", "floor", "combination", "baseline"} <= set(families)
+    settings = [(m.trainer, sorted(m.told.items(), key=str)) for m in METHODS.values()]
+    assert all(settings.count(one) == 1 for one in settings)  # no row twice
+
+
+def test_what_a_method_means_does_not_hang_on_our_defaults():
+    """Every option of ours that changes a training is told."""
+    names = set(method_fields())
+    for method in METHODS.values():
+        if method.trainer == "ours":
+            assert names | {"loss_type", "scale_rewards"} <= set(method.told)
+
+
+def test_a_changed_task_is_another_start(monkeypatch):
+    task = TASKS["early"]
+    before = warm_start_settings(task)
+    assert warm_start_settings(dataclasses.replace(task, generations=1)) == before
+    assert warm_start_settings(dataclasses.replace(task, right=0.3)) != before
+    other_text = dataclasses.replace(task, demonstrate=TASKS["late"].demonstrate)
+    assert warm_start_settings(other_text) != before
+
+
+@pytest.mark.parametrize(
+    "method", ["Dr. GRPO", "process + outcome", "Dr. GRPO + sets + recent 0.99"]
+)
+def test_a_run_trains_on_what_the_policy_sampled(method, model, tmp_path, monkeypatch):
+    """The rollout of a trainer: groups of one prompt, fresh completions, rewards of the task."""
+    odd = dataclasses.replace(
+        TASKS["chain"],
+        reward=lambda completion, gold: float(len(completion) % 2),
+        steps=lambda completion, gold: [(0, float(len(completion) % 2))] if completion else [],
+    )
+    monkeypatch.setitem(TASKS, "chain", odd)
+    model.save_pretrained(tmp_path / "start")
+    run = Run("chain", method, 1e-3, 0, generations=2)
+    trainer, curve, rewards = make_trainer(run, tmp_path / "start", str(tmp_path))
+    before = [p.detach().clone() for p in trainer.model.parameters()]
+    seen = []
+    inner = trainer.rollout_func
+
+    def rollout(prompts, trainer):
+        output = inner(prompts, trainer)
+        seen.append((prompts, output["completion_ids"]))
+        return output
+
+    trainer.rollout_func = rollout
+    trainer.train()
+    task = TASKS["chain"]
+    assert [point[0] for point in curve.points] == [0, 1, 2, 3, 4]  # two updates a generation
+    assert len(seen) == len(rewards) == 2
+    for prompts, completions in seen:
+        assert len(completions) == task.groups * task.completions
+        groups = [prompts[i : i + task.completions] for i in range(0, 32, task.completions)]
+        assert all(len(set(group)) == 1 for group in groups)
+    assert seen[0][1] != seen[1][1]
+    assert curve.points[-1][1] == sum(len(c) for _, rows in seen for c in rows)
+    after = list(trainer.model.parameters())
+    assert any(not torch.equal(a, b) for a, b in zip(after, before, strict=True))
+
+
+def test_a_rollout_samples_from_the_policy_as_it_is_now(model, tmp_path):
+    model.save_pretrained(tmp_path / "start")
+    run = Run("chain", "Dr. GRPO + sets + recent 0.99", 1e-3, 0, generations=1)
+    trainer, _, _ = make_trainer(run, tmp_path / "start", str(tmp_path))
+    prompts = [others(TASKS["chain"], 1)[0].prompt] * 200
+
+    def first_tokens() -> int:
+        torch.manual_seed(0)
+        return len({c[0] for c in trainer.rollout_func(prompts, trainer)["completion_ids"]})
+
+    sharp = first_tokens()
+    trainer.model.lm_head.weight.data.zero_()  # now all tokens are equally likely
+    assert sharp < first_tokens() == len(tokenizer(TASKS["chain"]))
