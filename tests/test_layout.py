@@ -25,7 +25,7 @@ ARROWS = {
     "functional": {"functional"},
     "groups": {"functional", "scored_batch"},
     "health": {"rule"},
-    "hub": {"__version__", "atomic_write", "versions"},
+    "hub": {"__version__", "atomic_write", "templates", "versions"},
     "methods": set(),
     "metrics": {"functional"},
     "observer": {
@@ -88,6 +88,8 @@ PRIVATES = {
     "_log_metric": "seam/trainer.py",
     "_logs": "seam/trainer.py",
     "_metrics": "seam/trainer.py",
+    # transformers' pushes of what it has pickled
+    "_push_from_checkpoint": "hub/hub_trainer.py",
     # TRL's and transformers' state that a checkpoint must hold
     "_buffered_inputs": "checkpoints/trainer.py",
     "_get_output_dir": "checkpoints/trainer.py",

@@ -137,6 +137,38 @@ def test_the_best_checkpoint_is_kept_the_earlier_of_equals(tmp_path, monkeypatch
     assert weights[0] == weights[1]
 
 
+class Folders(TrainerCallback):
+    """Whether there is a best model when training begins, and after each step."""
+
+    def __init__(self, folder):
+        self.folder, self.seen = folder, []
+
+    def on_step_begin(self, *args, **kwargs):
+        self.seen.append((self.folder / "best").exists())
+
+
+def test_the_untrained_model_is_not_kept(tmp_path, monkeypatch, caplog):
+    """Also where no trained one comes up to it."""
+    script_values(monkeypatch, [0.9, 0.3, 0.4])
+    made, tracker = trainer(tmp_path, keep_best="avg@3")
+    made.add_callback(folders := Folders(tmp_path))
+    made.train()
+    assert [step for step, _ in tracker.evaluations()] == [0, 2, 4]
+    assert folders.seen == [False, False, True, True]
+    kept = json.loads((tmp_path / "best" / "evaluation.json").read_text())
+    assert (kept["step"], kept["metrics"]["avg@3"]["value"]) == (4, 0.4)
+    said = [record.getMessage() for record in caplog.records if "keep_best" in record.getMessage()]
+    assert ["step 2" in said[0], "step 4" in said[1], "0.9" in said[1]] == [True] * 3
+
+
+def test_the_best_may_equal_the_untrained(tmp_path, monkeypatch, caplog):
+    script_values(monkeypatch, [0.5, 0.5, 0.2])
+    made, _ = trainer(tmp_path, keep_best="avg@3")
+    made.train()
+    assert json.loads((tmp_path / "best" / "evaluation.json").read_text())["step"] == 2
+    assert "keep_best" not in caplog.text
+
+
 @pytest.mark.parametrize(("value", "kept_step"), [(0.6, 2), (0.8, 4)])
 def test_a_resumed_training_remembers_the_best(value, kept_step, tmp_path, monkeypatch):
     script_values(monkeypatch, [0.1, 0.7, value])

@@ -44,7 +44,8 @@ class EvaluationCallback(TrainerCallback):
         batch_size: Completions sampled at a time, in each process.
         keep_best: Metric, such as `avg@4` or `pass@4`, whose best checkpoint is kept in
             `<output_dir>/best`, the earlier of equals, with `evaluation.json` beside it; `None` to
-            keep none.
+            keep none. The untrained model is evaluated and not kept, so the best of the trained
+            ones may be worse than it: the log says so.
 
     Raises:
         ValueError: `every` < 1, a `keep_best` that is no metric, or a trainer under FSDP.
@@ -80,6 +81,7 @@ class EvaluationCallback(TrainerCallback):
         self.batch_size = batch_size
         self.keep_best = keep_best
         self.best: float | None = None
+        self.untrained: float | None = None
         if keep_best is not None and keep_best not in (names := _metric_names(self.k)):
             raise ValueError(f"keep_best is {keep_best!r}, expected one of {', '.join(names)}.")
 
@@ -151,12 +153,25 @@ class EvaluationCallback(TrainerCallback):
         if self.keep_best is None:
             return
         value = summary["metrics"][self.keep_best]["value"]
+        if summary["step"] == 0:  # nothing is trained yet, and who trains has that model already
+            self.untrained = value
+            return
         if self.best is not None and value <= self.best:
             return
         self.best = value
         self.trainer.save_model(str(self._best_folder))
-        if self.trainer.accelerator.is_main_process:
-            replace_json(self._best_folder / "evaluation.json", summary)
+        if not self.trainer.accelerator.is_main_process:
+            return
+        replace_json(self._best_folder / "evaluation.json", summary)
+        if self.untrained is not None and value < self.untrained:
+            logger.warning(
+                "keep_best: step %d is the best so far with %s %.4g, and worse than the untrained "
+                "model with %.4g.",
+                summary["step"],
+                self.keep_best,
+                value,
+                self.untrained,
+            )
 
 
 @contextmanager
