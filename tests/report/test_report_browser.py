@@ -14,7 +14,14 @@ pytestmark = pytest.mark.browser
 pytest.importorskip("plotly")
 
 BRANCH = "#tree .slicetext"
-SHADES_OF_ONE_SIGN = ("token gain", "process-set weight", "probability", "surprise", "KL", "clipped")
+SHADES_OF_ONE_SIGN = (
+    "token gain",
+    "process-set weight",
+    "probability",
+    "surprise",
+    "KL",
+    "clipped",
+)
 FRAMES = """() => new Promise((done) => {
   const box = document.getElementById("text");
   const frames = [];
