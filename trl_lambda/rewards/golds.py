@@ -33,8 +33,10 @@ def _gold_text(gold: Gold) -> str:
     if gold is None:
         return ""
     if isinstance(gold, str):
-        text = extract_answer(gold) or bare(gold)
-        return text if len(text) <= MAX_ANSWER_CHARS else ""
+        marked = extract_answer(gold)
+        if marked is None and len(gold.strip()) > MAX_ANSWER_CHARS:
+            return ""
+        return marked or bare(gold)
     if isinstance(gold, bool) or not isinstance(gold, numbers.Real):
         raise TypeError(
             f"grade: a gold is {gold!r} of type {type(gold).__name__}, expected a text, a number "
