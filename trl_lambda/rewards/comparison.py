@@ -160,7 +160,7 @@ def _exact_numbers(decimals: Decimals, cases_differ: bool) -> Iterator[None]:
 
 
 def _equal_numbers(decimals: Decimals, gold: Basic, answer: Basic, *_: object) -> bool:
-    """Whether two numbers, or matrices, are the same; expressions with variables are not decided."""
+    """Whether two numbers, or matrices, are the same; variables are left to the next test."""
     if isinstance(gold, (MatrixBase, MatrixExpr)) and isinstance(answer, (MatrixBase, MatrixExpr)):
         return _equal_matrices(decimals, gold.doit(), answer.doit())
     if gold.free_symbols or answer.free_symbols:

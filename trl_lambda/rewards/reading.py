@@ -47,13 +47,22 @@ _IGNORING_CASE = ConversionConfig(lowercase_symbols=True)
 _KEEPING_CASE = ConversionConfig(lowercase_symbols=False)
 
 _PLAIN = re.compile(r"(-?)\s*([0-9]+|[0-9]*\.[0-9]+)")
+_FRACTION = re.compile(
+    r"(-?)\s*(?:\\[dt]?frac\s*(?:\{\s*([0-9]+)\s*\}|([0-9]))\s*(?:\{\s*([0-9]+)\s*\}|([0-9]))"
+    r"|([0-9]+)\s*/\s*([0-9]+))"
+)
 # What is not read: a box, whose content was the answer, and a base in words.
 _UNREADABLE = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])|\d\s*_\s*\{\s*\\text")
 
 
 @dataclass(frozen=True)
 class Decimal:
-    """How a decimal was written: its significant digits, and the exponent of ten of its last one."""
+    """How a decimal was written.
+
+    Attributes:
+        digits: Its significant digits, without zeros at the end.
+        last: The exponent of ten of the last of them.
+    """
 
     digits: int
     last: int
@@ -85,6 +94,10 @@ def read(text: str, cases_differ: bool = False) -> Reading:
     plain = _PLAIN.fullmatch(text)
     if plain is not None:
         return _read_numeral(text, plain)
+    fraction = _FRACTION.fullmatch(text)
+    if fraction is not None:
+        sign, top, bottom = filter(None, (fraction[1] or "+", *fraction.groups()[1:]))
+        return Reading(Rational(int(sign + top), int(bottom)), text)
     depth = nesting(text)
     if depth is None or depth > MAX_NESTING or _UNREADABLE.search(text):
         return Reading(None, "")
@@ -97,7 +110,7 @@ def read(text: str, cases_differ: bool = False) -> Reading:
 
 
 def _read_numeral(text: str, plain: re.Match[str]) -> Reading:
-    """A plain numeral needs no parser."""
+    """A plain numeral needs no parser, and so no time."""
     whole, _, fraction = plain[2].partition(".")
     value = Rational(int(f"{plain[1]}{whole}{fraction}"), 10 ** len(fraction))
     if not fraction:

@@ -112,7 +112,7 @@ _RULES: tuple[Rule, ...] = (
     (re.compile(r"\\(?:text|mathrm)\s*\{\s*\\?\$\s*\}"), r"\\$"),
     (re.compile(rf"\\(?:text|mathrm)\s*\{{\s*{_CURRENCY}\s*\}}\s*(?=\d)"), ""),
     (re.compile(rf"(?<![a-zA-Z\\]){_CURRENCY}\s*(?=\\?\$?\s*\d)|US(?=\\?\$)"), ""),
-    # An index in words: v_{\max}, v_\max, v_{\text{max}}, v_max; but not the base in 11_{\text{two}}.
+    # An index in words: v_{\max}, v_\max, v_{\text{max}}; but no base, as in 11_{\text{two}}.
     (
         re.compile(
             r"(?<![\d)}\s])_\s*\{?\s*\\(?:text|mathrm|operatorname|mbox)\s*"

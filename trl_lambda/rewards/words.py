@@ -10,6 +10,11 @@ from collections.abc import Iterable
 
 WORD = re.compile(r"[a-zA-Z]+(?:['’-][a-zA-Z]+)*")
 
+
+def _listed(words: str) -> frozenset[str]:
+    return frozenset(words.split())
+
+
 # Each line: one unit in its spellings. Those of one or two letters are units only where a product
 # of variables is out of the question, see `is_plain`.
 _SPELLINGS = """
@@ -67,15 +72,15 @@ _NAMES = {
 }
 
 # Nouns of three letters; others of that length are taken for products of variables.
-_SHORT_NOUNS = frozenset(
+_SHORT_NOUNS = _listed(
     "ant bag bar bat bed bee boy bus can cap car cat cow cup day dog egg ewe fan fig fly fox guy "
     "hat hen ice jar jet job key kid lap leg log lot map mat men mug net nut oar ox pan pea pen "
     "per pet pie pig pin pot ram rat row rug sec set ski son sow tax tea tie tin toe ton top toy "
-    "tub van way win yak zoo the age all oil old tip bit bug box new gas led red".split()
+    "tub van way win yak zoo the age all oil old tip bit bug box new gas led red"
 )
 
 # Words that offer another number, take from this one or multiply it, or make a sentence of it.
-_CHANGING = frozenset(
+_CHANGING = _listed(
     """
     or and not nor either neither any except maybe perhaps possibly probably about around approx
     approximate approximately roughly nearly almost circa estimated than least most under over
@@ -91,21 +96,21 @@ _CHANGING = frozenset(
     is are was were be been if unless when where while but though although because since however
     instead then so would could should might may cannot no none wrong incorrect unknown
     undefined infinite infinity imaginary otherwise else
-    """.split()
+    """
 )
 # Functions and constants that are written without their backslash.
-_MATHEMATICS = frozenset(
+_MATHEMATICS = _listed(
     "pi sin cos tan cot sec csc log ln exp sqrt max min gcd lcm inf infty frac cdot arcsin arccos "
-    "arctan sinh cosh tanh theta alpha beta gamma delta omega sigma lambda".split()
+    "arctan sinh cosh tanh theta alpha beta gamma delta omega sigma lambda"
 )
 
 # Between the words of a unit: 5 times a day, 5 of the marbles.
-FILLERS = frozenset("a an of at by on".split())
+FILLERS = _listed("a an of at by on")
 
-_ORDINALS = frozenset("st nd rd th".split())
-_SINGLE_LETTERS = frozenset("m s g h l L".split())
+_ORDINALS = _listed("st nd rd th")
+_SINGLE_LETTERS = _listed("m s g h l L")
 # Products of variables in other texts: 2mg, 2in.
-_AMBIGUOUS = frozenset("mg in mi pt rs qt kw cl ha cal".split())
+_AMBIGUOUS = _listed("mg in mi pt rs qt kw cl ha cal")
 
 
 def changes_number(text: str) -> bool:
