@@ -40,6 +40,7 @@ from sympy import (
     simplify,
     zoo,
 )
+from sympy.core.function import AppliedUndef
 
 from trl_lambda.rewards.reading import Decimal, Expression, Reading
 
@@ -80,7 +81,7 @@ def proportional(gold: Sequence[Reading], answer: Sequence[Reading]) -> bool:
         return False
     with _exact_numbers({}, cases_differ=False):
         return all(
-            grader.verify(ours[i] * theirs[j], ours[j] * theirs[i], timeout_seconds=None)
+            _equal(ours[i] * theirs[j], ours[j] * theirs[i])
             for i, j in combinations(range(len(ours)), 2)
         )
 
@@ -97,15 +98,20 @@ def _same_lists(gold: Reading, answer: Reading) -> bool:
     if len(ours) != len(theirs):
         return False
     if not (_repeats(ours) or _repeats(theirs)):
-        return grader.verify(gold.expression, answer.expression, timeout_seconds=None)
+        return _equal(gold.expression, answer.expression)
     for element in ours:
-        match = next(
-            (other for other in theirs if grader.verify(element, other, timeout_seconds=None)), None
-        )
+        match = next((other for other in theirs if _equal(element, other)), None)
         if match is None:
             return False
         theirs.remove(match)
     return True
+
+
+def _equal(gold: Expression, answer: Expression) -> bool:
+    assigned = isinstance(gold, Eq) and isinstance(answer, Eq) and gold.lhs == answer.lhs
+    if assigned and isinstance(gold.lhs, (Symbol, AppliedUndef)) and _equal(gold.rhs, answer.rhs):
+        return True
+    return grader.verify(gold, answer, timeout_seconds=None)
 
 
 def _elements(reading: Reading) -> list[Expression]:
@@ -185,8 +191,13 @@ def _equal_matrices(decimals: Decimals, gold: MatrixBase, answer: MatrixBase) ->
 
 def _is_zero(difference: Expr) -> bool:
     """Whether a constant is zero; SymPy marks a value without one certain digit by precision 1."""
+    if isinstance(difference, Rational):
+        return difference == 0
     series = difference.has(Integral, Sum, Product, Limit)
-    value = difference.evalf(2, maxn=_MOST_DIGITS_OF_SERIES if series else _MOST_DIGITS)
+    most = _MOST_DIGITS_OF_SERIES if series else _MOST_DIGITS
+    value = difference.evalf(2, maxn=most)
+    if value == 0:  # Of log(1 + 10^{-20}) SymPy says so too, as long as it sees few digits.
+        value = difference.evalf(most)
     if not value.is_number or value.has(Integral, Sum, Product, Limit):
         return simplify(difference).is_zero is True
     return all(part == 0 or getattr(part, "_prec", 0) == 1 for part in value.as_real_imag())

@@ -105,6 +105,8 @@ def with_both_signs(text: str) -> str:
     if r"\pm" not in text and r"\mp" not in text:
         return text
     opening, content, closing = enclosed(text) if text.endswith(r"\}") else ("", text, "")
+    if r"\{" in content:  # The parser reads both signs within braces.
+        return text
     elements = []
     for element in split_top_level(content, _COMMA):
         if r"\pm" in element or r"\mp" in element:

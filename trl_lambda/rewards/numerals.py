@@ -55,7 +55,7 @@ _NEGATIVE_EXPONENT = re.compile(r"\^\s*(-\s*(?:\d+|[a-zA-Z]))")
 
 # What digits may belong to when it stands before them: x^2, \sqrt2, \frac12.
 _TAKES_DIGITS = re.compile(
-    r"(?:[\w.^_/!)\]]|\\(?:sqrt|[dtc]?frac|[dt]?binom|log|ln|lg|exp|(?:arc)?(?:sin|cos|tan|cot)))"
+    r"[a-zA-Z]$|(?:[\d.^_/!)\]]|\\(?:sqrt|[dtc]?frac|[dt]?binom|log|ln|lg|exp|(?:arc)?(?:sin|cos|tan|cot)))"
     r"(?:\s|~|\\[ ,;:!])*$"
 )
 _COMMAND = re.compile(r"\\[a-zA-Z]+(?:\s|~|\\[ ,;:!])*$")
@@ -99,7 +99,9 @@ def _without_commas(found: re.Match[str]) -> str:
     if ",0" in found[0]:
         thousands = not found.string[: found.start()].rstrip().endswith(("^", "_"))
     else:
-        thousands = _stands_alone(found) and not in_list(found.string, found.start())
+        slashed = found.string[: found.start()].endswith("/")
+        thousands = slashed or _stands_alone(found)
+        thousands = thousands and not in_list(found.string, found.start())
     return found[0].replace(",", "") if thousands else found[0]
 
 

@@ -68,7 +68,8 @@ _RULES: tuple[Rule, ...] = (
     # `\ ` at the end of a line, and `~`, are blanks; `\\ ` is a line break.
     (re.compile(r"(?<!\\)((?:\\\\)*)\\\s|~"), r"\1 "),
     (re.compile(r"\\\\\s*\[\s*-?[\d.]+\s*(?:pt|em|ex|mm|cm|in|pc|bp|sp|mu)\s*\]"), r"\\\\ "),
-    (re.compile(r"(?:\\\\\s*)+$"), ""),
+    (re.compile(r"^\s*=|(?:\\\\\s*)+$"), ""),
+    (re.compile(r"\*\*"), "^"),
     (re.compile(r"\\(?:display|text|script)style\b"), " "),
     # The parser drops the degrees of an angle, which only units can do without.
     (

@@ -24,11 +24,10 @@ _POWER = r"(?:\s*\^\s*(?:\{\s*-?\d+\s*\}|\d)|[²³])?"
 _DEGREES = r"\^\s*(?:\\circ|\{\s*\\circ\s*\})(?:\s*[CFK](?![a-zA-Z]))?"
 _BLANK = r"(?:\s|\\[,;:! ]|\\q?quad(?![a-zA-Z]))"
 _ATOM = rf"(?:{_WORDS}{_POWER}|{_DEGREES}|\\(?:Omega|AA)(?![a-zA-Z]))"
-_FRACTION = rf"\\[dt]?frac\s*\{{(?:{_ATOM}|{_BLANK})+\}}\s*\{{(?:{_ATOM}|{_BLANK})+\}}"
-_UNIT = re.compile(
-    rf"{_BLANK}*(?:{_ATOM}|{_FRACTION})"
-    rf"(?:(?:{_BLANK}|/|\\cdot(?![a-zA-Z])|\\times(?![a-zA-Z]))*(?:{_ATOM}|{_FRACTION}))*"
-)
+_BETWEEN = rf"(?:{_BLANK}|/|\\cdot(?![a-zA-Z])|\\times(?![a-zA-Z]))"
+_FRACTION = rf"\\[dt]?frac\s*\{{(?:{_ATOM}|{_BETWEEN})+\}}\s*\{{(?:{_ATOM}|{_BETWEEN})+\}}"
+_UNIT = re.compile(rf"{_BLANK}*(?:{_ATOM}|{_FRACTION})(?:{_BETWEEN}*(?:{_ATOM}|{_FRACTION}))*")
+_OPERATOR = re.compile(r"(?:\\times|\\cdot|[-+*/])(?![a-zA-Z])")
 _CONTENT = re.compile(_WORDS)
 _BLANKS = re.compile(rf"^{_BLANK}+|{_BLANK}+$")
 
@@ -115,26 +114,44 @@ def measure(text: str, keep: frozenset[str] = frozenset()) -> Measured:
 
 def _elements(piece: str, keep: frozenset[str]) -> Iterator[tuple[Part, ...]]:
     """The quantities of a piece; a unit that ends in a comma or `and` ends an element."""
-    equals = top_level(piece, _EQUALS)
-    start, parts = 0, []
-    for found in top_level(piece, _UNIT):
-        number = _BLANKS.sub("", piece[start : found.start()])
-        content = _content(found[0])
-        before_equals = bool(equals) and found.start() < equals[-1].start()
-        degrees_inside = not content and piece[found.end() :].strip()
-        if not number or before_equals or degrees_inside or content in keep:
-            continue
+    parts: list[Part] = []
+    start = 0
+    for unit, content in _units(piece, keep):
         words = _CONNECTOR.sub("", content)
-        parts.append(Part(number, unit_name(words) or "unit"))
-        start = found.end()
+        _add(parts, piece[start : unit.start()], unit_name(words) or "unit")
+        start = unit.end()
         if words != content:
             yield tuple(parts)
             parts = []
     rest = _BLANKS.sub("", piece[start:])
-    if rest or (not parts and not start):
-        parts.append(Part(rest, ""))
+    if rest or not start:
+        _add(parts, rest, "")
     if parts:
         yield tuple(parts)
+
+
+def _units(piece: str, keep: frozenset[str]) -> Iterator[tuple[re.Match[str], str]]:
+    """The units of a piece with their words, each after a number and the last equals sign."""
+    equals = top_level(piece, _EQUALS)
+    start = 0
+    for found in top_level(piece, _UNIT):
+        content = _content(found[0])
+        before_equals = bool(equals) and found.start() < equals[-1].start()
+        degrees_inside = not content and piece[found.end() :].strip()
+        number = _BLANKS.sub("", piece[start : found.start()])
+        if number and not before_equals and not degrees_inside and content not in keep:
+            yield found, content
+            start = found.end()
+
+
+def _add(parts: list[Part], number: str, unit: str) -> None:
+    """Adds a quantity; what stands before it in `5 cm × 6 cm` goes to the unit of the last one."""
+    number = _BLANKS.sub("", number)
+    operator = _OPERATOR.match(number) if parts else None
+    if operator is not None:
+        parts[-1] = parts[-1]._replace(unit=f"{parts[-1].unit} {operator[0]}")
+        number = number[operator.end() :].strip()
+    parts.append(Part(number, unit))
 
 
 def _content(unit: str) -> str:

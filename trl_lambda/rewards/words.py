@@ -37,7 +37,7 @@ _SPELLINGS = """
     mg milligram milligrams
     g gram grams gm gms
     kg kgs kilogram kilograms kilo kilos
-    oz ounce ounces
+    oz ounce ounces fl
     lb lbs pound pounds
     ml milliliter milliliters millilitre millilitres
     cl centiliter centiliters centilitre centilitres
@@ -45,7 +45,7 @@ _SPELLINGS = """
     gal gallon gallons
     qt quart quarts
     pt pint pints
-    dollar dollars usd buck bucks
+    dollar dollars us usd buck bucks
     cent cents
     euro euros eur
     rupee rupees rs
@@ -76,7 +76,8 @@ _SHORT_NOUNS = _listed(
     "ant bag bar bat bed bee boy bus can cap car cat cow cup day dog egg ewe fan fig fly fox guy "
     "hat hen ice jar jet job key kid lap leg log lot map mat men mug net nut oar ox pan pea pen "
     "per pet pie pig pin pot ram rat row rug sec set ski son sow tax tea tie tin toe ton top toy "
-    "tub van way win yak zoo the age all oil old tip bit bug box new gas led red"
+    "tub van way win yak zoo the age all oil old tip bit bug box new gas led red hot big fee gym "
+    "art pop ham yen sea own eye rep pod oak gun vet mpg bpm kwh ghz"
 )
 
 # Words that offer another number, take from this one or multiply it, or make a sentence of it.
@@ -105,12 +106,12 @@ _MATHEMATICS = _listed(
 )
 
 # Between the words of a unit: 5 times a day, 5 of the marbles.
-FILLERS = _listed("a an of at by on")
+FILLERS = _listed("a an of at by on for from with")
 
 _ORDINALS = _listed("st nd rd th")
 _SINGLE_LETTERS = _listed("m s g h l L")
 # Products of variables in other texts: 2mg, 2in.
-_AMBIGUOUS = _listed("mg in mi pt rs qt kw cl ha cal")
+_AMBIGUOUS = _listed("mg in mi pt rs qt kw cl ha cal us fl")
 
 
 def changes_number(text: str) -> bool:
@@ -136,6 +137,8 @@ def is_plain(word: str, *, tight: bool, alone: bool) -> bool:
         return alone and tight
     if tight or lower in _CHANGING or lower in _MATHEMATICS:
         return False
+    if re.fullmatch("[A-Z]{2,4}s", word):  # TVs, CDs.
+        return True
     return lower in _SHORT_NOUNS or (len(word) > 3 and re.search("[aeiou]", lower) is not None)
 
 
