@@ -37,6 +37,7 @@ from .methods import OPTIONS
 from .observer import CreditObserver
 from .rule import CreditRule
 from .scored_batch import ScoredBatch
+from .seam.liger import refuse_liger_loss
 from .seam.trainer import LossPlan, SeamTrainer
 from .seam.user_functions import (
     RaisedElsewhereError,
@@ -104,6 +105,7 @@ class LambdaGRPOTrainer(HubTrainer, ResumableTrainer, SeamTrainer):
         elif callable(process_reward_funcs):
             process_reward_funcs = [process_reward_funcs]
         _check_process_rewards(self._rule, process_reward_funcs)
+        refuse_liger_loss(args)
         refuse_sleep_on_cpu(args)
         with sync_taken_from_trl(args) as synced, trl_fields_filled(args, self._method):
             super().__init__(
