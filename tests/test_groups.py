@@ -59,8 +59,12 @@ def batch(rows: list[list[int]], rewards: torch.Tensor, first: int, own: int, si
         reward_N=rewards,
         steps=[],
         images_added=False,
+        has_images=False,
         first_row=first,
         group_size=size,
+        prompts=[],
+        completions=[],
+        columns={},
     )
 
 

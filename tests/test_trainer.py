@@ -297,6 +297,13 @@ def test_the_maximum_over_steps_is_a_maximum(tmp_path):
     assert all_at_once.state.log_history[0]["trace/z_abs_max"] == max(singles)
 
 
+@pytest.mark.parametrize("returned", [None, [], "text"])
+def test_a_rollout_that_is_no_dict_is_refused_by_name(tmp_path, returned):
+    trainer = tiny.trainer(tmp_path, rollout_func=lambda prompts, trainer: returned)
+    with pytest.raises(TypeError, match=f"rollout_func returned {type(returned).__name__}; exp"):
+        trainer.train()
+
+
 def test_an_empty_completion_is_refused_by_name(tmp_path):
     trainer = build(tmp_path, completions=[*COMPLETIONS[:5], [], *COMPLETIONS[6:]])
     with pytest.raises(ValueError, match="empty completion for row 5 of 8"):

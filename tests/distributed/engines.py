@@ -33,7 +33,8 @@ SETTINGS = {
     "beta": 0.04,
 }
 CASES = {
-    "default": {},
+    "default": tiny.DEFAULT,
+    "traced": {},
     "tree": {"td_error": "tree", "trace_lambda": 0.9, "scale_rewards": "group"},
     "ratio_twice": {
         "trace_mode": "ratio",

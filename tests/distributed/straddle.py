@@ -38,7 +38,8 @@ STEPS[6] = None
 PROMPTS = Dataset.from_list([{"prompt": "1+1="}] * 3)
 
 CASES = {
-    "default": {},
+    "default": tiny.DEFAULT,
+    "traced": {},
     "tree": {"td_error": "tree", "trace_lambda": 0.9, "scale_rewards": "group"},
     "ratio_kl": {"trace_mode": "ratio", "trace_style": "both", "beta": 0.04},
     "weight_batch_std": {"trace_mode": "weight", "scale_rewards": "batch", "loss_type": "dapo"},

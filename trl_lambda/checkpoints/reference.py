@@ -58,6 +58,8 @@ def add_reference_adapter(model: Any) -> None:
     if hasattr(config, "init_lora_weights"):
         # Data-dependent initialisations (PiSSA, ...) would change the base weights once more.
         config.init_lora_weights = True
+    if hasattr(config, "lora_dropout"):
+        config.lora_dropout = 0.0  # the KL term would measure the reference's dropout, too
     model.add_adapter(REFERENCE, config)
     policy, reference = adapter_pair(model)
     with torch.no_grad():

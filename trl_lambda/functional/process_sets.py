@@ -17,6 +17,8 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from .normalization import summable_scale
+
 
 def process_set_sizes(token_ids_BT: Tensor, lengths_B: Tensor, group_ids_B: Tensor) -> Tensor:
     """Size of each token's process set.
@@ -129,8 +131,10 @@ class PrefixSets:
         rewards_B = rewards_B.to(torch.promote_types(rewards_B.dtype, torch.float32))[self.order_B]
         known_BE = (~rewards_B.isnan())[:, None].to(rewards_B.dtype).expand(self.set_BE.shape)
         count_BE = self._sum_over_sets(known_BE)
-        total_BE = self._sum_over_sets(rewards_B.nan_to_num(0.0)[:, None].expand_as(known_BE))
-        mean_BE = total_BE / count_BE.clamp(min=1.0)
+        scale = summable_scale(rewards_B)
+        scaled_B = rewards_B.nan_to_num(0.0) * scale
+        total_BE = self._sum_over_sets(scaled_B[:, None].expand_as(known_BE))
+        mean_BE = total_BE / count_BE.clamp(min=1.0) / scale
         # Sets only shrink: a row's stretches with a known member come first. Stay on the last one.
         last_known_B1 = (count_BE > 0).sum(1, keepdim=True).sub(1).clamp(min=0)
         tokens_T1 = torch.arange(self.stretch_T1.shape[0], device=rewards_B.device)

@@ -143,9 +143,14 @@ class HubTrainer:
         return {**known, **self.card_settings}
 
     def _peft_config(self) -> Any:
+        """The active adapter's, be the model a `PeftModel` or one with transformers' adapters."""
         model = self.accelerator.unwrap_model(self.model)
         configs = getattr(model, "peft_config", None)
-        return configs.get(model.active_adapter) if configs else None
+        if not configs:
+            return None
+        active = model.active_adapters
+        names = active() if callable(active) else active
+        return configs.get(names[0]) if names else None
 
     def _all_tags(self) -> list[str]:
         """As TRL's own cards have them."""

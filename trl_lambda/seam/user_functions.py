@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -142,7 +142,7 @@ def _image_count(row: dict[str, Any]) -> int:
 
 
 def without_empty_completions(rollout_func: Callable) -> Callable:
-    """TRL dies of an IndexError at a completion without tokens; this says which one it was.
+    """TRL dies of what is no dict, and of a completion without tokens; this says which one it was.
 
     What `rollout_func` raises is not exchanged: the others may be in a collective of its own, such
     as the gathering of sharded weights.
@@ -151,14 +151,24 @@ def without_empty_completions(rollout_func: Callable) -> Callable:
     @functools.wraps(rollout_func)
     def checked(prompts, *args, **kwargs):
         output = rollout_func(prompts, *args, **kwargs)
-        lengths = [len(ids) for ids in output.get("completion_ids", ())]
-        error = None
-        if 0 in lengths:
-            error = ValueError(
-                f"rollout_func returned an empty completion for row {lengths.index(0)} of "
-                f"{len(prompts)}; every completion needs at least one token (EOS, say)."
-            )
-        raise_everywhere(error)
+        raise_everywhere(_rollout_error(output, len(prompts)))
         return output
 
     return checked
+
+
+def _rollout_error(output: Any, prompts: int) -> Exception | None:
+    """What of a rollout TRL cannot take."""
+    if not isinstance(output, Mapping):
+        return TypeError(
+            f"rollout_func returned {type(output).__name__}; expected a dict with prompt_ids, "
+            "completion_ids and logprobs, each with an entry for every prompt (logprobs may be "
+            "None)."
+        )
+    lengths = [len(ids) for ids in output.get("completion_ids") or ()]
+    if 0 in lengths:
+        return ValueError(
+            f"rollout_func returned an empty completion for row {lengths.index(0)} of {prompts}; "
+            "every completion needs at least one token (EOS, say)."
+        )
+    return None
