@@ -19,7 +19,7 @@ from ..atomic_write import replace_text
 from .card import CONFIG_FILE, Run, model_card
 from .markdown import code_span, is_repo_id
 from .plot import write_reward_plot
-from .push import HubPushError, Push, WatchPushes
+from .push import HubPushError, Push, WatchPushes, push_under_way, wait_for_push
 from .settings import function_path, lora_settings, public_name, run_settings
 
 logger = get_logger(__name__)
@@ -98,10 +98,7 @@ class HubTrainer:
         replace_text(folder / "README.md", text)
 
     def _being_pushed(self, folder: Path) -> bool:
-        progress = getattr(self, "push_in_progress", None)
-        if progress is None or progress.is_done():
-            return False
-        return folder.absolute() == Path(self.args.output_dir).absolute()
+        return push_under_way(self) and folder.absolute() == Path(self.args.output_dir).absolute()
 
     def _described_run(self, model_name: str | None, no_plot: str | None) -> Run:
         args, script = self.args, self._script_settings()
@@ -197,8 +194,7 @@ class HubTrainer:
             HubPushError: the Hub did not take it. The model is saved locally before that, also
                 where it was the repository that could not be made.
         """
-        if progress := getattr(self, "push_in_progress", None):
-            progress.wait_until_done()  # before its files are written anew
+        wait_for_push(self)  # before its files are written anew
         self._saved_in = None
         private = kwargs.get("private")  # older transformers have no such argument
         push = self._push(message=commit_message, revision=revision, private=private)
