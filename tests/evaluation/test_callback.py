@@ -62,6 +62,17 @@ def test_training_does_not_notice(cls, tmp_path):
         assert set(theirs) - set(ours) <= {n for n in theirs if "time" in n or "per_second" in n}
 
 
+def test_checkpointing_goes_on_as_it_was_asked_for(tmp_path):
+    asked = {"use_reentrant": True, "preserve_rng_state": False}
+    settings = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": asked}
+    made, _ = trainer(tmp_path, evaluated=False, settings=settings)
+    made.model.gradient_checkpointing_enable(asked)
+    with callback_module._generator(made, 4, 0):
+        assert not made.model.is_gradient_checkpointing
+    assert made.model.is_gradient_checkpointing
+    assert made.model.model.layers[0]._gradient_checkpointing_func.keywords == asked
+
+
 def test_it_logs_before_training_and_every_n_steps(tmp_path):
     made, tracker = trainer(tmp_path)
     made.train()

@@ -10,6 +10,7 @@ from typing import Any
 from accelerate.utils import gather_object
 from transformers import Trainer, TrainerCallback
 from trl.models import unwrap_model_for_generation
+from trl.models.utils import disable_gradient_checkpointing
 
 from trl_lambda.atomic_write import replace_json
 from trl_lambda.evaluation.generate import Sampling
@@ -179,11 +180,13 @@ def _generator(trainer: Any, batch_size: int, step: int) -> Iterator[Transformer
     """The policy as it is now, in eval mode."""
     training = trainer.model.training
     tokenizer = getattr(trainer.processing_class, "tokenizer", trainer.processing_class)
-    with unwrap_model_for_generation(
-        trainer.model_wrapped,
-        trainer.accelerator,
-        gradient_checkpointing_kwargs=trainer.args.gradient_checkpointing_kwargs,
-    ) as model:
+    kwargs = trainer.args.gradient_checkpointing_kwargs
+    # Checkpointing is off before the model is unwrapped: TRL before 1.16 would turn it on again
+    # without these keyword arguments.
+    with (
+        disable_gradient_checkpointing(trainer.model, kwargs),
+        unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator) as model,
+    ):
         model.eval()
         try:
             yield TransformersGenerator(

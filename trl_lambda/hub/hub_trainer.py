@@ -22,7 +22,7 @@ from ..atomic_write import replace_text
 from .card import CONFIG_FILE, Run, model_card
 from .markdown import code_span, is_repo_id
 from .plot import write_reward_plot
-from .push import HubPushError, Push, WatchPushes
+from .push import HubPushError, Push, WatchPushes, push_under_way, wait_for_push
 from .redaction import known_secrets, without_secrets
 from .secrets import environment_secrets, redacted
 from .settings import function_path, lora_settings, public_name, run_settings
@@ -144,10 +144,7 @@ class HubTrainer:
         replace_text(folder / "README.md", redacted(text, self._secrets()))
 
     def _being_pushed(self, folder: Path) -> bool:
-        progress = getattr(self, "push_in_progress", None)
-        if progress is None or progress.is_done():
-            return False
-        return folder.absolute() == Path(self.args.output_dir).absolute()
+        return push_under_way(self) and folder.absolute() == Path(self.args.output_dir).absolute()
 
     def _described_run(self, model_name: str | None, no_plot: str | None) -> Run:
         args, script = self._args_in_full or self.args, self._script_settings()
@@ -248,8 +245,7 @@ class HubTrainer:
             HubPushError: the Hub did not take it. The model is saved locally before that, also
                 where it was the repository that could not be made.
         """
-        if progress := getattr(self, "push_in_progress", None):
-            progress.wait_until_done()  # before its files are written anew
+        wait_for_push(self)  # before its files are written anew
         self._saved_in = None
         if kwargs.get("private") is not None:  # older transformers have no such argument
             self._private = kwargs["private"]

@@ -125,6 +125,23 @@ def _chain(error: BaseException) -> list[BaseException]:
     return chain[: answered[0] + 1] if answered else chain[:3]
 
 
+def push_under_way(trainer: Any) -> bool:
+    """Whether transformers is pushing in the background, while training goes on."""
+    progress = _progress(trainer)
+    return progress is not None and not progress.is_done()
+
+
+def wait_for_push(trainer: Any) -> None:
+    """Returns when nothing is being pushed any more."""
+    if (progress := _progress(trainer)) is not None:
+        progress.wait_until_done()
+
+
+def _progress(trainer: Any) -> Any:
+    """transformers' handle on the push in the background; None before the first one."""
+    return getattr(trainer, "push_in_progress", None)
+
+
 class WatchPushes(TrainerCallback):
     """Says so when a push in the background fails. transformers does not look at its outcome.
 
@@ -142,7 +159,7 @@ class WatchPushes(TrainerCallback):
         self.failed = 0
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        progress = getattr(self.trainer, "push_in_progress", None)
+        progress = _progress(self.trainer)
         fresh = [job for job in (progress.jobs if progress else []) if job not in self.seen]
         for place, job in enumerate(fresh):
             self.seen.add(job)
