@@ -107,8 +107,17 @@ def test_help_names_every_benchmark(recipe, capsys):
     [
         (["--output_dir", "x"], "expected --model, --benchmarks, or --compare A B"),
         (
-            ["--model", "m", "--benchmarks", "b", "--output_dir", "x", "--template", "y"],
-            "invalid choice",
+            [
+                "--model",
+                "m",
+                "--benchmarks",
+                "math500",
+                "--output_dir",
+                "x",
+                "--answer_column",
+                "y",
+            ],
+            "are for files of your own; none is named",
         ),
     ],
 )

@@ -140,12 +140,15 @@ def test_numbers_and_single_answers_in_a_file(tmp_path):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"problem": "a", "answer": "2"}, "row 1: no column answers; it has problem, answer"),
-        ({"problem": " ", "answers": ["2"]}, "row 1: problem ' '"),
-        ({"problem": None, "answers": ["2"]}, "row 1: problem None"),
-        ({"problem": "a", "answers": []}, r"row 1: problem 'a', answers \(\)"),
-        ({"problem": "a", "answers": ["2", ""]}, "row 1: problem 'a'"),
-        ({"problem": "a", "answers": None}, "row 1: problem 'a'"),
+        (
+            {"problem": "a", "answer": "2"},
+            "own.jsonl, line 2: no column answers; it has problem, answer",
+        ),
+        ({"problem": " ", "answers": ["2"]}, "line 2: problem ' '"),
+        ({"problem": None, "answers": ["2"]}, "line 2: problem None"),
+        ({"problem": "a", "answers": []}, r"line 2: problem 'a', answers \(\)"),
+        ({"problem": "a", "answers": ["2", ""]}, "line 2: problem 'a'"),
+        ({"problem": "a", "answers": None}, "line 2: problem 'a'"),
     ],
 )
 def test_no_row_is_skipped(row, message, tmp_path):

@@ -22,7 +22,8 @@ def count_votes(
     """Counts the votes for each answer of each problem, equivalent answers together.
 
     A sample without an answer has no vote. Answers of different verdicts are never the same. Where
-    all answers of a problem have one verdict, the vote is decided and nothing is compared.
+    all answers of a problem have one verdict, or a class has more votes than the answers that are
+    left could have together, the vote is decided and nothing more is compared.
 
     Args:
         groups: The records of each problem.
@@ -33,24 +34,32 @@ def count_votes(
     """
     open_answers = [_by_text(group) for group in groups]
     classes: list[list[AnswerClass]] = [[] for _ in groups]
-    for found, waiting in zip(classes, open_answers, strict=True):
-        if len({answer.correct for answer in waiting}) == 1:
-            found.extend(waiting)
-            waiting.clear()
     # In a round each problem's first answer that is in no class takes in what equals it.
     while any(open_answers):
+        for found, waiting in zip(classes, open_answers, strict=True):
+            if _is_decided(found, waiting):
+                found.extend(waiting)
+                waiting.clear()
         _close_one_class(classes, open_answers, pool)
     return [[(answer.count, answer.correct) for answer in found] for found in classes]
 
 
+def _is_decided(found: Sequence[AnswerClass], waiting: Sequence[AnswerClass]) -> bool:
+    """Whether comparing what waits could change which verdict leads."""
+    verdicts = {answer.correct for answer in [*found, *waiting]}
+    together = [sum(one.count for one in waiting if one.correct == v) for v in verdicts]
+    leading = max((answer.count for answer in found), default=0)
+    return len(verdicts) < 2 or leading > max(together)
+
+
 def _by_text(group: Sequence[Record]) -> list[AnswerClass]:
-    """The answers of a problem, those of the same text as one."""
+    """The answers of a problem, those of the same text as one, the most frequent first."""
     found: dict[tuple[str, bool], AnswerClass] = {}
     for record in group:
         if record.extracted is not None:
             key = (record.extracted, record.correct)
             found.setdefault(key, AnswerClass(*key, count=0)).count += 1
-    return list(found.values())
+    return sorted(found.values(), key=lambda answer: -answer.count)
 
 
 def _close_one_class(
