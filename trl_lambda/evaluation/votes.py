@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from trl_lambda.evaluation.records import Record
 from trl_lambda.rewards import GraderPool, equivalent_many
 
+MANY = 64  # answers of one problem; comparing fewer with each other costs little
+
 
 @dataclass
 class AnswerClass:
@@ -22,8 +24,8 @@ def count_votes(
     """Counts the votes for each answer of each problem, equivalent answers together.
 
     A sample without an answer has no vote. Answers of different verdicts are never the same. Where
-    all answers of a problem have one verdict, or a class has more votes than the answers that are
-    left could have together, the vote is decided and nothing more is compared.
+    all answers of a problem have one verdict, the vote is decided and nothing is compared; where
+    many are left, comparing also ends once they could not overtake the leading class together.
 
     Args:
         groups: The records of each problem.
@@ -34,22 +36,30 @@ def count_votes(
     """
     open_answers = [_by_text(group) for group in groups]
     classes: list[list[AnswerClass]] = [[] for _ in groups]
-    # In a round each problem's first answer that is in no class takes in what equals it.
+    _settle(classes, open_answers)
     while any(open_answers):
-        for found, waiting in zip(classes, open_answers, strict=True):
-            if _is_decided(found, waiting):
-                found.extend(waiting)
-                waiting.clear()
+        # Each problem's first answer that is in no class takes in what equals it.
         _close_one_class(classes, open_answers, pool)
+        _settle(classes, open_answers)
     return [[(answer.count, answer.correct) for answer in found] for found in classes]
 
 
+def _settle(classes: list[list[AnswerClass]], waiting: list[list[AnswerClass]]) -> None:
+    """Moves what waits of the problems whose vote is decided, as classes of their own."""
+    for found, answers in zip(classes, waiting, strict=True):
+        if _is_decided(found, answers):
+            found.extend(answers)
+            answers.clear()
+
+
 def _is_decided(found: Sequence[AnswerClass], waiting: Sequence[AnswerClass]) -> bool:
-    """Whether comparing what waits could change which verdict leads."""
-    verdicts = {answer.correct for answer in [*found, *waiting]}
-    together = [sum(one.count for one in waiting if one.correct == v) for v in verdicts]
-    leading = max((answer.count for answer in found), default=0)
-    return len(verdicts) < 2 or leading > max(together)
+    """Whether comparing what waits could not change which verdict leads."""
+    if len({answer.correct for answer in [*found, *waiting]}) < 2:
+        return True
+    if len(waiting) < MANY:
+        return False
+    together = [sum(one.count for one in waiting if one.correct is v) for v in (True, False)]
+    return max((answer.count for answer in found), default=0) > max(together)
 
 
 def _by_text(group: Sequence[Record]) -> list[AnswerClass]:
