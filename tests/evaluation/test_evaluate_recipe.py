@@ -203,10 +203,8 @@ def test_rewards_by_name(recipe, model_folder, tmp_path, capsys):
 
 
 def test_the_column_with_the_golds(recipe, model_folder, tmp_path):
-    worked = [
-        {"problem": "1+1=", "solution": "so #### 2"},
-        {"problem": "2", "solution": r"\boxed{2}"},
-    ]
+    golds = ["so #### 2", r"\boxed{2}"]
+    worked = [{"problem": f"{i}", "solution": gold} for i, gold in enumerate(golds)]
     path = write(tmp_path / "own.jsonl", worked)
     recipe.main(arguments(model_folder, path, tmp_path, "--answer_column", "solution"))
     found = read_records(tmp_path / "own" / "records.jsonl")
