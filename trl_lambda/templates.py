@@ -7,12 +7,21 @@
 | `none` | the problem alone | base models |
 | `chat` | the tokenizer's chat template, `INSTRUCTION` after the problem | chat models |
 
+Beside these, a text of one's own in which `{prompt}` stands for the problem is a template, and any
+but `qwen_math` and `r1` can become a user's message (`conversational`), with a system message
+before it. Training (`trl_lambda.data.write_prompts`) and evaluation make their prompts with the
+same `PromptForm`, so that a model is asked in both what it is asked in one.
+
 In evaluation a completion ends at the model's end-of-sequence tokens, at `<|im_end|>` where the
 tokenizer has it (`qwen_math`, `chat`), and after `</answer>` (`r1`). The first three prompts are
 those of "Understanding R1-Zero-Like Training" (arXiv 2503.20783).
 """
 
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+Messages: TypeAlias = list[dict[str, Any]]
 
 INSTRUCTION = r"Please reason step by step, and put your final answer within \boxed{}."
 TEMPLATES = ("qwen_math", "r1", "none", "chat")
@@ -40,12 +49,6 @@ _TURN_END = "<|im_end|>"
 _STOP_TEXTS = {"r1": ["</answer>"]}
 
 
-def check_template(template: str) -> None:
-    """Raises a ValueError that lists the templates if this is none."""
-    if template not in TEMPLATES:
-        raise ValueError(f"template is {template!r}, expected one of {', '.join(TEMPLATES)}.")
-
-
 def fill(problem: str, template: str) -> str:
     """Returns the template's text around the problem; of `chat` what the user says.
 
@@ -66,31 +69,122 @@ def fill(problem: str, template: str) -> str:
     return text.replace(PLACE, problem)
 
 
+def check_template_options(template: str, conversational: bool, system_prompt: str | None) -> None:
+    """Raises ValueError for a template that is none, and for two that would be nested."""
+    fill("", template)
+    if template in ("qwen_math", "r1"):
+        for option, given in (("conversational", conversational), ("system_prompt", system_prompt)):
+            if given:
+                raise ValueError(
+                    f"template {template} writes the turns of the conversation itself, and "
+                    f"{option} would put them inside others: leave {option} out, or use template "
+                    "chat."
+                )
+
+
+def check_chat_template(tokenizer: Any) -> None:
+    """Raises ValueError if a tokenizer cannot turn messages into a text."""
+    if getattr(tokenizer, "chat_template", None) is None:
+        raise ValueError(
+            "Prompts are messages, but the tokenizer has no chat template, as with base models. "
+            "Use texts: template none, qwen_math, r1 or one of your own, without conversational."
+        )
+
+
+@dataclass(frozen=True)
+class PromptForm:
+    """What becomes of a prompt; by default nothing.
+
+    Attributes:
+        template: As `fill` takes it.
+        conversational: Whether a text becomes a user's message; with `chat` it always does.
+        system_prompt: A message to put before.
+    """
+
+    template: str = "none"
+    conversational: bool = False
+    system_prompt: str | None = None
+
+    def apply(self, prompt: str | Messages) -> str | Messages:
+        """The prompt as TRL wants it.
+
+        Args:
+            prompt: A text, or messages already, which get a system message at most.
+
+        Raises:
+            ValueError: The options do not go with what the prompt is.
+        """
+        if isinstance(prompt, str):
+            text = fill(prompt, self.template)
+            if self.conversational or self.template == "chat":
+                return self._after_system([{"role": "user", "content": text}])
+            if self.system_prompt is not None:
+                raise ValueError(
+                    "system_prompt: plain texts have no roles. Make them messages with "
+                    "conversational or with template chat."
+                )
+            return text
+        if self.template != "none" or self.conversational:
+            raise ValueError(
+                f"template {self.template}, conversational {self.conversational}: expected prompts "
+                f"that are texts, got {type(prompt).__name__}. Prompts that are messages already "
+                "need neither."
+            )
+        return self._after_system(prompt)
+
+    def _after_system(self, messages: Messages) -> Messages:
+        if self.system_prompt is None:
+            return messages
+        if messages[0]["role"] == "system":
+            raise ValueError(
+                "system_prompt: the prompts have a system message already; leave the option out."
+            )
+        return [{"role": "system", "content": self.system_prompt}, *messages]
+
+
+def as_text(
+    prompt: str | Messages,
+    tokenizer: Any = None,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
+) -> str:
+    """Returns the text that the model continues: messages go through the chat template.
+
+    Args:
+        prompt: What `PromptForm.apply` gave.
+        tokenizer: Needed for messages only.
+        chat_template_kwargs: As in `GRPOConfig`.
+
+    Raises:
+        ValueError: The prompt is messages, and the tokenizer has no chat template.
+    """
+    if isinstance(prompt, str):
+        return prompt
+    check_chat_template(tokenizer)
+    return tokenizer.apply_chat_template(
+        prompt, tokenize=False, add_generation_prompt=True, **(chat_template_kwargs or {})
+    )
+
+
 def render(problem: str, template: str, tokenizer: Any = None) -> str:
-    """Returns the prompt's text.
+    """Returns the prompt's text, as `as_text` and `PromptForm` make it.
 
     Args:
         problem: The problem's text.
-        template: One of `TEMPLATES`.
+        template: As `fill` takes it.
         tokenizer: Needed for `chat` only.
 
     Raises:
         ValueError: The template is unknown, or `chat` and the tokenizer has no chat template.
     """
-    check_template(template)
-    if template != "chat":
-        return fill(problem, template)
-    if getattr(tokenizer, "chat_template", None) is None:
-        raise ValueError(
-            "template is 'chat', but the tokenizer has no chat template, as with base models. "
-            f"Expected one of {', '.join(TEMPLATES[:-1])}."
-        )
-    messages = [{"role": "user", "content": fill(problem, template)}]
-    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return as_text(PromptForm(template).apply(problem), tokenizer)
 
 
 def encode(prompt: str, template: str, tokenizer: Any) -> list[int]:
-    """Returns the prompt's token ids; a chat template has written its special tokens itself."""
+    """Returns the token ids of a prompt's text.
+
+    A chat template has written its special tokens itself: `template` is `chat` for every prompt
+    that was made of messages.
+    """
     return tokenizer(prompt, add_special_tokens=template != "chat")["input_ids"]
 
 

@@ -14,16 +14,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import matplotlib.figure
+import numpy as np
+
 BENCHMARKS = Path(__file__).resolve().parent
 if __name__ == "__main__":  # the folder `recipes` takes the place of this one
     sys.path[0] = str(BENCHMARKS.parent)
-
-import matplotlib
-import numpy as np
-from benchmarks.learning.table import between_marks, insert
-
-matplotlib.use("Agg")
-from matplotlib import pyplot
+from benchmarks.learning.table import between_marks, insert  # noqa: E402
 
 MARK = "<!-- front -->"
 # Name in the results: (name on the front page, line and colour in the figure, or None).
@@ -55,7 +52,8 @@ def table(data: dict[str, Any]) -> str:
 
 def figure(data: dict[str, Any], path: Path) -> None:
     """Mean accuracy over tasks and seeds along training, each task's own number of steps."""
-    made, panel = pyplot.subplots(figsize=(7, 3.4), layout="constrained")
+    made = matplotlib.figure.Figure(figsize=(7, 3.4), layout="constrained")
+    panel = made.subplots()
     for name, (shown, style) in ROWS.items():
         if style is None:
             continue
@@ -69,7 +67,6 @@ def figure(data: dict[str, Any], path: Path) -> None:
     panel.grid(alpha=0.3)
     panel.legend(frameon=False)
     made.savefig(path, dpi=120, facecolor="white")
-    pyplot.close(made)
 
 
 def main() -> None:

@@ -28,7 +28,12 @@ class ScriptedGenerator:
         self.asked += requests
         texts = [self.script(one.prompt, random.Random(one.seed)) for one in requests]
         return [
-            Completion(text, min(len(text), sampling.max_tokens), len(text) >= sampling.max_tokens)
+            Completion(
+                text,
+                min(len(text), sampling.max_tokens),
+                len(text) >= sampling.max_tokens,
+                tuple(range(min(len(text), sampling.max_tokens))),
+            )
             for text in texts
         ]
 

@@ -1,6 +1,7 @@
 """Evaluation while training: what is logged, what is kept, and that training does not notice."""
 
 import json
+import logging
 
 import pytest
 import tiny
@@ -199,12 +200,41 @@ def test_nothing_is_kept_unless_asked(tmp_path):
     assert not (tmp_path / "best").exists()
 
 
+def test_other_rewards(tmp_path):
+    def length(completions, **columns):
+        return [len(text) / 3 for text in completions]
+
+    made, tracker = trainer(
+        tmp_path, rewards={"length": length}, keep_best="length avg@3", settings={"max_steps": 2}
+    )
+    made.train()
+    logs = [logs for _, logs in tracker.logs if "eval_sums/length avg@3" in logs]
+    assert len(logs) == 2
+    assert "eval_sums/length avg@3/low" in logs[0]
+    assert "eval_sums/format" not in logs[0]
+    kept = json.loads((tmp_path / "best" / "evaluation.json").read_text())
+    assert kept["settings"]["rewards"] == ["length"]
+
+
+def test_it_says_once_what_the_training_does_otherwise(tmp_path, caplog):
+    caplog.set_level(logging.INFO, logger="trl_lambda")
+    trainer(tmp_path, settings={"temperature": 0.7, "max_completion_length": 6})
+    said = [record.getMessage() for record in caplog.records if "in training" in record.message]
+    assert said == ["sums: temperature was 0.7 in training; temperature is 1.0 here."]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"every": 0}, "every is 0, expected at least 1 step"),
         ({"keep_best": "pass@4"}, "'pass@4', expected one of avg@3, pass@2, pass@3"),
         ({"sampling": Sampling(temperature=0)}, "temperature is 0 and k is 3"),
+        ({"sampling": Sampling(system_prompt="x")}, "plain texts have no roles"),
+        ({"rewards": {}}, "rewards is empty"),
+        (
+            {"rewards": {"r": lambda completions, **columns: []}, "keep_best": "pass@3"},
+            "'pass@3', expected one of r avg@3",
+        ),
     ],
 )
 def test_options_that_make_no_sense(options, message, tmp_path):

@@ -3,13 +3,18 @@
 import numpy as np
 import pytest
 
+from trl_lambda.evaluation import intervals as intervals_module
 from trl_lambda.evaluation.intervals import (
+    Interval,
     Z,
+    average_interval,
     bootstrap_interval,
     is_uncertain,
     mean_interval,
     paired_interval,
+    student_interval,
     student_quantile,
+    why_no_interval,
 )
 from trl_lambda.evaluation.metrics import pass_at_k
 
@@ -165,3 +170,53 @@ def test_few_solved_or_few_missed_problems_are_uncertain():
 def test_one_problem_has_no_interval():
     with pytest.raises(ValueError, match=r"shape \(1,\), expected \(…, N\), at least 2"):
         mean_interval([0.5], 1)
+
+
+BENCHMARKS = [(30, 32), (83, 16), (500, 4)]  # problems, samples
+
+
+@pytest.mark.parametrize("concentration", [None, 2.0])
+@pytest.mark.parametrize("chances", [(0.1, 0.3, 0.7), (0.5, 0.5, 0.5), (0.1, 0.1, 0.9)])
+def test_coverage_of_the_average_over_benchmarks(chances, concentration):
+    rng = np.random.default_rng(5)
+    values, each = [], []
+    for (problems, samples), p in zip(BENCHMARKS, chances, strict=True):
+        drawn = rng.binomial(samples, difficulties(rng, p, concentration, problems)) / samples
+        values.append(drawn.mean(-1))
+        each.append(mean_interval(drawn, samples))
+    assert coverage(average_interval(values, each), np.mean(chances)) >= 0.93
+
+
+def test_the_average_of_equal_benchmarks_is_sure_by_the_root_of_their_number():
+    one = Interval(0.3, 0.7)
+    assert average_interval([0.5], [one]) == pytest.approx(one)
+    assert average_interval([0.5] * 4, [one] * 4) == pytest.approx((0.4, 0.6))
+    lopsided = average_interval([0.0, 0.0], [Interval(0.0, 0.2)] * 2)
+    assert lopsided == pytest.approx((0.0, 0.2 / 2**0.5))
+    with pytest.raises(ValueError, match="2 values and 1 intervals"):
+        average_interval([0.5, 0.5], [one])
+
+
+def test_the_interval_of_rewards():
+    """Worked: mean 2, standard error 1/√3, Student's 4.3027 for two degrees of freedom."""
+    half = 4.3027 / 3**0.5
+    assert student_interval([1.0, 2.0, 3.0]) == pytest.approx((2 - half, 2 + half))
+    rng = np.random.default_rng(6)
+    drawn = rng.normal(-3.0, 2.0, (REPETITIONS, 12))
+    assert coverage(student_interval(drawn), -3.0) >= 0.935
+
+
+def test_why_there_is_no_interval():
+    assert why_no_interval([0.5], is_share=True) == "one problem"
+    assert why_no_interval([], is_share=False) == "no problem"
+    assert why_no_interval([2.0, 2.0], is_share=False) == "all problems equal"
+    assert why_no_interval([1.0, 1.0], is_share=True) == ""
+    assert why_no_interval([2.0, 1.0], is_share=False) == ""
+
+
+def test_the_bootstrap_is_the_same_in_blocks(monkeypatch):
+    """Many problems do not take the memory of all resamples at once."""
+    values = np.random.default_rng(7).random(50)
+    whole = bootstrap_interval(values)
+    monkeypatch.setattr(intervals_module, "BLOCK", 1300)
+    assert bootstrap_interval(values) == pytest.approx(whole, abs=1e-12)

@@ -7,17 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-import pytest
-import tiny
-
 HERE = Path(__file__).parent
-
-
-@pytest.fixture(scope="module")
-def model_folder() -> str:
-    folder = tiny.model().name_or_path
-    tiny.tokenizer().save_pretrained(folder)
-    return folder
 
 
 def start(model_folder: str, output_dir: Path, seconds: float) -> subprocess.Popen:

@@ -12,7 +12,7 @@ from scripted_generator import (
     sums,
 )
 
-from trl_lambda.evaluation import Sampling, evaluate, read_records
+from trl_lambda.evaluation import Sampling, evaluate, prepare, read_records
 from trl_lambda.evaluation.generate import sample_seed
 from trl_lambda.rewards import grade_many
 from trl_lambda.templates import response_text
@@ -67,6 +67,87 @@ def test_a_rerun_has_the_same_records_and_generates_nothing(tmp_path):
     run(sums(7), other, tmp_path / "b", k=3)
     assert lines(tmp_path / "a") == before == lines(tmp_path / "b")
     assert (len(first.asked), len(again.asked)) == (21, 0)
+
+
+def test_what_is_wrong_is_found_without_sampling(tmp_path):
+    """So that it is found for the last set before the first has taken its hours."""
+    generator = ScriptedGenerator(right_sums)
+    run(sums(6), ScriptedGenerator(right_sums), tmp_path / "old", k=3)
+    prepare(sums(6), generator, PLAIN, tmp_path / "new", k=3)
+    with pytest.raises(ValueError, match="holds records of other settings: n: 3, now 4"):
+        prepare(sums(6), generator, PLAIN, tmp_path / "old", k=4)
+    damaged = tmp_path / "old" / "sums" / "records.jsonl"
+    damaged.write_bytes(b"{}\n" + damaged.read_bytes())
+    with pytest.raises(ValueError, match="line 1: no record"):
+        prepare(sums(6), generator, PLAIN, tmp_path / "old", k=3)
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file"):
+        prepare(sums(6), generator, PLAIN, tmp_path / "file", k=3)
+    assert generator.asked == []
+
+
+def test_a_new_beginning_deletes_nothing_before_it_runs(tmp_path):
+    run(sums(6), ScriptedGenerator(right_sums), tmp_path, k=3)
+    before = lines(tmp_path)
+    prepared = prepare(sums(5), ScriptedGenerator(right_sums), PLAIN, tmp_path, k=2, resume=False)
+    assert lines(tmp_path) == before
+    assert prepared.run(progress=False)["num_problems"] == 5
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"\xff"])
+def test_damaged_settings_are_named(damage, tmp_path):
+    run(sums(2), ScriptedGenerator(right_sums), tmp_path, k=1)
+    (tmp_path / "sums" / "settings.json").write_bytes(damage)
+    with pytest.raises(ValueError, match=r"sums/settings\.json: no JSON"):
+        run(sums(2), ScriptedGenerator(right_sums), tmp_path, k=1)
+
+
+class Choosing(ScriptedGenerator):
+    """Chooses its batch size as it is told to."""
+
+    def __init__(self, suits: int):
+        super().__init__(right_sums)
+        self.batch_size, self.suits = None, suits
+
+    def suitable_batch_size(self, prompts, sampling):
+        assert prompts
+        return self.suits
+
+
+def test_a_chosen_batch_size_stays_when_a_run_goes_on(tmp_path):
+    """Another machine would choose another, and the settings would seem to have changed."""
+    first, again, asked_for = Choosing(4), Choosing(8), ScriptedGenerator(right_sums, batch_size=5)
+    run(sums(6), first, tmp_path, k=3)
+    settings = json.loads((tmp_path / "sums" / "settings.json").read_text())
+    assert settings["generator"]["batch_size"] == 4
+    whole = lines(tmp_path)
+    (tmp_path / "sums" / "records.jsonl").write_bytes(b"".join(whole.splitlines(keepends=True)[:8]))
+    run(sums(6), again, tmp_path, k=3)
+    assert lines(tmp_path) == whole
+    assert len(again.asked) == 10
+    with pytest.raises(ValueError, match="batch_size: 4, now 5"):
+        run(sums(6), asked_for, tmp_path, k=3)
+    run(sums(6), again, tmp_path, k=3, resume=False)
+    assert json.loads((tmp_path / "sums" / "settings.json").read_text())["generator"] == {
+        "engine": "script",
+        "batch_size": 8,
+    }
+
+
+def test_progress_is_in_samples_and_tokens_a_second(tmp_path, capsys, monkeypatch):
+    """Of what this run sampled: 18 tokens each, a batch of 6 in two seconds."""
+    clock = iter(range(0, 1000, 2))
+    monkeypatch.setattr("trl_lambda.evaluation.runner.time.perf_counter", lambda: next(clock))
+    generator = ScriptedGenerator(lambda prompt, stream: "x" * 18, batch_size=6)
+    evaluate(sums(4), generator, PLAIN, tmp_path, k=3)
+    shown = capsys.readouterr().err
+    assert "sums: 100%" in shown
+    assert "12/12 [" in shown
+    assert "3 samples/s, 54 tokens/s" in shown
+    evaluate(sums(4), generator, PLAIN, tmp_path, k=3)
+    again = capsys.readouterr().err
+    assert "12/12 [" in again
+    assert "samples/s" not in again  # nothing was sampled
 
 
 class Interrupted(Exception):
@@ -225,11 +306,38 @@ def test_ks_that_make_no_sense(k, sampling, message, tmp_path):
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
+        # The set's own template is `none`.
+        ({"system_prompt": "x"}, "plain texts have no roles"),
+        ({"chat_template_kwargs": {"a": 1}}, "template none uses no chat template"),
+        ({"template": "chat"}, "the tokenizer has no chat template"),
+        ({"conversational": True}, "the tokenizer has no chat template"),
+    ],
+)
+def test_options_of_the_prompt_that_nothing_would_read(setting, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        evaluate(sums(1), ScriptedGenerator(right_sums), Sampling(**setting), tmp_path, k=1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_settings_name_only_what_is_set(tmp_path):
+    run(sums(2), ScriptedGenerator(right_sums), tmp_path, k=1)
+    settings = json.loads((tmp_path / "sums" / "settings.json").read_text())
+    assert settings["seed"] == 0
+    assert {"conversational", "system_prompt", "chat_template_kwargs", "rewards"}.isdisjoint(
+        settings
+    )
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
         ({"temperature": -1}, "temperature is -1"),
         ({"temperature": float("nan")}, "temperature is nan"),
         ({"top_p": 0}, "top_p is 0, expected a number in"),
         ({"max_tokens": 0}, "max_tokens is 0"),
         ({"template": "qwen"}, "template is 'qwen', expected one of qwen_math"),
+        ({"template": "r1", "system_prompt": "x"}, "leave system_prompt out"),
+        ({"template": "qwen_math", "conversational": True}, "leave conversational out"),
     ],
 )
 def test_sampling_that_makes_no_sense(setting, message):

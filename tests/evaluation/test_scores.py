@@ -32,6 +32,31 @@ def test_pass_at_k_with_many_samples_against_exact_fractions(data):
     assert pass_at_k([right], n, k)[0] == pytest.approx(float(expected), rel=1e-9, abs=1e-12)
 
 
+MANY = 100_000
+
+
+@pytest.mark.parametrize("k", [1, 2, 1000, 65_536, 99_990, MANY])
+def test_pass_at_k_with_a_hundred_thousand_samples(k):
+    """To the last digits, near 0 as near 1; all counts at once in milliseconds and megabytes."""
+    scores = pass_at_k(np.arange(MANY + 1), MANY, k)
+    for right in (0, 1, 2, 17, 30_000, MANY - k, MANY - k + 1, MANY):
+        none, every = math.comb(MANY - min(right, MANY), k), math.comb(MANY, k)
+        # Integers, of which the quotient is rounded once.
+        assert scores[right] == pytest.approx((every - none) / every, rel=1e-14, abs=0)
+    assert scores[0] == 0.0
+    assert (np.diff(scores) >= 0).all()
+
+
+def test_scores_of_a_hundred_thousand_samples():
+    """All the metrics of one problem, within a minute."""
+    groups = [[record(0, i, correct=i < 3, extracted=str(i % 5)) for i in range(MANY)]]
+    scores = {name: values[0] for name, (values, _) in problem_scores(groups).items()}
+    assert scores[f"avg@{MANY}"] == 3 / MANY
+    assert scores["pass@2"] == pytest.approx(6 / MANY, rel=1e-4)
+    assert scores[f"pass@{MANY}"] == 1.0
+    assert all(0 <= value <= 1 for value in scores.values())
+
+
 def test_pass_at_k_worked():
     assert pass_at_k([0, 1, 2, 4], 4, 2).tolist() == pytest.approx([0, 1 / 2, 5 / 6, 1])
 
@@ -88,3 +113,29 @@ def test_impossible_counts_and_ks_are_refused():
         avg_at_k([5], 4)
     with pytest.raises(ValueError, match=r"float64 of shape \(1,\), expected integers"):
         avg_at_k([0.5], 4)
+
+
+def rewarded(*values_NK):
+    """Records without the math reward, with rewards r of these values."""
+    none = {"correct": None, "reason": None, "extracted": None}
+    return [
+        [record(n, i, rewards={"r": value}, **none) for i, value in enumerate(values)]
+        for n, values in enumerate(values_NK)
+    ]
+
+
+def test_rewards_of_zero_and_one_are_shares():
+    scores = problem_scores(rewarded((1.0, 0.0, 0.0, 0.0), (1.0, 1.0, 0.0, 0.0)))
+    assert list(scores) == ["r avg@4", "r pass@2", "r pass@4"]
+    assert scores["r avg@4"][0].tolist() == [0.25, 0.5]
+    assert scores["r pass@2"][0].tolist() == pytest.approx([1 / 2, 5 / 6])
+    assert [trials for _, trials in scores.values()] == [4, 2, 1]
+
+
+def test_other_rewards_are_averaged_over_what_is_judged():
+    scores = problem_scores(rewarded((-1.0, 2.0), (3.0, None), (None, None)))
+    assert list(scores) == ["r avg@2"]
+    values, trials = scores["r avg@2"]
+    assert values[:2].tolist() == [0.5, 3.0]
+    assert np.isnan(values[2])
+    assert trials is None

@@ -1,5 +1,7 @@
 """Sampling with Transformers: its distribution, its seeds, and what must not leak into it."""
 
+import logging
+
 import peft
 import pytest
 import tiny
@@ -240,3 +242,65 @@ def test_records_are_equal_to_the_bit_on_a_rerun(tmp_path):
 def test_other_batch_sizes_that_make_no_sense():
     with pytest.raises(ValueError, match="batch_size is 0"):
         generator(batch_size=0)
+
+
+def limited_memory(model, most: int) -> list[int]:
+    """As on a GPU that has room for so many rows; the rows of each attempt."""
+    attempts = []
+
+    def generate(input_ids, inner=model.generate, **options):
+        attempts.append(len(input_ids))
+        if len(input_ids) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return inner(input_ids=input_ids, **options)
+
+    model.generate = generate
+    return attempts
+
+
+def test_a_batch_that_does_not_fit_is_sampled_in_parts(caplog):
+    """The same samples, and the next batch begins with what was found to fit."""
+    caplog.set_level(logging.WARNING, logger="trl_lambda")
+    expected = generator().generate(requests(range(11)), sampling())
+    model = tiny.model().eval()
+    attempts = limited_memory(model, 3)
+    made = generator(model, batch_size=11)
+    assert made.generate(requests(range(11)), sampling()) == expected
+    assert attempts == [11, 5, 2, 2, 2, 2, 2, 1]
+    assert "sampling 2 completions at a time from now on" in caplog.text
+    attempts.clear()
+    assert made.generate(requests(range(11)), sampling()) == expected
+    assert attempts == [2, 2, 2, 2, 2, 1]
+
+
+def test_one_completion_that_does_not_fit_is_an_error():
+    model = tiny.model().eval()
+    attempts = limited_memory(model, 0)
+    with pytest.raises(torch.OutOfMemoryError):
+        generator(model).generate(requests(range(4)), sampling())
+    assert attempts == [4, 2, 1]
+
+
+def test_completions_have_their_tokens():
+    for one in generator().generate(requests(range(9)), sampling()):
+        assert len(one.ids) == one.num_tokens
+        assert tiny.tokenizer().decode(one.ids, skip_special_tokens=True) == one.text
+
+
+def test_the_tokenizer_of_a_trained_adapter_is_used(tmp_path):
+    """Its chat template is the one that the training used."""
+    base = tiny.model(vocab_size=len(tiny_chat.tokenizer()))
+    base.save_pretrained(tmp_path / "base")
+    tiny.tokenizer().save_pretrained(tmp_path / "base")
+    adapted = peft.get_peft_model(base, peft.LoraConfig(r=2, target_modules="all-linear"))
+    adapted.save_pretrained(tmp_path / "adapter")
+
+    def template():
+        loaded = TransformersGenerator.load(
+            str(tmp_path / "base"), adapter=str(tmp_path / "adapter")
+        )
+        return loaded.tokenizer.chat_template
+
+    assert template() is None
+    tiny_chat.tokenizer().save_pretrained(tmp_path / "adapter")
+    assert template() == tiny_chat.CHAT_TEMPLATE

@@ -19,6 +19,7 @@ def vllm(monkeypatch):
     class LLM:
         def __init__(self, **options):
             calls.llm.append(options)
+            self.model_config = SimpleNamespace(max_model_len=3100)
 
         def get_tokenizer(self):
             return tiny.tokenizer()
@@ -70,6 +71,7 @@ def test_every_setting_reaches_vllm(vllm):
         (r"\boxed{4}", 7, False),
         (r"\boxed{2}", 7, True),
     ]
+    assert [one.ids for one in completions] == [(5,) * 7] * 2
 
 
 def test_the_ends_of_a_template_reach_vllm(vllm):
@@ -99,6 +101,26 @@ def test_a_run_has_every_sample_once(vllm, tmp_path):
     assert keys == [(problem, sample) for problem in range(4) for sample in range(3)]
     seeds = [params["seed"] for _, batch, _ in vllm.generate for params in batch]
     assert len(seeds) == len(set(seeds)) == 12
+
+
+def test_what_does_not_fit_is_refused_before_anything_is_sampled(vllm, tmp_path):
+    """vLLM would find it when it comes to it, and would cut completions short."""
+    made = VLLMGenerator("model")
+    with pytest.raises(ValueError, match="longest prompt has 4 tokens and max_tokens is 3097, but"):
+        evaluate(sums(4), made, Sampling(max_tokens=3097), tmp_path, k=1)
+    assert vllm.generate == []
+    assert list(tmp_path.iterdir()) == []
+    made.check(["1+1="], Sampling(max_tokens=3096, template="none"))
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        VLLMGenerator("model", batch_size=0)
+
+
+def test_the_tokenizer_of_a_trained_adapter_is_used(vllm, tmp_path):
+    peft.LoraConfig(r=12, base_model_name_or_path="model").save_pretrained(tmp_path)
+    VLLMGenerator("model", adapter=str(tmp_path))
+    tiny.tokenizer().save_pretrained(tmp_path)
+    VLLMGenerator("model", adapter=str(tmp_path))
+    assert [one.get("tokenizer") for one in vllm.llm] == [None, str(tmp_path)]
 
 
 def test_retrained_weights_of_the_same_name_are_told_apart(vllm, tmp_path):

@@ -58,3 +58,24 @@ def test_decided_votes_are_not_compared(monkeypatch):
     assert asked == []
     count_votes([group(("1", True), ("3", False), ("4", False))])
     assert asked == [("3", "4")]
+
+
+def test_many_answers_are_compared_until_the_vote_is_decided(monkeypatch):
+    """Hundreds of answers, all wrong but one, of which one leads by far."""
+    rounds = []
+
+    def equivalent_many(pairs, pool=None):
+        rounds.append(len(pairs))
+        return [False] * len(pairs)
+
+    monkeypatch.setattr(votes_module, "equivalent_many", equivalent_many)
+    leading = [("7", False)] * 600
+    rest = [(str(100 + i), False) for i in range(500)]
+    [votes] = count_votes([group(*rest, ("2", True), *leading)])
+    assert rounds == [500]
+    assert maj_at_k(votes) == 0.0
+    assert sum(count for count, _ in votes) == 1101
+    # While the others could still overtake it together, all are compared.
+    rounds.clear()
+    count_votes([group(*rest, ("2", True), *leading[:400])])
+    assert len(rounds) > 90

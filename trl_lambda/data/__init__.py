@@ -14,10 +14,10 @@ counted in the log. Under several processes let the main process go first, so th
 its cache: `with training_args.main_process_first(): ...`.
 """
 
+from ..templates import check_template_options
 from .prompts import (
     add_answers,
     check_answers,
-    check_template_options,
     drop_long_prompts,
     end_turns,
     prepare_prompts,

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from datasets import Features, List, Value
 
 from ..rewards.golds import gold_texts
 from ..rewards.trl_reward import GOLD_COLUMNS
-from ..templates import end_tokens, fill
+from ..templates import PromptForm, check_chat_template, check_template_options, end_tokens
 from .rows import Data, column_names, filtered, first_row, keep_rows, require_columns
 
 
@@ -60,7 +59,7 @@ def prepare_prompts(
     # A stream's rows are tested as they are read: here it shows whether any passes.
     first = first_row(data, "No row passes all of keep_rows, answer_column and max_prompt_length.")
     if tokenizer is not None and not isinstance(first["prompt"], str):
-        _check_chat_template(tokenizer)
+        check_chat_template(tokenizer)
     return data
 
 
@@ -137,7 +136,7 @@ def write_prompts(
     data = filtered(
         data, _has_prompt, name=f"prompt_column {column}", remedy="All prompts are empty"
     )
-    form = PromptForm(template, conversational or template == "chat", system_prompt)
+    form = PromptForm(template, conversational, system_prompt)
     return data if form == PromptForm() else data.map(_with_prompt, fn_kwargs={"form": form})
 
 
@@ -157,19 +156,6 @@ def end_turns(tokenizer: Any, template: str) -> list[int]:
             text.pad_token = text.eos_token
         text.eos_token = text.convert_ids_to_tokens(ends[0])
     return ends
-
-
-def check_template_options(template: str, conversational: bool, system_prompt: str | None) -> None:
-    """Raises ValueError for a template that is none, and for two that would be nested."""
-    fill("", template)
-    if template in ("qwen_math", "r1"):
-        for option, given in (("conversational", conversational), ("system_prompt", system_prompt)):
-            if given:
-                raise ValueError(
-                    f"template {template} writes the turns of the conversation itself, and "
-                    f"{option} would put them inside others: leave {option} out, or use template "
-                    "chat."
-                )
 
 
 def drop_long_prompts(
@@ -217,7 +203,7 @@ def prompt_lengths(
     """Tokens of each prompt, counted as GRPOTrainer does."""
     if isinstance(prompts[0], str):
         return list(map(len, tokenizer(text=prompts)["input_ids"]))
-    _check_chat_template(tokenizer)
+    check_chat_template(tokenizer)
     tokens = tokenizer.apply_chat_template(
         conversation=prompts,
         add_generation_prompt=True,
@@ -226,51 +212,6 @@ def prompt_lengths(
         **chat_template_kwargs,
     )
     return list(map(len, tokens["input_ids"]))
-
-
-def _check_chat_template(tokenizer: Any) -> None:
-    if getattr(tokenizer, "chat_template", None) is None:
-        raise ValueError(
-            "Prompts are messages, but the tokenizer has no chat template, as with base models. "
-            "Use texts: template none, qwen_math, r1 or one of your own, without conversational."
-        )
-
-
-@dataclass(frozen=True)
-class PromptForm:
-    """What becomes of a prompt; by default nothing."""
-
-    template: str = "none"
-    conversational: bool = False
-    system_prompt: str | None = None
-
-    def apply(self, prompt: Any) -> str | list[dict[str, Any]]:
-        if isinstance(prompt, str):
-            text = fill(prompt, self.template)
-            if self.conversational:
-                return self._after_system([{"role": "user", "content": text}])
-            if self.system_prompt is not None:
-                raise ValueError(
-                    "system_prompt: plain texts have no roles. Make them messages with "
-                    "conversational or with template chat."
-                )
-            return text
-        if self.template != "none" or self.conversational:
-            raise ValueError(
-                f"template {self.template}, conversational {self.conversational}: expected prompts "
-                f"that are texts, got {type(prompt).__name__}. Prompts that are messages already "
-                "need neither."
-            )
-        return self._after_system(prompt)
-
-    def _after_system(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        if self.system_prompt is None:
-            return messages
-        if messages[0]["role"] == "system":
-            raise ValueError(
-                "system_prompt: the prompts have a system message already; leave the option out."
-            )
-        return [{"role": "system", "content": self.system_prompt}, *messages]
 
 
 # The tests are functions at the top of the module, so that `datasets` can cache what they gave.

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 from trl_lambda.evaluation.benchmarks import BENCHMARKS, Benchmark
 from trl_lambda.evaluation.comparison import Comparison, Difference, compare
 from trl_lambda.evaluation.generate import Completion, Generator, Request, Sampling
-from trl_lambda.evaluation.problem_sets import Problem, ProblemSet, load_problem_set
+from trl_lambda.evaluation.problem_rows import Problem
+from trl_lambda.evaluation.problem_sets import ProblemSet, load_problem_set
 from trl_lambda.evaluation.records import Record, read_records
-from trl_lambda.evaluation.runner import evaluate
-from trl_lambda.evaluation.summary import summarize
+from trl_lambda.evaluation.runner import evaluate, prepare
+from trl_lambda.evaluation.summary import averages, summarize
 from trl_lambda.templates import TEMPLATES
 
 if TYPE_CHECKING:
@@ -44,9 +45,11 @@ __all__ = [
     "Sampling",
     "TransformersGenerator",
     "VLLMGenerator",
+    "averages",
     "compare",
     "evaluate",
     "load_problem_set",
+    "prepare",
     "read_records",
     "summarize",
 ]

@@ -1,9 +1,9 @@
 """Evaluation while training: avg@k and pass@k every N steps, in the trainer's log."""
 
-import json
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,13 @@ from trl_lambda.atomic_write import replace_json
 from trl_lambda.evaluation.generate import Sampling
 from trl_lambda.evaluation.problem_sets import ProblemSet
 from trl_lambda.evaluation.records import Record, write_records
-from trl_lambda.evaluation.runner import describe, plan, resolve, run_batch
+from trl_lambda.evaluation.runner import plan, prompt_text, resolve, run_batch
+from trl_lambda.evaluation.scoring import MATH, Rewards, check_rewards, judges_math, others
+from trl_lambda.evaluation.settings import describe, read_json
 from trl_lambda.evaluation.summary import pass_ks, summarize
 from trl_lambda.evaluation.tables import settings_line
+from trl_lambda.evaluation.trained_with import config_settings, differences_from_training
 from trl_lambda.evaluation.transformers_generator import TransformersGenerator
-from trl_lambda.templates import render
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +37,8 @@ class EvaluationCallback(TrainerCallback):
     from the global state, and the training metrics under way stay as they are.
 
     The processes share the batches. Sampling is by Transformers, whatever generates the rollouts.
+    Where the sampling differs from the training's, the log says so once. A chat template gets the
+    training's `chat_template_kwargs` unless `sampling` has its own.
 
     Args:
         trainer: The trainer; add the callback with `trainer.add_callback`.
@@ -42,6 +46,7 @@ class EvaluationCallback(TrainerCallback):
         every: Steps between evaluations.
         k: Samples a problem; `None` for the set's own.
         sampling: How to sample.
+        rewards: What scores a sample, as for `evaluate`.
         batch_size: Completions sampled at a time, in each process.
         keep_best: Metric, such as `avg@4` or `pass@4`, whose best checkpoint is kept in
             `<output_dir>/best`, the earlier of equals, with `evaluation.json` beside it; `None` to
@@ -64,6 +69,7 @@ class EvaluationCallback(TrainerCallback):
         every: int,
         k: int | None = None,
         sampling: Sampling | None = None,
+        rewards: Rewards = MATH,
         batch_size: int = 16,
         keep_best: str | None = None,
     ) -> None:
@@ -78,12 +84,14 @@ class EvaluationCallback(TrainerCallback):
         self.problem_set = problem_set
         self.every = every
         self.k = problem_set.default_k if k is None else k
-        self.sampling = resolve(sampling or Sampling(), problem_set, self.k)
+        self.sampling = _resolved(sampling or Sampling(), problem_set, self.k, trainer.args)
+        self.rewards = rewards
+        check_rewards(rewards, problem_set.problems, problem_set.source)
         self.batch_size = batch_size
         self.keep_best = keep_best
         self.best: float | None = None
         self.untrained: float | None = None
-        if keep_best is not None and keep_best not in (names := _metric_names(self.k)):
+        if keep_best is not None and keep_best not in (names := _metric_names(self.k, rewards)):
             raise ValueError(f"keep_best is {keep_best!r}, expected one of {', '.join(names)}.")
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -93,7 +101,7 @@ class EvaluationCallback(TrainerCallback):
         elif (
             self.keep_best is not None and (path := self._best_folder / "evaluation.json").exists()
         ):
-            kept = json.loads(path.read_text("utf-8"))
+            kept = read_json(path)
             self.best = kept["metrics"].get(self.keep_best, {}).get("value")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -107,7 +115,9 @@ class EvaluationCallback(TrainerCallback):
 
     def _evaluate(self, step: int) -> None:
         with _generator(self.trainer, self.batch_size, step) as generator:
-            settings = describe(self.problem_set, generator, self.sampling, self.k)
+            settings = describe(
+                self.problem_set, generator, self.sampling, self.k, rewards=self.rewards
+            )
             records = self._sample(generator)
         # Every process has all records, so that all of them log and decide the same.
         summary = {"step": step} | summarize(records, settings, votes=False)
@@ -119,15 +129,15 @@ class EvaluationCallback(TrainerCallback):
 
     def _sample(self, generator: TransformersGenerator) -> list[Record]:
         accelerator = self.trainer.accelerator
-        template = str(self.sampling.template)
         prompts = [
-            render(one.problem, template, generator.tokenizer) for one in self.problem_set.problems
+            prompt_text(one.problem, self.sampling, generator.tokenizer)
+            for one in self.problem_set.problems
         ]
         generator.check(prompts, self.sampling)
         batches = plan(len(self.problem_set.problems), self.k, self.batch_size)
         mine: list[Record] = []
         for batch in batches[accelerator.process_index :: accelerator.num_processes]:
-            mine += run_batch(batch, self.problem_set, generator, self.sampling)
+            mine += run_batch(batch, self.problem_set, generator, self.sampling, self.rewards)
         return sorted(gather_object(mine), key=lambda record: record.key)
 
     def _write(self, records: Sequence[Record], summary: dict[str, Any]) -> None:
@@ -140,12 +150,15 @@ class EvaluationCallback(TrainerCallback):
         prefix = f"eval_{self.problem_set.name}"
         logs: dict[str, float] = {}
         for name, metric in summary["metrics"].items():
+            if metric["value"] is None:  # no sample was judged
+                continue
             logs[f"{prefix}/{name}"] = metric["value"]
             if "interval" in metric:
                 low, high = metric["interval"]
                 logs |= {f"{prefix}/{name}/low": low, f"{prefix}/{name}/high": high}
         logs[f"{prefix}/truncated"] = summary["truncated"]
-        logs[f"{prefix}/format"] = summary["format"]
+        if "format" in summary:
+            logs[f"{prefix}/format"] = summary["format"]
         logs[f"{prefix}/mean_tokens"] = summary["tokens"]["mean"]
         # Not GRPOTrainer's own, which would close the averages of training metrics under way.
         Trainer.log(self.trainer, logs)
@@ -157,7 +170,7 @@ class EvaluationCallback(TrainerCallback):
         if summary["step"] == 0:  # nothing is trained yet, and who trains has that model already
             self.untrained = value
             return
-        if self.best is not None and value <= self.best:
+        if value is None or (self.best is not None and value <= self.best):
             return
         self.best = value
         self.trainer.save_model(str(self._best_folder))
@@ -196,5 +209,22 @@ def _generator(trainer: Any, batch_size: int, step: int) -> Iterator[Transformer
             model.train(training)
 
 
-def _metric_names(k: int) -> list[str]:
-    return [f"avg@{k}", *(f"pass@{drawn}" for drawn in pass_ks(k))]
+def _resolved(sampling: Sampling, problem_set: ProblemSet, k: int, args: Any) -> Sampling:
+    """The sampling as it is used, once it was said what the training does otherwise."""
+    resolved = resolve(sampling, problem_set, k)
+    if resolved.is_chat and resolved.chat_template_kwargs is None:
+        resolved = replace(
+            resolved, chat_template_kwargs=getattr(args, "chat_template_kwargs", None)
+        )
+    for said in differences_from_training(config_settings(args), resolved):
+        logger.info("%s: %s", problem_set.name, said)
+    return resolved
+
+
+def _metric_names(k: int, rewards: Rewards) -> list[str]:
+    """What is known to be measured; a reward's pass@k only if it turns out to be 0 or 1."""
+    math = [f"avg@{k}", *(f"pass@{drawn}" for drawn in pass_ks(k))]
+    return [
+        *(math if judges_math(rewards) else []),
+        *(f"{name} avg@{k}" for name in others(rewards)),
+    ]

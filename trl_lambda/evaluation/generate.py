@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from trl_lambda.templates import check_template
+from trl_lambda.templates import check_template_options
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +17,12 @@ class Sampling:
         temperature: 0 for the likeliest token each time.
         top_p: Sample from the smallest set of tokens that has this probability.
         max_tokens: The most tokens of a completion, its end-of-sequence token included.
-        template: A name of `templates.TEMPLATES`, or `None` for the benchmark's.
+        template: A name of `templates.TEMPLATES`, a text of one's own in which `{prompt}` stands
+            for the problem, or `None` for the benchmark's.
+        conversational: Whether the prompt becomes a user's message, put through the chat template;
+            with `chat` it always does.
+        system_prompt: A system message before it.
+        chat_template_kwargs: Further arguments of the chat template, as in `GRPOConfig`.
         seed: Two runs with the same seed and the same settings draw the same completions.
     """
 
@@ -25,6 +30,9 @@ class Sampling:
     top_p: float = 0.95
     max_tokens: int = 3000
     template: str | None = None
+    conversational: bool = False
+    system_prompt: str | None = None
+    chat_template_kwargs: Mapping[str, Any] | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -35,7 +43,17 @@ class Sampling:
         if self.max_tokens < 1:
             raise ValueError(f"max_tokens is {self.max_tokens}, expected at least 1.")
         if self.template is not None:
-            check_template(self.template)
+            check_template_options(self.template, self.conversational, self.system_prompt)
+
+    @property
+    def is_chat(self) -> bool:
+        """Whether the prompts are messages, which the chat template makes a text of."""
+        return self.conversational or self.template == "chat"
+
+    @property
+    def ends_of(self) -> str:
+        """The template whose special tokens and ends apply: `chat` for all messages."""
+        return "chat" if self.is_chat else str(self.template)
 
 
 @dataclass(frozen=True)
@@ -54,11 +72,13 @@ class Completion:
         text: Without special tokens.
         num_tokens: Tokens sampled, the end-of-sequence token included.
         truncated: Whether it reached `max_tokens` without ending.
+        ids: The tokens sampled, for reward functions that look at them; not kept in the records.
     """
 
     text: str
     num_tokens: int
     truncated: bool
+    ids: tuple[int, ...] = ()
 
 
 class Generator(Protocol):
@@ -66,12 +86,13 @@ class Generator(Protocol):
 
     Attributes:
         batch_size: Requests of one call. The runner always forms the same batches, so a generator
-            whose numbers depend on what shares a batch still repeats itself.
+            whose numbers depend on what shares a batch still repeats itself. `None`: the generator
+            has a method `suitable_batch_size(prompts, sampling)` that says how many.
         settings: What changes its completions, as JSON: engine, model, adapter, ….
         tokenizer: For the chat template; `None` if there is none.
     """
 
-    batch_size: int
+    batch_size: int | None
     settings: Mapping[str, Any]
     tokenizer: Any
 

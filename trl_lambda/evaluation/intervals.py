@@ -23,6 +23,7 @@ is the same for 1 − p:
 Where few of few problems are ever solved nothing is sure: `is_uncertain` says so.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -34,7 +35,9 @@ Z = 1.959963984540054  # the normal distribution's 97.5 % point
 # Student's, for 1 … 9 degrees of freedom.
 STUDENT = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622)
 RESAMPLES = 5000
+BLOCK = 10_000_000  # counts drawn at a time
 FEW = 5  # problems
+ONE_PROBLEM = "one problem"
 
 
 class Interval(NamedTuple):
@@ -101,6 +104,50 @@ def paired_interval(differences_N: ArrayLike, trials: float) -> Interval:
     return _interval(mean - half, mean + half)
 
 
+def student_interval(values_N: ArrayLike) -> Interval:
+    """Student's interval of a mean of values without bounds, such as rewards or their differences.
+
+    It closes on a point where all values are equal: nothing is then known of their spread, and
+    `why_no_interval` says so.
+
+    Args:
+        values_N: (…, N) value of each problem, N ≥ 2.
+    """
+    values = _checked(values_N)
+    count = values.shape[-1]
+    mean = values.mean(-1)
+    half = student_quantile(count - 1) * values.std(-1, ddof=1) / np.sqrt(count)
+    return _interval(mean - half, mean + half)
+
+
+def average_interval(values: Sequence[float], intervals: Sequence[Interval]) -> Interval:
+    """Interval of the plain average of independent estimates, from the interval of each.
+
+    Its ends are √Σ(vᵢ−lᵢ)²/M below the average and √Σ(uᵢ−vᵢ)²/M above it, for M estimates vᵢ in
+    [lᵢ, uᵢ]: it is as lopsided as they are, and for one estimate it is the interval of that one.
+    Source: Zou and Donner 2008, "Construction of confidence limits about effect measures", the
+    method of variance estimates recovery. Simulated for three benchmarks of 30, 83 and 500
+    problems with mean chances from .1 to .9, Beta or equal: it covers 94 to 99 %.
+
+    Args:
+        values: The M estimates, on different problems each.
+        intervals: Theirs; each holds its estimate.
+    """
+    if not values or len(values) != len(intervals):
+        raise ValueError(
+            f"average_interval: {len(values)} values and {len(intervals)} intervals, expected as "
+            "many of both, at least one."
+        )
+    below = np.sqrt(
+        sum((value - one.low) ** 2 for value, one in zip(values, intervals, strict=True))
+    )
+    above = np.sqrt(
+        sum((one.high - value) ** 2 for value, one in zip(values, intervals, strict=True))
+    )
+    average = sum(values) / len(values)
+    return _interval(average - below / len(values), average + above / len(values))
+
+
 def bootstrap_interval(values_N: ArrayLike, *, seed: int = 0) -> Interval:
     """Percentile bootstrap over problems, 5000 resamples, for comparison with other reports.
 
@@ -111,8 +158,28 @@ def bootstrap_interval(values_N: ArrayLike, *, seed: int = 0) -> Interval:
     if values.ndim != 1:
         raise ValueError(f"bootstrap_interval: shape {values.shape}, expected (N,).")
     rng = np.random.default_rng(seed)
-    drawn = rng.multinomial(len(values), np.full(len(values), 1 / len(values)), size=RESAMPLES)
-    return _interval(*np.quantile(drawn @ values / len(values), [0.025, 0.975]))
+    count = len(values)
+    means = []
+    # In blocks, so that the memory does not grow with the problems.
+    block = max(1, min(RESAMPLES, BLOCK // count))
+    for start in range(0, RESAMPLES, block):
+        size = min(block, RESAMPLES - start)
+        means.append(rng.multinomial(count, np.full(count, 1 / count), size=size) @ values / count)
+    return _interval(*np.quantile(np.concatenate(means), [0.025, 0.975]))
+
+
+def why_no_interval(values_N: ArrayLike, *, is_share: bool) -> str:
+    """Why a mean over problems has no interval; empty where it has one.
+
+    Args:
+        values_N: (N,) value of each problem.
+        is_share: Whether the values are shares or their differences, for which `mean_interval` and
+            `paired_interval` know how far they may reach; other values must differ.
+    """
+    values = np.asarray(values_N, dtype=np.float64)
+    if len(values) < 2:
+        return ONE_PROBLEM if len(values) else "no problem"
+    return "" if is_share or np.ptp(values) > 0 else "all problems equal"
 
 
 def is_uncertain(scores_N: ArrayLike) -> bool:

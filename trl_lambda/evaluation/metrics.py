@@ -25,9 +25,10 @@ def avg_at_k(counts_N: ArrayLike, num_samples: int) -> Floats:
 def pass_at_k(counts_N: ArrayLike, num_samples: int, k: int) -> Floats:
     """Unbiased estimate of the probability that one of k samples is right, 1 − C(n−c, k)/C(n, k).
 
-    Computed as 1 − Π_{j<k} (n−c−j)/(n−j), whose factors are in [0, 1], so nothing overflows. k = 1
-    is `avg_at_k`; k = n says whether any sample is right. Source: Chen et al. 2021, arXiv
-    2107.03374, eq. 1.
+    C(n−c−1, k)/C(n−c, k) = 1 − k/(n−c), so the ratio for c is the product of these over 0, …, c−1.
+    Its logarithms are summed in extended precision, from 1 − exp of which small values keep all
+    their digits: O(n) steps for all problems, nothing overflows. k = 1 is `avg_at_k`; k = n says
+    whether any sample is right. Source: Chen et al. 2021, arXiv 2107.03374, eq. 1.
 
     Args:
         counts_N: (N,) right samples of each problem, the c of the formula.
@@ -37,10 +38,11 @@ def pass_at_k(counts_N: ArrayLike, num_samples: int, k: int) -> Floats:
     counts = _checked(counts_N, num_samples)
     if not 1 <= k <= num_samples:
         raise ValueError(f"pass@k: k is {k}, expected 1 to {num_samples}, the samples a problem.")
-    drawn = np.arange(k)
-    failing = np.arange(num_samples, -1, -1)[:, None] - drawn
-    fails = np.prod(failing.clip(0) / (num_samples - drawn), axis=1)
-    return 1.0 - fails[counts]
+    passes = np.ones(num_samples + 1)  # where fewer than k are wrong
+    left = np.arange(num_samples, k, -1, dtype=np.longdouble)  # n − c, for c < n − k
+    passes[0] = 0.0
+    passes[1 : len(left) + 1] = -np.expm1(np.cumsum(np.log1p(-k / left)))
+    return passes[counts]
 
 
 def maj_at_k(votes: Sequence[tuple[int, bool]]) -> float:
@@ -63,5 +65,6 @@ def _checked(counts_N: ArrayLike, num_samples: int) -> NDArray[np.int64]:
             f"counts: {counts.dtype} of shape {counts.shape}, expected integers of shape (N,)."
         )
     if num_samples < 1 or (counts < 0).any() or (counts > num_samples).any():
-        raise ValueError(f"counts: {counts.tolist()}, expected 0 to {num_samples}, at least 1.")
+        wrong = [count for count in counts.tolist() if not 0 <= count <= num_samples]
+        raise ValueError(f"counts: {wrong[:9]}, expected 0 to {num_samples}, at least 1.")
     return counts

@@ -3,22 +3,13 @@
 import hashlib
 import json
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from trl_lambda.evaluation.benchmarks import BENCHMARKS, Benchmark
-
-FILE_TYPES = (".parquet", ".jsonl")
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A problem and the answers any of which is right."""
-
-    problem: str
-    answers: tuple[str, ...]
+from trl_lambda.evaluation.problem_files import FILE_TYPES, Row, read_rows
+from trl_lambda.evaluation.problem_rows import Problem, benchmark_problem, own_problem
 
 
 @dataclass(frozen=True)
@@ -41,6 +32,11 @@ class ProblemSet:
     template: str
     default_k: int
 
+    @property
+    def is_conversational(self) -> bool:
+        """Whether the problems are messages."""
+        return not isinstance(self.problems[0].problem, str)
+
     def limit(self, count: int | None) -> "ProblemSet":
         """The first `count` problems; all for `None`."""
         if count is None:
@@ -53,8 +49,18 @@ class ProblemSet:
         return replace(self, problems=self.problems[:count])
 
 
-def load_problem_set(spec: str, *, accept_sha256: Iterable[str] = ()) -> ProblemSet:
+def load_problem_set(
+    spec: str,
+    *,
+    accept_sha256: Iterable[str] = (),
+    prompt_column: str = "problem",
+    answer_column: str | None = None,
+    need_answers: bool = True,
+) -> ProblemSet:
     """Loads a benchmark or a file.
+
+    The problems of a benchmark are stripped of blanks around them, as the hashes are over stripped
+    rows. Those of your own files are used as they are, as in training.
 
     Args:
         spec: A benchmark's name (from the Hub), `name=FILE` (that benchmark from a file, with the
@@ -62,10 +68,17 @@ def load_problem_set(spec: str, *, accept_sha256: Iterable[str] = ()) -> Problem
             `problem` and `answers`.
         accept_sha256: Hashes to take in place of the expected one, for who has looked at what
             differs.
+        prompt_column: The column with the problems, in a file of your own.
+        answer_column: The column with the golds there, which reward functions then get as
+            `answers`, as in training (`trl_lambda.data.add_answers`); `None` for `answers` as it
+            is.
+        need_answers: Whether a row of your own without golds is an error; the math reward needs
+            them.
 
     Raises:
         ValueError: The name is unknown, the row count or the hash differs from the expected one, or
-            a row has no problem or no answer.
+            a row has no problem or no answer, or one that is neither text nor a finite number.
+        OSError: There is no such file.
 
     Warns:
         UserWarning: The set's content could not be checked.
@@ -73,22 +86,48 @@ def load_problem_set(spec: str, *, accept_sha256: Iterable[str] = ()) -> Problem
     name, _, file = spec.partition("=")
     if name in BENCHMARKS:
         row = BENCHMARKS[name]
-        problems = _read_file(Path(file)) if file else _read_hub(row)
+        problems = _benchmark_problems(row, file)
         checked = _check(row, problems, file or row.hub_id, set(accept_sha256))
         source = file or "/".join(filter(None, (row.hub_id, row.config, row.split, row.revision)))
         return ProblemSet(name, source, problems, checked, row.template, row.default_k)
     path = Path(spec)
-    if path.suffix not in FILE_TYPES:
+    if path.suffix not in FILE_TYPES or not path.stem.strip("."):
         raise ValueError(
             f"benchmark {spec!r} is unknown: expected one of {', '.join(BENCHMARKS)}, one of them "
             f"as name=FILE, or a file that ends in {' or '.join(FILE_TYPES)}."
         )
-    problems = _read_file(path)
-    return ProblemSet(path.stem, spec, problems, fingerprint(problems), "qwen_math", 4)
+    columns = (prompt_column, answer_column, need_answers)
+    problems = _not_empty([own_problem(*row, *columns) for row in read_rows(path)], spec)
+    made = ProblemSet(path.stem, spec, problems, fingerprint(problems), "qwen_math", 4)
+    if made.is_conversational:
+        made = replace(made, template="none")
+    _check_one_kind(problems, spec)
+    return made
+
+
+def is_benchmark(spec: str) -> bool:
+    """Whether `load_problem_set` takes it for a benchmark rather than for a file of one's own."""
+    return spec.partition("=")[0] in BENCHMARKS
+
+
+def check_names(problem_sets: Sequence[ProblemSet]) -> None:
+    """Raises a ValueError if two sets would write into one folder."""
+    sources: dict[str, str] = {}
+    for one in problem_sets:
+        if one.name in sources:
+            raise ValueError(
+                f"{sources[one.name]} and {one.source} would both be written to the folder "
+                f"{one.name} of the output: rename one of the files, or evaluate on them one by "
+                "one, each with an output_dir of its own."
+            )
+        sources[one.name] = one.source
 
 
 def fingerprint(problems: Sequence[Problem]) -> str:
-    """SHA-256 of `[[problem, [answer, …]], …]` as JSON in UTF-8, no blanks, nothing escaped."""
+    """SHA-256 of `[[problem, [answer, …]], …]` as JSON in UTF-8, no blanks, nothing escaped.
+
+    It is over the problems as they are asked: of a benchmark without the blanks around them.
+    """
     rows = [[row.problem, list(row.answers)] for row in problems]
     text = json.dumps(rows, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
@@ -117,54 +156,28 @@ def _check(row: Benchmark, problems: Sequence[Problem], source: str, accepted: s
     return found
 
 
-def _read_hub(row: Benchmark) -> tuple[Problem, ...]:
+def _benchmark_problems(row: Benchmark, file: str) -> tuple[Problem, ...]:
+    """A benchmark's problems, stripped: from its file, or from the Hub."""
+    if file:
+        rows, columns = read_rows(Path(file)), ("problem", "answers")
+    else:
+        rows, columns = _read_hub(row), (row.problem_column, row.answer_column)
+    return _not_empty([benchmark_problem(*one, *columns) for one in rows], file or row.hub_id)
+
+
+def _read_hub(row: Benchmark) -> Iterable[Row]:
     from datasets import load_dataset
 
     rows = load_dataset(row.hub_id, row.config, split=row.split, revision=row.revision)
-    return _problems(rows, row.problem_column, row.answer_column, row.hub_id)
+    return ((f"{row.hub_id}, row {index}", values) for index, values in enumerate(rows))
 
 
-def _read_file(path: Path) -> tuple[Problem, ...]:
-    if path.suffix not in FILE_TYPES:
-        raise ValueError(f"{path}: expected a file that ends in {' or '.join(FILE_TYPES)}.")
-    if path.suffix == ".parquet":
-        from pyarrow import parquet
-
-        rows = parquet.read_table(path).to_pylist()
-    else:
-        rows = [json.loads(line) for line in path.read_text("utf-8").split("\n") if line.strip()]
-    return _problems(rows, "problem", "answers", str(path))
-
-
-def _problems(
-    rows: Iterable[Mapping[str, Any]], problem_column: str, answer_column: str, source: str
-) -> tuple[Problem, ...]:
-    found = []
-    for index, row in enumerate(rows):
-        if missing := {problem_column, answer_column} - set(row):
-            raise ValueError(
-                f"{source}, row {index}: no column {', '.join(sorted(missing))}; it has "
-                f"{', '.join(row)}."
-            )
-        problem, answers = row[problem_column], _answers(row[answer_column])
-        if not isinstance(problem, str) or not problem.strip() or not all(answers) or not answers:
-            raise ValueError(
-                f"{source}, row {index}: problem {problem!r}, answers {answers!r}; expected a text "
-                "and at least one answer that is not empty."
-            )
-        found.append(Problem(problem.strip(), answers))
-    if not found:
+def _not_empty(problems: Sequence[Problem], source: str) -> tuple[Problem, ...]:
+    if not problems:
         raise ValueError(f"{source}: no rows.")
-    return tuple(found)
+    return tuple(problems)
 
 
-def _answers(value: Any) -> tuple[str, ...]:
-    values = value if isinstance(value, list | tuple) else [value]
-    return tuple(_answer_text(one) for one in values)
-
-
-def _answer_text(value: Any) -> str:
-    """Text without blanks around it; AMC's 142.0 as 142."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return "" if value is None else str(value).strip()
+def _check_one_kind(problems: Sequence[Problem], source: str) -> None:
+    if len({isinstance(one.problem, str) for one in problems}) > 1:
+        raise ValueError(f"{source}: some problems are texts and some are messages; expected one.")

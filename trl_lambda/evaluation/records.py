@@ -4,10 +4,12 @@ import fcntl
 import json
 import os
 import warnings
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
+
+from trl_lambda.evaluation.problem_rows import Question
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,29 +20,33 @@ class Record:
         problem_index: Its problem, from 0.
         sample_index: Which of the problem's samples, from 0.
         seed: The seed of this sample.
-        problem: The problem's text.
+        problem: The problem's text, or its messages.
         answers: The right answers, any of which counts.
         prompt: What the model continued.
         completion: What it wrote, without special tokens.
         num_tokens: Its tokens, the end-of-sequence token included.
         truncated: Whether it ran into `max_tokens`.
-        correct: The verdict on `templates.response_text(prompt, completion)`.
-        reason: Why, one of `trl_lambda.rewards.REASONS`.
+        correct: The verdict on `templates.response_text(prompt, completion)`; `None` where the math
+            reward was not asked for.
+        reason: Why, one of `trl_lambda.rewards.REASONS`, or `None` as well.
         extracted: The text taken for the answer, `None` where there was none.
+        rewards: What the other reward functions gave, by name; `None` for a sample that the
+            function does not judge.
     """
 
     problem_index: int
     sample_index: int
     seed: int
-    problem: str
+    problem: Question
     answers: tuple[str, ...]
     prompt: str
     completion: str
     num_tokens: int
     truncated: bool
-    correct: bool
-    reason: str
+    correct: bool | None
+    reason: str | None
     extracted: str | None
+    rewards: Mapping[str, float | None] = field(default_factory=dict)
 
     @property
     def key(self) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Runs an evaluation: samples, grades, writes, and takes up where a killed run left off.
+"""Runs an evaluation: samples, scores, writes, and takes up where a killed run left off.
 
     >>> problems = load_problem_set("math500")
     >>> generator = TransformersGenerator.load("Qwen/Qwen2.5-Math-1.5B")
@@ -8,9 +8,9 @@ The folder then holds `math500/settings.json`, `records.jsonl` (one line a sampl
 `summary.json`.
 """
 
-import json
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,23 @@ from tqdm.auto import tqdm
 
 from trl_lambda.atomic_write import replace_json
 from trl_lambda.evaluation.generate import Generator, Request, Sampling, sample_seed
+from trl_lambda.evaluation.problem_rows import Question
 from trl_lambda.evaluation.problem_sets import ProblemSet
 from trl_lambda.evaluation.records import Record, RecordFile
+from trl_lambda.evaluation.scoring import (
+    MATH,
+    Rewards,
+    check_rewards,
+    grade_batch,
+    judges_math,
+    reward_batch,
+)
+from trl_lambda.evaluation.settings import check_settings, describe, read_settings
 from trl_lambda.evaluation.summary import summarize
-from trl_lambda.rewards import grade_many
-from trl_lambda.templates import render, response_text
+from trl_lambda.templates import Messages, PromptForm, as_text
 
 Key = tuple[int, int]  # problem and sample
-Change = tuple[str, Any, Any]  # a setting's name, its old and its new value
+BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
 
 
 def evaluate(
@@ -35,6 +44,7 @@ def evaluate(
     output_dir: str | Path,
     *,
     k: int | None = None,
+    rewards: Rewards = MATH,
     resume: bool = True,
     progress: bool = True,
 ) -> dict[str, Any]:
@@ -46,50 +56,137 @@ def evaluate(
         sampling: How it samples.
         output_dir: Folder for the results; they go into `output_dir/<name of the set>`.
         k: Samples a problem; `None` for the set's own.
+        rewards: What scores a sample, by the name that the tables show: functions as TRL's
+            trainers take them. The math reward gives avg@k, pass@k and maj@k, another function
+            the mean of what it returns.
         resume: Take up records that are there. `False` begins anew and deletes them.
-        progress: Whether to show a progress bar.
+        progress: Whether to show a progress bar, with samples and tokens a second.
 
     Returns:
         What `summary.json` holds, see `summarize`.
 
     Raises:
-        ValueError: The folder holds records of other settings, temperature is 0 with k > 1, or a
-            prompt is too long for the model.
+        ValueError: The folder holds records of other settings, temperature is 0 with k > 1, a
+            prompt is too long for the model, or see `check_rewards`.
+    """
+    prepared = prepare(
+        problem_set, generator, sampling, output_dir, k=k, rewards=rewards, resume=resume
+    )
+    return prepared.run(progress=progress)
+
+
+@dataclass(frozen=True)
+class PreparedRun:
+    """An evaluation of which all was checked that can be before anything is sampled."""
+
+    problem_set: ProblemSet
+    generator: Generator
+    sampling: Sampling
+    k: int
+    rewards: Rewards
+    batch_size: int
+    settings: Mapping[str, Any]
+    folder: Path
+    resume: bool
+
+    def run(self, *, progress: bool = True) -> dict[str, Any]:
+        """Samples what is missing, writes the results and returns the summary."""
+        if not self.resume:
+            (self.folder / "records.jsonl").unlink(missing_ok=True)
+            (self.folder / "settings.json").unlink(missing_ok=True)
+        with RecordFile(self.folder / "records.jsonl") as file:
+            check_settings(self.folder, self.settings, fresh=not file.records)
+            if not file.records:
+                replace_json(self.folder / "settings.json", self.settings)
+            self._sample(file, progress)
+            summary = summarize(list(file.records.values()), self.settings)
+        replace_json(self.folder / "summary.json", summary)
+        return summary
+
+    def _sample(self, file: RecordFile, progress: bool) -> None:
+        batches = plan(len(self.problem_set.problems), self.k, self.batch_size)
+        # A batch that a kill cut in two is sampled as a whole, to have the same numbers.
+        left = [batch for batch in batches if any(key not in file.records for key in batch)]
+        total, waiting = sum(map(len, batches)), sum(map(len, left))
+        with tqdm(
+            total=total,
+            initial=total - waiting,
+            desc=self.problem_set.name,
+            bar_format=BAR,
+            disable=not progress,
+        ) as bar:
+            samples, tokens, begun = 0, 0, time.perf_counter()
+            for batch in left:
+                records = run_batch(
+                    batch, self.problem_set, self.generator, self.sampling, self.rewards
+                )
+                file.append(records)
+                samples += len(records)
+                tokens += sum(record.num_tokens for record in records)
+                bar.set_postfix_str(speed(samples, tokens, time.perf_counter() - begun), False)
+                bar.update(len(batch))
+
+
+def prepare(
+    problem_set: ProblemSet,
+    generator: Generator,
+    sampling: Sampling,
+    output_dir: str | Path,
+    *,
+    k: int | None = None,
+    rewards: Rewards = MATH,
+    resume: bool = True,
+) -> PreparedRun:
+    """Checks an evaluation without sampling anything; arguments and errors as for `evaluate`.
+
+    With several sets prepare all of them and then run them, so that what is wrong with the last is
+    found before the first has taken its hours.
     """
     k = problem_set.default_k if k is None else k
     sampling = resolve(sampling, problem_set, k)
+    check_rewards(rewards, problem_set.problems, problem_set.source)
     prompts = [
-        render(one.problem, str(sampling.template), generator.tokenizer)
-        for one in problem_set.problems
+        prompt_text(one.problem, sampling, generator.tokenizer) for one in problem_set.problems
     ]
     generator.check(prompts, sampling)
     folder = Path(output_dir) / problem_set.name
     folder.mkdir(parents=True, exist_ok=True)
-    settings = describe(problem_set, generator, sampling, k)
-    if not resume:
-        (folder / "records.jsonl").unlink(missing_ok=True)
-        (folder / "settings.json").unlink(missing_ok=True)
+    recorded = _settings_of_records(folder) if resume else None
+    batch_size = _batch_size(generator, prompts, sampling, recorded)
+    settings = describe(problem_set, generator, sampling, k, rewards=rewards, batch_size=batch_size)
+    check_settings(folder, settings, fresh=recorded is None)
+    return PreparedRun(
+        problem_set, generator, sampling, k, rewards, batch_size, settings, folder, resume
+    )
+
+
+def _settings_of_records(folder: Path) -> Mapping[str, Any] | None:
+    """The settings of the records that are there; `None` where there are none yet."""
+    if not (folder / "records.jsonl").exists():
+        return None
     with RecordFile(folder / "records.jsonl") as file:
-        _check_settings(folder / "settings.json", settings, fresh=not file.records)
-        batches = plan(len(problem_set.problems), k, generator.batch_size)
-        with tqdm(
-            total=sum(map(len, batches)), desc=problem_set.name, unit="sample", disable=not progress
-        ) as bar:
-            for batch in batches:
-                # A batch that a kill cut in two is sampled as a whole, to have the same numbers.
-                if any(key not in file.records for key in batch):
-                    file.append(run_batch(batch, problem_set, generator, sampling))
-                bar.update(len(batch))
-        summary = summarize(list(file.records.values()), settings)
-    replace_json(folder / "summary.json", summary)
-    return summary
+        return read_settings(folder) if file.records else None
+
+
+def _batch_size(
+    generator: Generator,
+    prompts: Sequence[str],
+    sampling: Sampling,
+    recorded: Mapping[str, Any] | None,
+) -> int:
+    """The generator's, or one that suits; a run that goes on keeps the one it began with."""
+    if generator.batch_size is not None:
+        return generator.batch_size
+    began_with = (recorded or {}).get("generator", {}).get("batch_size")
+    return began_with or generator.suitable_batch_size(prompts, sampling)
 
 
 def resolve(sampling: Sampling, problem_set: ProblemSet, k: int) -> Sampling:
     """The sampling with the set's template where none is asked for.
 
     Raises:
-        ValueError: k < 1, or temperature 0 with k > 1.
+        ValueError: k < 1, temperature 0 with k > 1, or options of the prompt that do not go
+            together or with the set's problems.
     """
     if k < 1:
         raise ValueError(f"k is {k}, expected at least 1 sample a problem.")
@@ -98,23 +195,36 @@ def resolve(sampling: Sampling, problem_set: ProblemSet, k: int) -> Sampling:
             f"{problem_set.name}: temperature is 0 and k is {k}, but all samples of a "
             "problem would be equal. Expected k = 1, or a temperature above 0."
         )
-    return replace(sampling, template=sampling.template or problem_set.template)
+    sampling = replace(sampling, template=sampling.template or problem_set.template)
+    for one in problem_set.problems:
+        prompt = prompt_of(one.problem, sampling)
+    if problem_set.is_conversational:
+        return replace(sampling, conversational=True)
+    if sampling.chat_template_kwargs and isinstance(prompt, str):
+        raise ValueError(
+            f"{problem_set.name}: chat_template_kwargs {dict(sampling.chat_template_kwargs)}, but "
+            f"template {sampling.template} uses no chat template. Leave them out, or use template "
+            "chat or conversational."
+        )
+    return sampling
 
 
-def describe(
-    problem_set: ProblemSet, generator: Generator, sampling: Sampling, k: int
-) -> dict[str, Any]:
-    """Everything that changes the records, as JSON."""
-    described = {
-        "benchmark": problem_set.name,
-        "source": problem_set.source,
-        "sha256": problem_set.sha256,
-        "num_problems": len(problem_set.problems),
-        "n": k,
-        **asdict(sampling),
-        "generator": dict(generator.settings),
-    }
-    return json.loads(json.dumps(described))
+def prompt_of(problem: Question, sampling: Sampling) -> str | Messages:
+    """The prompt as the training's data would have it, a text or messages.
+
+    Args:
+        problem: The problem.
+        sampling: With its template set.
+    """
+    # Messages are conversational by themselves.
+    conversational = sampling.conversational and isinstance(problem, str)
+    form = PromptForm(str(sampling.template), conversational, sampling.system_prompt)
+    return form.apply(problem)
+
+
+def prompt_text(problem: Question, sampling: Sampling, tokenizer: Any) -> str:
+    """The text that the model continues."""
+    return as_text(prompt_of(problem, sampling), tokenizer, sampling.chat_template_kwargs)
 
 
 def plan(num_problems: int, k: int, batch_size: int) -> list[tuple[Key, ...]]:
@@ -124,61 +234,41 @@ def plan(num_problems: int, k: int, batch_size: int) -> list[tuple[Key, ...]]:
 
 
 def run_batch(
-    batch: Sequence[Key], problem_set: ProblemSet, generator: Generator, sampling: Sampling
+    batch: Sequence[Key],
+    problem_set: ProblemSet,
+    generator: Generator,
+    sampling: Sampling,
+    rewards: Rewards = MATH,
 ) -> list[Record]:
-    """Samples and grades a batch."""
+    """Samples and scores a batch."""
     problems = [problem_set.problems[problem] for problem, _ in batch]
-    prompts = [render(one.problem, str(sampling.template), generator.tokenizer) for one in problems]
+    texts = [prompt_text(one.problem, sampling, generator.tokenizer) for one in problems]
     seeds = [sample_seed(sampling.seed, problem_set.name, *key) for key in batch]
-    requests = [Request(prompt, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
+    requests = [Request(text, seed) for text, seed in zip(texts, seeds, strict=True)]
     completions = generator.generate(requests, sampling)
-    grades = grade_many(
-        [response_text(p, c.text) for p, c in zip(prompts, completions, strict=True)],
-        [one.answers for one in problems],
-    )
+    grades = grade_batch(problems, texts, completions) if judges_math(rewards) else None
+    prompts = [prompt_of(one.problem, sampling) for one in problems]
+    given = reward_batch(rewards, problems, prompts, completions)
     return [
         Record(
-            problem_index=problem_index,
-            sample_index=sample_index,
-            seed=request.seed,
-            problem=problem.problem,
-            answers=problem.answers,
-            prompt=request.prompt,
-            completion=completion.text,
-            num_tokens=completion.num_tokens,
-            truncated=completion.truncated,
-            correct=grade.correct,
-            reason=grade.reason,
-            extracted=grade.extracted,
+            problem_index=key[0],
+            sample_index=key[1],
+            seed=requests[row].seed,
+            problem=problems[row].problem,
+            answers=problems[row].answers,
+            prompt=requests[row].prompt,
+            completion=completions[row].text,
+            num_tokens=completions[row].num_tokens,
+            truncated=completions[row].truncated,
+            correct=grades[row].correct if grades else None,
+            reason=grades[row].reason if grades else None,
+            extracted=grades[row].extracted if grades else None,
+            rewards=given[row],
         )
-        for (problem_index, sample_index), problem, request, completion, grade in zip(
-            batch, problems, requests, completions, grades, strict=True
-        )
+        for row, key in enumerate(batch)
     ]
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[Change]:
-    """The settings that differ, those inside of others as `outer.inner`."""
-    found: list[Change] = []
-    for name in dict.fromkeys([*old, *new]):
-        before, now = old.get(name), new.get(name)
-        if isinstance(before, Mapping) and isinstance(now, Mapping):
-            found += differences(before, now, f"{prefix}{name}.")
-        elif before != now:
-            found.append((f"{prefix}{name}", before, now))
-    return found
-
-
-def _check_settings(path: Path, settings: Mapping[str, Any], *, fresh: bool) -> None:
-    """Writes the settings of a run that begins; compares those of one that goes on."""
-    if fresh:
-        replace_json(path, settings)
-        return
-    if not path.exists():
-        raise ValueError(f"{path} is missing beside records.jsonl; begin anew in another folder.")
-    if changed := differences(json.loads(path.read_text("utf-8")), settings):
-        named = "; ".join(f"{name}: {before!r}, now {now!r}" for name, before, now in changed)
-        raise ValueError(
-            f"{path.parent} holds records of other settings: {named}. Give the old "
-            "settings, another output_dir, or resume=False (--no_resume) to delete the records."
-        )
+def speed(samples: int, tokens: int, seconds: float) -> str:
+    """Samples and tokens a second, as the progress bar shows them."""
+    return f"{samples / seconds:.3g} samples/s, {tokens / seconds:.0f} tokens/s"

@@ -7,6 +7,7 @@ requests of a batch, T tokens of a completion, V tokens of the vocabulary.
 """
 
 import hashlib
+import logging
 from bisect import bisect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,20 +23,25 @@ from transformers import (
     TemperatureLogitsWarper,
     TopPLogitsWarper,
 )
+from transformers.utils import has_file
 
+from trl_lambda.evaluation.batch_size import suitable_batch_size
 from trl_lambda.evaluation.generate import Completion, Request, Sampling
 from trl_lambda.templates import encode, end_tokens, stop_texts
+
+logger = logging.getLogger(__name__)
 
 
 class TransformersGenerator:
     """Samples from a model in this process.
 
-    On the CPU, with the same number of threads, a rerun is equal to the bit.
+    On the CPU, with the same number of threads, a rerun is equal to the bit. On a GPU a batch for
+    which the memory does not suffice is sampled in halves.
 
     Args:
         model: A causal language model, with or without a PEFT adapter. It should be in eval mode.
         tokenizer: Its tokenizer.
-        batch_size: Completions sampled at a time.
+        batch_size: Completions sampled at a time; `None` for as many as suit model and machine.
         settings: What else changes the completions, to keep with the records.
     """
 
@@ -44,27 +50,34 @@ class TransformersGenerator:
         model: Any,
         tokenizer: Any,
         *,
-        batch_size: int = 16,
+        batch_size: int | None = 16,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
-        if batch_size < 1:
+        if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}, expected at least 1.")
         self.model = model
         self.tokenizer = tokenizer
         self.batch_size = batch_size
         self.settings = {"engine": "transformers", "batch_size": batch_size, **(settings or {})}
+        self._at_once: int | None = None  # fewer than the batch once the memory did not suffice
 
     @classmethod
     def load(
-        cls, model: str, *, adapter: str | None = None, dtype: str = "auto", batch_size: int = 16
+        cls,
+        model: str,
+        *,
+        adapter: str | None = None,
+        dtype: str = "auto",
+        batch_size: int | None = None,
     ) -> Self:
         """Loads a model from a folder or the Hub, onto a GPU if there is one.
 
         Args:
             model: Folder or Hub id of the base model.
-            adapter: Folder or Hub id of a PEFT adapter for it.
+            adapter: Folder or Hub id of a PEFT adapter for it. Where it has a tokenizer, as the
+                folders of trainings do, that one is used, with the chat template of the training.
             dtype: `auto` for the dtype it was saved in, or a name such as `bfloat16`.
-            batch_size: Completions sampled at a time.
+            batch_size: Completions sampled at a time; `None` for as many as suit.
         """
         loaded = AutoModelForCausalLM.from_pretrained(model, dtype=dtype)
         if adapter is not None:
@@ -79,7 +92,7 @@ class TransformersGenerator:
             "device": loaded.device.type,
             "weights_sha256": weights_fingerprint(loaded),
         }
-        tokenizer = AutoTokenizer.from_pretrained(model)
+        tokenizer = AutoTokenizer.from_pretrained(tokenizer_source(model, adapter))
         return cls(loaded, tokenizer, batch_size=batch_size, settings=settings)
 
     def check(self, prompts: Sequence[str], sampling: Sampling) -> None:
@@ -92,9 +105,40 @@ class TransformersGenerator:
                 f"but the model has {positions} positions. Expected a sum of at most {positions}."
             )
 
+    def suitable_batch_size(self, prompts: Sequence[str], sampling: Sampling) -> int:
+        """As many completions at a time as suit the model and the machine."""
+        longest = max(len(self._encode(prompt, sampling)) for prompt in prompts)
+        return suitable_batch_size(self.model, longest + sampling.max_tokens)
+
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
         """Returns one completion a request, in order."""
-        template = str(sampling.template)
+        done: list[Completion] = []
+        while len(done) < len(requests):
+            size = self._at_once or len(requests)
+            if (made := self._try(requests[len(done) :][:size], sampling)) is not None:
+                done += made
+                continue
+            # After the failed call, so that its tensors are gone.
+            torch.cuda.empty_cache()
+            self._at_once = max(1, min(size, len(requests) - len(done)) // 2)
+            logger.warning(
+                "The GPU's memory does not suffice: sampling %d completions at a time from now "
+                "on. A smaller batch_size saves the attempts.",
+                self._at_once,
+            )
+        return done
+
+    def _try(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion] | None:
+        """`None` where the memory does not suffice for so many."""
+        try:
+            return self._sample(requests, sampling)
+        except torch.OutOfMemoryError:
+            if len(requests) == 1:
+                raise
+            return None
+
+    def _sample(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
+        template = sampling.ends_of
         ends = _end_tokens(self.model, self.tokenizer) + end_tokens(template, self.tokenizer)
         stops = stop_texts(template)
         pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else ends[0]
@@ -114,7 +158,7 @@ class TransformersGenerator:
         return [self._completion(row, ends, stops) for row in output_BT.tolist()]
 
     def _encode(self, prompt: str, sampling: Sampling) -> list[int]:
-        return encode(prompt, str(sampling.template), self.tokenizer)
+        return encode(prompt, sampling.ends_of, self.tokenizer)
 
     def _completion(self, ids: list[int], ends: list[int], stops: list[str]) -> Completion:
         length = next((i + 1 for i, token in enumerate(ids) if token in ends), None)
@@ -124,7 +168,8 @@ class TransformersGenerator:
                 # What follows is padding, or the rest of the token in which the text ended.
                 text = text[: text.index(stop) + len(stop)]
                 length = bisect(range(len(ids)), False, key=lambda n: stop in self._decode(ids[:n]))
-        return Completion(text, length or len(ids), length is None)
+        length_or_all = length or len(ids)
+        return Completion(text, length_or_all, length is None, tuple(ids[:length_or_all]))
 
     def _decode(self, ids: list[int]) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=True)
@@ -155,6 +200,13 @@ class SeededSampling:
         target_B1 = (uniform_B * cumulative_BV[:, -1])[:, None]
         token_B1 = torch.searchsorted(cumulative_BV, target_B1, right=True)
         return torch.full_like(scores, -torch.inf).scatter(-1, token_B1, 0.0)
+
+
+def tokenizer_source(model: str, adapter: str | None) -> str:
+    """Where the tokenizer is: the adapter's folder if it has one, else the model's."""
+    if adapter is not None and has_file(adapter, "tokenizer_config.json"):
+        return adapter
+    return model
 
 
 def weights_fingerprint(model: torch.nn.Module) -> str:

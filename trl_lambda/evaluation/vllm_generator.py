@@ -20,8 +20,10 @@ class VLLMGenerator:
 
     Args:
         model: Folder or Hub id of the base model.
-        adapter: Folder of a LoRA adapter for it.
-        batch_size: Requests handed to vLLM at a time, and written to disk at a time.
+        adapter: Folder of a LoRA adapter for it. Where it has a tokenizer, as the folders of
+            trainings do, that one is used, with the chat template of the training.
+        batch_size: Requests handed to vLLM at a time, and written to disk at a time. How many of
+            them it samples together vLLM decides itself.
         dtype: As vLLM's.
         llm_options: Further arguments of `vllm.LLM`, such as `max_model_len`.
 
@@ -46,7 +48,11 @@ class VLLMGenerator:
                 "VLLMGenerator needs vllm, which is not installed: pip install 'trl-lambda[vllm]', "
                 "or use TransformersGenerator."
             ) from error
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}, expected at least 1.")
         lora = {} if adapter is None else {"enable_lora": True, "max_lora_rank": _rank(adapter)}
+        if adapter is not None and (Path(adapter) / "tokenizer_config.json").is_file():
+            llm_options = {"tokenizer": adapter, **llm_options}
         self.llm = LLM(model=model, dtype=dtype, **lora, **llm_options)
         self.tokenizer = self.llm.get_tokenizer()
         self.seeded = not current_platform.is_cpu()
@@ -63,13 +69,26 @@ class VLLMGenerator:
         }
 
     def check(self, prompts: Sequence[str], sampling: Sampling) -> None:
-        """Nothing: vLLM refuses a prompt that is too long when it comes to it."""
+        """Raises a ValueError if a prompt and its completion exceed the engine's length.
+
+        vLLM itself refuses a prompt when it comes to it, and cuts completions short.
+        """
+        config = getattr(self.llm, "model_config", None)
+        if config is None:  # a vLLM that keeps it elsewhere refuses the prompt itself
+            return
+        most = config.max_model_len
+        longest = max(len(encode(one, sampling.ends_of, self.tokenizer)) for one in prompts)
+        if longest + sampling.max_tokens > most:
+            raise ValueError(
+                f"the longest prompt has {longest} tokens and max_tokens is {sampling.max_tokens}, "
+                f"but vLLM was started with max_model_len {most}. Expected a sum of at most {most}."
+            )
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
         """Returns one completion a request, in order."""
         from vllm import SamplingParams
 
-        template = str(sampling.template)
+        template = sampling.ends_of
         prompts = [
             {"prompt_token_ids": encode(request.prompt, template, self.tokenizer)}
             for request in requests
@@ -92,7 +111,9 @@ class VLLMGenerator:
         )
         firsts = [output.outputs[0] for output in outputs]
         return [
-            Completion(one.text, len(one.token_ids), one.finish_reason == "length")
+            Completion(
+                one.text, len(one.token_ids), one.finish_reason == "length", tuple(one.token_ids)
+            )
             for one in firsts
         ]
 

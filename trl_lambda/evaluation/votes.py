@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from trl_lambda.evaluation.records import Record
 from trl_lambda.rewards import GraderPool, equivalent_many
 
+MANY = 64  # answers of one problem; comparing fewer with each other costs little
+
 
 @dataclass
 class AnswerClass:
@@ -22,7 +24,8 @@ def count_votes(
     """Counts the votes for each answer of each problem, equivalent answers together.
 
     A sample without an answer has no vote. Answers of different verdicts are never the same. Where
-    all answers of a problem have one verdict, the vote is decided and nothing is compared.
+    all answers of a problem have one verdict, the vote is decided and nothing is compared; where
+    many are left, comparing also ends once they could not overtake the leading class together.
 
     Args:
         groups: The records of each problem.
@@ -33,24 +36,40 @@ def count_votes(
     """
     open_answers = [_by_text(group) for group in groups]
     classes: list[list[AnswerClass]] = [[] for _ in groups]
-    for found, waiting in zip(classes, open_answers, strict=True):
-        if len({answer.correct for answer in waiting}) == 1:
-            found.extend(waiting)
-            waiting.clear()
-    # In a round each problem's first answer that is in no class takes in what equals it.
+    _settle(classes, open_answers)
     while any(open_answers):
+        # Each problem's first answer that is in no class takes in what equals it.
         _close_one_class(classes, open_answers, pool)
+        _settle(classes, open_answers)
     return [[(answer.count, answer.correct) for answer in found] for found in classes]
 
 
+def _settle(classes: list[list[AnswerClass]], waiting: list[list[AnswerClass]]) -> None:
+    """Moves what waits of the problems whose vote is decided, as classes of their own."""
+    for found, answers in zip(classes, waiting, strict=True):
+        if _is_decided(found, answers):
+            found.extend(answers)
+            answers.clear()
+
+
+def _is_decided(found: Sequence[AnswerClass], waiting: Sequence[AnswerClass]) -> bool:
+    """Whether comparing what waits could not change which verdict leads."""
+    if len({answer.correct for answer in [*found, *waiting]}) < 2:
+        return True
+    if len(waiting) < MANY:
+        return False
+    together = [sum(one.count for one in waiting if one.correct is v) for v in (True, False)]
+    return max((answer.count for answer in found), default=0) > max(together)
+
+
 def _by_text(group: Sequence[Record]) -> list[AnswerClass]:
-    """The answers of a problem, those of the same text as one."""
+    """The answers of a problem, those of the same text as one, the most frequent first."""
     found: dict[tuple[str, bool], AnswerClass] = {}
     for record in group:
         if record.extracted is not None:
             key = (record.extracted, record.correct)
             found.setdefault(key, AnswerClass(*key, count=0)).count += 1
-    return list(found.values())
+    return sorted(found.values(), key=lambda answer: -answer.count)
 
 
 def _close_one_class(

@@ -243,7 +243,9 @@ def main(arguments: list[str] | None = None) -> None:
         peft_config=get_peft_config(model),
         process_reward_funcs=step_rewards or None,
     )
-    trainer.card_settings = script_settings(task, script, model, mixture)
+    # The template also where it is the default: evaluation compares its own with it.
+    settings = {"template": task.template, **script_settings(task, script, model, mixture)}
+    trainer.card_settings = settings
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()
     trainer.accelerator.print(f"Model saved in {config.output_dir}.")
