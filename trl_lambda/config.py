@@ -190,11 +190,14 @@ class LambdaGRPOConfig(GRPOConfig):
             raise ValueError(fault) from None
 
     @property
-    def steps_between_records(self) -> int | None:
-        """Optimiser steps between two records of the credit log; None for no log."""
+    def steps_between_records(self) -> float | None:
+        """Optimiser steps between two records of the credit log; None for no log.
+
+        Below 1 it is a share of the training's steps, as `logging_steps` may be.
+        """
         if self.credit_log_steps is not None or not self.log_completions:
             return self.credit_log_steps
-        return max(1, int(self.logging_steps))
+        return self.logging_steps
 
     def check_method(self) -> None:
         """Raises ValueError for values out of range and combinations that mean nothing."""

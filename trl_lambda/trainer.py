@@ -29,9 +29,9 @@ from .credit import (
     token_gains,
     traced_log_ratio,
 )
+from .credit_log.callback import FollowTraining
 from .credit_log.format import FirstUpdate, ScoredRows
 from .credit_log.recorder import CreditRecorder
-from .credit_log.writing import LogToCreditLog, run_description
 from .functional import reward_denominator
 from .functional.td_errors import Steps, normalize_steps
 from .groups import WholeGroups, whole_groups
@@ -50,6 +50,7 @@ from .metrics import (
 from .report.trackers import TrackCreditFigures
 from .scored_batch import ScoredBatch
 from .seam.loss_terms import per_token_kl
+from .seam.ratio import RatioRule
 from .seam.trainer import LossPlan, SeamTrainer
 from .seam.user_functions import check_process_reward_func
 from .seam.vllm_cpu import refuse_sleep_on_cpu
@@ -194,11 +195,12 @@ class LambdaGRPOTrainer(HubTrainer, ResumableTrainer, SeamTrainer):
         update = FirstUpdate(
             logps_BT=logps_BT,
             old_logps_BT=plan.old_logps_BT,
-            z_BT=plan.z_BT.detach(),
+            z_BT=self.ratio_rule.log_ratio(plan.z_BT.detach(), plan.mask_BT),
             kl_BT=None
             if reference_BT is None
             else per_token_kl(logps_BT, reference_BT, logps_BT, bias_correction=False),
             advantage_BT=advantages.view(len(advantages), -1).expand_as(logps_BT),
+            mask_BT=plan.mask_BT,
             lengths_B=inputs["completion_mask"].sum(1),
         )
         self.recorder.record_update(inputs["credit_row"], update)
@@ -206,6 +208,17 @@ class LambdaGRPOTrainer(HubTrainer, ResumableTrainer, SeamTrainer):
     def _is_watched(self, inputs: dict[str, Any]) -> bool:
         """Whether the recorder sees rows of this micro-batch for the first time."""
         return bool(self.recorder and self.recorder.watching and "credit_row" in inputs)
+
+    @property
+    def ratio_rule(self) -> RatioRule:
+        """What TRL's loss makes of the ratio."""
+        return RatioRule(
+            loss_type=self.loss_type,
+            epsilon_low=self.epsilon_low,
+            epsilon_high=self.epsilon_high,
+            delta=self.args.delta,
+            level=self.importance_sampling_level,
+        )
 
     def _make_recorder(self) -> CreditRecorder | None:
         every = self.args.steps_between_records
@@ -218,11 +231,10 @@ class LambdaGRPOTrainer(HubTrainer, ResumableTrainer, SeamTrainer):
             every=every,
             max_mb=self.args.credit_log_max_mb,
             micro_batches=self.args.steps_per_generation,
-            clip_range=(1 - self.epsilon_low, 1 + self.epsilon_high),
+            clipped=self.ratio_rule.clipped,
         )
+        self.add_callback(FollowTraining(recorder))
         if recorder.log is not None:
-            recorder.log.write_meta(run_description(self.args))
-            self.add_callback(LogToCreditLog(recorder.log))
             # First: when training ends, Trackio's own callback closes the run.
             self.callback_handler.callbacks.insert(0, TrackCreditFigures(recorder.log))
         return recorder
@@ -301,13 +313,8 @@ class LambdaGRPOTrainer(HubTrainer, ResumableTrainer, SeamTrainer):
         self.log_metric("groups/zero_variance", share)
 
     def _log_traced_ratio(self, z_BT: Tensor, mask_BT: Tensor) -> None:
-        statistics = traced_ratio_statistics(
-            z_BT,
-            mask_BT,
-            limit=Z_LIMIT,
-            lower=1 - self.epsilon_low,
-            upper=1 + self.epsilon_high,
-        )
+        lower, upper = self.ratio_rule.limits
+        statistics = traced_ratio_statistics(z_BT, mask_BT, limit=Z_LIMIT, lower=lower, upper=upper)
         means, largest = means_and_maximum(self.accelerator, statistics, z_BT.abs().max())
         for name, value in means.items():
             self.log_metric(name, value)

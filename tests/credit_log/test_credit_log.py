@@ -69,7 +69,7 @@ def test_every_recorded_row_meets_its_first_update(tmp_path, settings):
     assert [row["reward"] for row in first] == [1.0, 0.0, 0.5, None]
     assert first[0]["rewards"] == {"by_row": 1.0}
     assert [row["ids"] for row in first] == COMPLETIONS[:4]
-    assert first[0]["pieces"] == ["2", "3", "4", "<eos>"]
+    assert first[0]["pieces"] == ["2", " 3", " 4", " <eos>"]  # as the tokenizer decodes
     assert first[0]["size"] == [3, 2, 1, 1]
     assert groups[0]["prompt"].endswith("+ 1 =")
 

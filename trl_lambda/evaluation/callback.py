@@ -1,7 +1,6 @@
 """Evaluation while training: avg@k and pass@k every N steps, in the trainer's log."""
 
 import json
-import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ from transformers import Trainer, TrainerCallback
 from trl.models import unwrap_model_for_generation
 
 from trl_lambda.atomic_write import replace_json
+from trl_lambda.console import get_logger
 from trl_lambda.evaluation.generate import Sampling
 from trl_lambda.evaluation.problem_sets import ProblemSet
 from trl_lambda.evaluation.records import Record, write_records
@@ -21,7 +21,7 @@ from trl_lambda.evaluation.tables import settings_line
 from trl_lambda.evaluation.transformers_generator import TransformersGenerator
 from trl_lambda.templates import render
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 class EvaluationCallback(TrainerCallback):

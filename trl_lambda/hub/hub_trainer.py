@@ -8,7 +8,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from accelerate.logging import get_logger
 from trl.trainer.utils import (
     get_comet_experiment_url,
     get_config_model_id,
@@ -16,6 +15,7 @@ from trl.trainer.utils import (
 )
 
 from ..atomic_write import replace_text
+from ..console import get_logger
 from .card import CONFIG_FILE, Run, model_card
 from .markdown import code_span, is_repo_id
 from .plot import write_reward_plot

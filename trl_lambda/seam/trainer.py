@@ -24,6 +24,7 @@ from accelerate.utils import gather, gather_object
 from torch import Tensor
 from trl import GRPOTrainer
 
+from ..console import get_logger
 from ..scored_batch import ScoredBatch
 from .loss_terms import LossScale, per_token_kl
 from .user_functions import (
@@ -33,6 +34,8 @@ from .user_functions import (
     without_empty_completions,
 )
 from .vllm_cpu import mend_weight_sync
+
+logger = get_logger(__name__)
 
 
 @dataclass
@@ -70,6 +73,8 @@ class SeamTrainer(GRPOTrainer):
         self.process_reward_funcs = list(process_reward_funcs)
         self._scored: tuple[Tensor, list[int], list] | None = None
         self._loss_plan: LossPlan | None = None
+        self._own_columns: set[str] = set()
+        self._told_of_extras: set[str] = set()
         super().__init__(*args, **kwargs)
         if self.use_vllm:
             mend_weight_sync(self.vllm_generation)
@@ -111,6 +116,7 @@ class SeamTrainer(GRPOTrainer):
         The column `advantage` is TRL's own and replaced, any other is added.
         """
         if column != "advantage":
+            self._own_columns.add(column)
             self._logs["extra"][column].extend(values_N)
             return
         shown = self._logs["advantages"]
@@ -119,7 +125,7 @@ class SeamTrainer(GRPOTrainer):
         shown.extend(values_N)
 
     def completions_table(self, count: int) -> dict[str, list]:
-        """The last `count` rows of the completions table: rewards ("rewards/…") and extras."""
+        """Columns of the batch just scored, `count` rows: rewards ("rewards/…") and extras."""
         columns = {f"rewards/{name}": column for name, column in self._logs["rewards"].items()}
         columns |= self._logs["extra"]
         return {name: list(column)[-count:] for name, column in columns.items()}
@@ -145,6 +151,7 @@ class SeamTrainer(GRPOTrainer):
             "completion_ids": completion_ids_list,
         }
         steps = [gathered_steps(func, columns, lengths) for func in self.process_reward_funcs]
+        self._complete_extras(len(prompts))
         self._scored = (rewards_NF, lengths, steps)
         return rewards_NF
 
@@ -154,6 +161,7 @@ class SeamTrainer(GRPOTrainer):
         rewards_NF, lengths, steps = self._scored
         self._scored = None
         output |= self.credit(self._scored_batch(inputs, output, rewards_NF, lengths, steps))
+        self._align_extras()
         return output
 
     def _compute_loss(self, model, inputs):
@@ -197,6 +205,34 @@ class SeamTrainer(GRPOTrainer):
         """
         models = any(isinstance(func, torch.nn.Module) for func in self.reward_funcs)
         return self.accelerator.num_processes > 1 and not models
+
+    def _complete_extras(self, count: int) -> None:
+        """Gives each column that a reward function logs one value per completion of this process.
+
+        TRL appends what was logged. A column with fewer values, or none in this batch, would hold
+        those of other completions, of other processes and of older batches.
+        """
+        pending = self._pending_extra_logs
+        for column in {*pending, *self._logs["extra"]} - self._own_columns:
+            values = pending[column]
+            if len(values) not in (0, count) and column not in self._told_of_extras:
+                self._told_of_extras.add(column)
+                logger.warning(
+                    "log_extra(%r, …) got %d values for %d completions; it takes one for each, "
+                    "None where there is none. Missing ones count as None, further ones are "
+                    "dropped.",
+                    column,
+                    len(values),
+                    count,
+                    main_process_only=False,
+                )
+            pending[column] = [*values, *[None] * count][:count]
+
+    def _align_extras(self) -> None:
+        """Fills up a column that was logged for the first time, as far back as the table goes."""
+        rows = len(self._logs["prompt"])
+        for column in self._logs["extra"].values():
+            column.extendleft([None] * (rows - len(column)))
 
     def _rewards_of_none(self, count: int) -> Tensor:
         """Joins that gather with rewards that no function may return: all then ask what it was."""
