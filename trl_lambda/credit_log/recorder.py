@@ -122,7 +122,7 @@ class CreditRecorder:
             with self.tolerance.of(*WRITING, doing="writing the credit log"):
                 groups = whole_groups(everyones, step, group_size)
                 self._cuts = _cut_to_size(groups, Room(self.log.record_bytes))
-                self.log.write_records(groups)
+                self.log.write_records(groups, begin=True)
         number_B = torch.arange(first_row, first_row + B, device=rows.reward_B.device)
         return number_B.masked_fill(number_B >= GROUPS_PER_RECORD * group_size, NOT_RECORDED)
 

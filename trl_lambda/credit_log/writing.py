@@ -7,6 +7,7 @@ begins a new segment.
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -53,6 +54,8 @@ class CreditLog:
         self._meta: dict[str, Any] = {}
         self._opened = False
         self._segment = 0
+        self._needed = math.inf  # the segment from which the newest record needs them
+        self._told_of_size = False
         self._uncounted: Counter[str] = Counter()
 
     def begin(
@@ -83,8 +86,16 @@ class CreditLog:
         """Oldest first."""
         return segments(self.folder)
 
-    def write_records(self, records: Iterable[dict[str, Any]]) -> None:
+    def write_records(self, records: Iterable[dict[str, Any]], *, begin: bool = False) -> None:
+        """Appends records.
+
+        Args:
+            begin: whether they begin a new one, of groups whose updates will follow; the groups
+                stay until the next one begins, whatever they weigh.
+        """
         self._open()
+        if begin:
+            self._needed = self._segment
         path = self.folder / f"records-{self._segment:05d}.jsonl"
         _append(path, [self._signed(record) for record in records])
         if path.stat().st_size >= self.segment_bytes:
@@ -121,7 +132,7 @@ class CreditLog:
         if begun:
             replace_json(self.folder / META, self._meta)
         numbers = [segment_number(path) for path in self.segments()]
-        self._segment = max(numbers, default=-1) + 1
+        self._segment, self._needed = max(numbers, default=-1) + 1, math.inf
         self._opened = True
 
     def _followed(self) -> dict[str, Any]:
@@ -148,12 +159,21 @@ class CreditLog:
         kept = self.segments()
         others = [self.folder / name for name in (META, LOGS, DROPPED)]
         total = sum(path.stat().st_size for path in [*kept, *others] if path.is_file())
-        while total > self.max_bytes and len(kept) > 1:
+        while total > self.max_bytes and kept[1:] and segment_number(kept[0]) < self._needed:
             oldest = kept.pop(0)
             total -= oldest.stat().st_size
             self._count_dropped(oldest)
             oldest.unlink()
         self._write_dropped()
+        if total > self.max_bytes and not self._told_of_size:
+            self._told_of_size = True
+            logger.warning(
+                "A single record makes the credit log %.2f MB large, more than "
+                "credit_log_max_mb=%g: only the newest is kept. Allow it more, or log shorter "
+                "columns and smaller groups.",
+                total / 1e6,
+                self.max_bytes / 1e6,
+            )
 
     def _count_dropped(self, segment: Path) -> None:
         """Counts a segment that goes; on a full disk the count waits until it can be written."""
