@@ -22,7 +22,7 @@ class BesideProgressBars(logging.LoggerAdapter):
         """As `Logger.log`, by default on the main process alone."""
         if not self.isEnabledFor(level) or (main_process_only and not _is_main_process()):
             return
-        kwargs.setdefault("stacklevel", 3)  # the line that called, not one in here
+        kwargs.setdefault("stacklevel", 2)  # the line that called, not one in here
         with tqdm.external_write_mode():
             super().log(level, msg, *args, **kwargs)
 
