@@ -22,16 +22,17 @@ ARROWS = {
     "atomic_write": set(),
     "batch_plan": set(),
     "bridges": {"credit", "functional", "methods", "rule", "td_errors"},
-    "checkpoints": set(),
+    "checkpoints": {"console"},
     "config": {"batch_plan", "methods", "rule", "td_errors"},
+    "console": set(),
     "credit": {"functional", "methods", "rule", "td_errors"},
-    "credit_log": {"atomic_write", "versions"},
+    "credit_log": {"atomic_write", "console", "versions"},
     "data": {"rewards", "templates"},
-    "evaluation": {"atomic_write", "rewards", "templates", "versions"},
+    "evaluation": {"atomic_write", "console", "rewards", "templates", "versions"},
     "functional": {"functional"},
     "groups": {"functional", "scored_batch"},
-    "health": {"rule"},
-    "hub": {"__version__", "atomic_write", "templates", "versions"},
+    "health": {"console", "rule"},
+    "hub": {"__version__", "atomic_write", "console", "templates", "versions"},
     "methods": set(),
     "metrics": {"functional"},
     "observer": {
@@ -46,11 +47,12 @@ ARROWS = {
         "td_errors",
         "trainer",  # its type alone
     },
-    "report": {"credit_log", "evaluation"},
+    "report": {"console", "credit_log", "evaluation"},
     "rewards": set(),
     "rule": {"functional", "methods", "td_errors"},
     "scored_batch": {"functional"},
     "scripts": {
+        "atomic_write",
         "checkpoints",
         "config",
         "data",
@@ -61,13 +63,14 @@ ARROWS = {
         "templates",
         "trainer",
     },
-    "seam": {"functional", "scored_batch", "td_errors"},
+    "seam": {"console", "functional", "scored_batch", "td_errors"},
     "td_errors": {"functional", "groups"},  # the type of groups alone
     "templates": set(),
     "trainer": {
         "batch_plan",
         "checkpoints",
         "config",
+        "console",
         "credit",
         "functional",
         "groups",
@@ -92,10 +95,13 @@ PRIVATES = {
     "_iter_named_params": "seam/vllm_cpu.py",  # of its VLLMGeneration
     "_log_completion_extra": "seam/trainer.py",
     "_log_metric": "seam/trainer.py",
+    # latex2sympy's sets and chains
+    "_unsorted_args": "rewards/reading.py",
     "_logs": "seam/trainer.py",
     "_metrics": "seam/trainer.py",
     # transformers' pushes of what it has pickled
     "_push_from_checkpoint": "hub/hub_trainer.py",
+    "_pending_extra_logs": "seam/trainer.py",
     # TRL's and transformers' state that a checkpoint must hold
     "_buffered_inputs": "checkpoints/trainer.py",
     "_get_output_dir": "checkpoints/trainer.py",
@@ -118,7 +124,6 @@ INTERNALS = {
     "callback_handler": "seam/trainer.py",
     "current_gradient_accumulation_steps": "seam/trainer.py",
     "environment_factories": "seam/trainer.py",
-    "epsilon_low": "observer.py",
     "is_fsdp_enabled": "evaluation/callback.py",
     "ref_model": "checkpoints/trainer.py",
     "reward_func_names": "hub/hub_trainer.py",
@@ -132,10 +137,10 @@ INTERNALS = {
     "completion_mask": "seam/trainer.py",
     "num_images": "seam/trainer.py",
     "num_items_in_batch": "seam/trainer.py",
-    "old_per_token_logps": "seam/trainer.py",
+    "old_per_token_logps": "seam/loss_plan.py",
     "pixel_values": "seam/trainer.py",
     "prompt_mask": "seam/trainer.py",
-    "ref_per_token_logps": "seam/trainer.py",
+    "ref_per_token_logps": "seam/loss_plan.py",
     "tool_mask": "seam/trainer.py",
     # TRL's functions below its top level
     "compute_liger_loss": "seam/liger.py",
@@ -154,7 +159,7 @@ INTERNALS = {
     "ds_id": "checkpoints/reference.py",
     # vLLM, and TRL's wrapper of it
     "llm_engine": "seam/vllm_cpu.py",
-    "model_config": "seam/vllm_cpu.py",
+    "max_model_len": "evaluation/vllm_generator.py",
     "model_runner": "seam/vllm_cpu.py",
     "process_weights_after_loading": "seam/vllm_cpu.py",
     "quant_method": "seam/vllm_cpu.py",
@@ -343,6 +348,7 @@ RECIPES = PACKAGE.parent / "recipes"
 RECIPE_FILES = sorted(RECIPES.rglob("*.py"))
 # What each recipe may import of ours: modules of the package, other recipes by their room.
 RECIPE_ARROWS = {
+    "benchmarks.front_page": {"benchmarks.learning"},
     "benchmarks.gradient_scale": {"benchmarks.quiet", "benchmarks.scripted", "trl_lambda"},
     "benchmarks.grading": {"trl_lambda.rewards"},
     "benchmarks.learning": {
@@ -352,6 +358,12 @@ RECIPE_ARROWS = {
         "trl_lambda.atomic_write",
         "trl_lambda.evaluation.intervals",
         "trl_lambda.versions",
+    },
+    "benchmarks.process_sets": {
+        "trl_lambda.credit",
+        "trl_lambda.functional",
+        "trl_lambda.report.figures",
+        "trl_lambda.rule",
     },
     "benchmarks.quiet": set(),
     "benchmarks.scripted": set(),

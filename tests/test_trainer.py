@@ -290,8 +290,11 @@ def test_each_side_of_the_clip_range_has_its_own_epsilon(tmp_path, monkeypatch):
     """In the metric of the traced ratio, and in the credit log."""
     settings = {"trace_mode": "ratio", "epsilon": 0.1, "epsilon_high": 0.5, "credit_log_steps": 1}
     trainer = build(tmp_path, settings=settings)
-    lower, upper = trainer._observer.recorder.clip_range
-    assert (lower, upper) == pytest.approx((0.9, 1.5))
+    assert trainer._ratio_rule.limits == pytest.approx((0.9, 1.5))
+    ratios = torch.tensor([0.85, 0.95, 1.4, 1.6])
+    clipped = trainer._observer.recorder.clipped
+    assert clipped(ratios, torch.full((4,), -1.0)).tolist() == [True, False, False, False]
+    assert clipped(ratios, torch.full((4,), 1.0)).tolist() == [False, False, False, True]
     mask = torch.ones(1, 4)
     z = torch.tensor([[0.85, 0.95, 1.4, 1.6]]).log()  # below, inside, inside, above
     trainer.model.train()
@@ -470,15 +473,15 @@ def test_evaluation_with_single_completions(tmp_path, settings):
     assert not output["advantages"].any()
 
 
-def test_plain_config_keeps_its_values(tmp_path, caplog):
+def test_plain_config_keeps_its_values(tmp_path, capsys):
     trainer = tiny.trainer(tmp_path, config_class=GRPOConfig, settings={"loss_type": "bnpo"})
     assert type(trainer.args) is GRPOConfig
     assert (trainer.loss_type, trainer.scale_rewards) == ("bnpo", "group")
     assert trainer._rule == CreditRule()
-    lines = [r.getMessage() for r in caplog.records if "method='default'" in r.getMessage()]
+    trainer.train()
+    lines = [line for line in capsys.readouterr().out.splitlines() if "method='default'" in line]
     assert len(lines) == 1
     assert "TRL's are loss_type='bnpo' and scale_rewards='group'" in lines[0]
-    trainer.train()
 
 
 @dataclass

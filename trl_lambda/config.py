@@ -240,12 +240,15 @@ def batch_sizes(args: GRPOConfig, **known: Any) -> BatchSizes:
     return replace(sizes, **known)
 
 
-def steps_between_records(args: GRPOConfig) -> int | None:
-    """Optimiser steps between two records of the credit log; None for no log."""
+def steps_between_records(args: GRPOConfig) -> float | None:
+    """Optimiser steps between two records of the credit log; None for no log.
+
+    Below 1 it is a share of the training's steps, as `logging_steps` may be.
+    """
     steps = getattr(args, "credit_log_steps", None)
     if steps is not None or not args.log_completions:
         return steps
-    return max(1, int(args.logging_steps))
+    return args.logging_steps
 
 
 def credit_log_max_mb(args: GRPOConfig) -> float:

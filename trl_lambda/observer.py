@@ -14,9 +14,9 @@ from torch import Tensor
 
 from .config import credit_log_max_mb, steps_between_records
 from .credit import Z_LIMIT, Credit, token_gains
+from .credit_log.callback import FollowTraining
 from .credit_log.format import FirstUpdate, ScoredRows
 from .credit_log.recorder import CreditRecorder
-from .credit_log.writing import LogToCreditLog, run_description
 from .metrics import (
     gain_statistics,
     means_and_maximum,
@@ -28,8 +28,8 @@ from .metrics import (
 from .report.trackers import TrackCreditFigures
 from .rule import CreditRule
 from .scored_batch import ScoredBatch
+from .seam.loss_plan import LossPlan
 from .seam.loss_terms import per_token_kl
-from .seam.trainer import LossPlan
 from .td_errors import CreditBatch
 
 if TYPE_CHECKING:
@@ -78,13 +78,8 @@ class CreditObserver:
     def observe_ratio(self, z_BT: Tensor, mask_BT: Tensor) -> None:
         """Metrics of the traced log-ratio."""
         trainer = self.trainer
-        statistics = traced_ratio_statistics(
-            z_BT,
-            mask_BT,
-            limit=Z_LIMIT,
-            lower=1 - trainer.epsilon_low,
-            upper=1 + trainer.epsilon_high,
-        )
+        lower, upper = trainer._ratio_rule.limits
+        statistics = traced_ratio_statistics(z_BT, mask_BT, limit=Z_LIMIT, lower=lower, upper=upper)
         means, largest = means_and_maximum(trainer.accelerator, statistics, z_BT.abs().max())
         for name, value in means.items():
             trainer._log_mean(name, value)
@@ -103,11 +98,12 @@ class CreditObserver:
         update = FirstUpdate(
             logps_BT=logps_BT,
             old_logps_BT=plan.old_logps_BT,
-            z_BT=plan.z_BT.detach(),
+            z_BT=self.trainer._ratio_rule.log_ratio(plan.z_BT.detach(), plan.mask_BT),
             kl_BT=None
             if reference_BT is None
             else per_token_kl(logps_BT, reference_BT, logps_BT, bias_correction=False),
             advantage_BT=advantages.view(len(advantages), -1).expand_as(logps_BT),
+            mask_BT=plan.mask_BT,
             lengths_B=plan.lengths_B,
         )
         self.recorder.record_update(inputs["credit_row"], update)
@@ -151,11 +147,10 @@ class CreditObserver:
             every=every,
             max_mb=credit_log_max_mb(args),
             micro_batches=args.steps_per_generation,
-            clip_range=(1 - trainer.epsilon_low, 1 + trainer.epsilon_high),
+            clipped=trainer._ratio_rule.clipped,
         )
+        trainer.add_callback(FollowTraining(recorder, trainer._method_values))
         if recorder.log is not None:
-            recorder.log.write_meta(run_description(args, trainer._method_values()))
-            trainer.add_callback(LogToCreditLog(recorder.log))
             # First: when training ends, Trackio's own callback closes the run.
             trainer._add_callback_first(TrackCreditFigures(recorder.log))
         return recorder

@@ -15,7 +15,6 @@ from logging import WARNING
 from typing import Any
 
 import torch
-from accelerate.logging import get_logger
 from torch import Tensor
 from transformers import TrainerCallback
 from transformers.trainer_utils import TrainOutput
@@ -25,6 +24,7 @@ from .batch_plan import BatchPlan, plan_batches
 from .checkpoints.reference import sync_taken_from_trl
 from .checkpoints.trainer import ResumableTrainer
 from .config import LambdaGRPOConfig, batch_sizes, check_config, trl_fields_filled, trl_values
+from .console import get_logger
 from .credit import Z_LIMIT, Credit, assign_credit, traced_log_ratio
 from .functional import reward_denominator
 from .functional.td_errors import Steps, normalize_steps
@@ -38,7 +38,9 @@ from .observer import CreditObserver
 from .rule import CreditRule
 from .scored_batch import ScoredBatch
 from .seam.liger import refuse_liger_loss
-from .seam.trainer import LossPlan, SeamTrainer
+from .seam.loss_plan import LossPlan
+from .seam.ratio import RatioRule
+from .seam.trainer import SeamTrainer
 from .seam.user_functions import (
     RaisedElsewhereError,
     check_process_reward_func,
@@ -127,21 +129,20 @@ class LambdaGRPOTrainer(HubTrainer, ResumableTrainer, SeamTrainer):
             )
         if synced:
             self._move_reference()
-        logger.warning(
-            "LambdaGRPOTrainer: %s", self._method.describe(trl_values(args, self._method))
-        )
+        if self._method.stepped_back:
+            logger.warning(self._method_line())
         for warning in (_vanishing_credit(self._rule), dropout_warning(self.model, self._rule)):
             if warning:
                 logger.warning(warning)
+        self.add_callback(_MethodOfTheConfig(self))  # first: the credit log writes the method down
         self._observer = CreditObserver(self)
-        self.add_callback(_MethodOfTheConfig(self))
         if not self._has_callback(WarnOfNoLearning):
             self.add_callback(WarnOfNoLearning(_symptoms(self._rule)))
         if self.use_vllm:
             self.add_callback(SamplingMismatchWarning())
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
-        """As TRL's; prints the batch plan first, unless `args.log_level` asks for errors only.
+        """As TRL's; prints batch plan and method first, unless `args.log_level` wants errors only.
 
         Raises:
             ValueError: batch sizes that do not fit the data set; the message has the nearest that
@@ -149,7 +150,7 @@ class LambdaGRPOTrainer(HubTrainer, ResumableTrainer, SeamTrainer):
         """
         plan = self._batch_plan()
         if self.is_world_process_zero() and self.args.get_process_log_level() <= WARNING:
-            print(plan, flush=True)
+            print(f"{plan}\n{self._method_line()}", flush=True)
         return super().train(*args, **kwargs)
 
     # -- the method --------------------------------------------------------------------------
@@ -162,6 +163,11 @@ class LambdaGRPOTrainer(HubTrainer, ResumableTrainer, SeamTrainer):
         """The method's name and, by option, what trains."""
         values = self._method.values() | trl_values(self.args, self._method)
         return {"method": self._method.name, **values}
+
+    def _method_line(self) -> str:
+        """What the method changes of TRL's GRPO."""
+        trained = trl_values(self.args, self._method)
+        return f"LambdaGRPOTrainer: {self._method.describe(trained)}"
 
     def _take_method(self) -> None:
         """Reads the method from the config again: a search may have set fields of it."""
@@ -277,6 +283,17 @@ class LambdaGRPOTrainer(HubTrainer, ResumableTrainer, SeamTrainer):
             trace=trace if self._rule.traces_ratio else None,
             kl_weight_BT=kl_weight_BT,
             mask_BT=mask_BT,
+        )
+
+    @property
+    def _ratio_rule(self) -> RatioRule:
+        """What TRL's loss makes of the ratio."""
+        return RatioRule(
+            loss_type=self.loss_type,
+            epsilon_low=self.epsilon_low,
+            epsilon_high=self.epsilon_high,
+            delta=self.args.delta,
+            level=self.importance_sampling_level,
         )
 
     def _observe_loss(self, inputs: dict[str, Any], plan: LossPlan) -> None:

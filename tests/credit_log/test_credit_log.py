@@ -10,35 +10,11 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+from recording import COMPLETIONS, by_row, records, run
 
 from trl_lambda.credit_log.writing import CreditLog
 from trl_lambda.report import load_run, write_report
 from trl_lambda.report.trackers import TrackCreditFigures
-
-EOS = tiny.EOS
-COMPLETIONS = [[5, 6, 7, EOS], [5, 6, 8, EOS], [5, 9, EOS], [4, 6, EOS]] * 4
-
-
-def by_row(completions, log_extra, **columns):
-    log_extra("verdict", ["ok" if i % 2 else None for i in range(len(completions))])
-    return [[1.0, 0.0, 0.5, None][i % 4] for i in range(len(completions))]
-
-
-def run(tmp_path, **settings):
-    settings = {"max_steps": 4, "per_device_train_batch_size": 16, **settings}
-    trainer = tiny.trainer(
-        tmp_path, reward_funcs=by_row, rollout_func=tiny.scripted(COMPLETIONS), settings=settings
-    )
-    trainer.train()
-    return trainer
-
-
-def records(folder):
-    paths = sorted((folder / "credit_log").glob("records-*.jsonl"))
-    lines = [json.loads(line) for path in paths for line in path.read_text().splitlines()]
-    groups = [line for line in lines if line["kind"] == "group"]
-    return groups, {line["row"]: line for line in lines if line["kind"] == "update"}
-
 
 SETTINGS = [
     {},
@@ -69,7 +45,7 @@ def test_every_recorded_row_meets_its_first_update(tmp_path, settings):
     assert [row["reward"] for row in first] == [1.0, 0.0, 0.5, None]
     assert first[0]["rewards"] == {"by_row": 1.0}
     assert [row["ids"] for row in first] == COMPLETIONS[:4]
-    assert first[0]["pieces"] == ["2", "3", "4", "<eos>"]
+    assert first[0]["pieces"] == ["2", " 3", " 4", " <eos>"]  # as the tokenizer decodes
     assert first[0]["size"] == [3, 2, 1, 1]
     assert groups[0]["prompt"].endswith("+ 1 =")
 

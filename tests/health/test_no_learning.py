@@ -24,8 +24,10 @@ CUT_OFF = [[5] * 8, [6] * 8, [7] * 8, [8] * 8]
 @pytest.fixture
 def warned(caplog):
     """The warnings so far, in order."""
-    caplog.set_level(logging.WARNING, logger="trl_lambda.callbacks")
-    return lambda: [r.getMessage() for r in caplog.records if r.name == "trl_lambda.callbacks"]
+    caplog.set_level(logging.WARNING, logger="trl_lambda.health.no_learning")
+    return lambda: [
+        r.getMessage() for r in caplog.records if r.name == "trl_lambda.health.no_learning"
+    ]
 
 
 def varied(completions, **columns):

@@ -20,7 +20,7 @@ def warned(caplog):
     def run(differences, **options):
         callback = SamplingMismatchWarning(**options)
         steps = []
-        with caplog.at_level(logging.WARNING, "trl_lambda.sampling_mismatch"):
+        with caplog.at_level(logging.WARNING, "trl_lambda.health.sampling_mismatch"):
             for step, difference in enumerate(differences, 1):
                 caplog.clear()
                 logs = {"loss": 0.0} if difference is None else {DIFFERENCE: difference}

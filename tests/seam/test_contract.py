@@ -44,7 +44,13 @@ def test_our_own_methods_replace_none_of_trl():
     """But for those that the contract names."""
     ours = {name for cls in LambdaGRPOTrainer.__mro__ for name in own_names(cls)}
     meant = {demand.name for demand in DEMANDS} | {"train", "_name", "_tag_names"}
-    hub = {"create_model_card", "init_hf_repo", "push_to_hub", "save_model"}
+    hub = {
+        "create_model_card",
+        "init_hf_repo",
+        "push_to_hub",
+        "save_model",
+        "_push_from_checkpoint",
+    }
     assert ours & set(dir(GRPOTrainer)) <= meant | hub
 
 

@@ -1,8 +1,12 @@
 """The format of the credit log, once for writing and reading.
 
-Files in `<output_dir>/credit_log/`: `meta.json` (settings, versions), `logs.jsonl` (one line per
-TRL log), `records-NNNNN.jsonl` (groups when they are scored; and, joined by a row id, the values of
-a completion's first update), `dropped.json` (what the size limit cost).
+Files in `<output_dir>/credit_log/`: `meta.json` (settings, versions, the parts of the run),
+`logs.jsonl` (one line per TRL log), `records-NNNNN.jsonl` (groups when they are scored; and, joined
+by a row id, the values of a completion's first update), `dropped.json` (what the size limit cost).
+
+Every line has the `run_id` of the part of the run that wrote it (`runs.py`); lines of earlier
+versions have none. A completion that was too long has `cut`, `{"at": t, "tokens": n}`: entry t of
+its lists stands for n tokens that are left out (`cutting.py`).
 
 Shape suffixes: B completions of this process, T completion positions.
 """
@@ -10,15 +14,21 @@ Shape suffixes: B completions of this process, T completion positions.
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from .pieces import token_pieces
+
 FORMAT = 1
 FOLDER = "credit_log"
-META, LOGS, DROPPED, SEGMENTS = "meta.json", "logs.jsonl", "dropped.json", "records-*.jsonl"
+META, LOGS, DROPPED = "meta.json", "logs.jsonl", "dropped.json"
 
 # Lists of a completion with an entry for each of its tokens: when it is scored, and at its update.
 GROUP_LISTS = ("pieces", "ids", "mask", "advantage", "weight", "trace_weight", "size")
@@ -26,6 +36,21 @@ UPDATE_LISTS = ("logps", "old_logps", "z_abs", "ratio", "kl", "clipped")
 MAY_BE_NULL = ("z_abs", "kl")
 # A record of an update may have these, too: entropy of the next-token distribution, in nats.
 OPTIONAL_UPDATE_LISTS = ("entropy",)
+
+DIGITS = 5
+# Powers of ten up to this one are exact in float64, and so are sums and quotients with them.
+_EXACT_POWER = 22
+
+
+def segments(folder: Path) -> list[Path]:
+    """The files of records, oldest first; other files in the folder are somebody else's."""
+    named = [path for path in folder.glob("records-*.jsonl") if segment_number(path) is not None]
+    return sorted(named, key=segment_number)
+
+
+def segment_number(path: Path) -> int | None:
+    match = re.fullmatch(r"records-([0-9]+)\.jsonl", path.name)
+    return int(match[1]) if match else None
 
 
 @dataclass(frozen=True)
@@ -56,6 +81,7 @@ class FirstUpdate:
 
     Attributes:
         z_BT: the log-ratio, or its trace in `ratio` mode.
+        mask_BT: 1 on the tokens that the loss counts.
         lengths_B: completion tokens.
     """
 
@@ -64,6 +90,7 @@ class FirstUpdate:
     z_BT: Tensor
     kl_BT: Tensor | None
     advantage_BT: Tensor
+    mask_BT: Tensor
     lengths_B: Tensor
 
 
@@ -71,27 +98,20 @@ def describe_row(rows: ScoredRows, i: int, row_id: str, tokenizer: Any) -> dict[
     """A completion's entry in a group record."""
     ids = [token for token in rows.completion_ids_BT[i].tolist() if token >= 0]
     n = len(ids)
+    rewards, extra = _cells(rows.table, i)
     return {
         "row": row_id,
-        "pieces": [tokenizer.decode([token]) for token in ids],
+        "pieces": token_pieces(tokenizer, ids),
         "ids": ids,
         "mask": rows.mask_BT[i, :n].int().tolist(),
         "reward": number(rows.reward_B[i].item()),
-        "rewards": {
-            name.removeprefix("rewards/"): number(values[i])
-            for name, values in rows.table.items()
-            if name.startswith("rewards/")
-        },
+        "rewards": {name: number(value) for name, value in rewards.items()},
         "group_advantage": number(rows.group_advantage_B[i].item()),
         "advantage": numbers(rows.advantage_BT[i, :n]),
         "weight": numbers(rows.weight_BT[i, :n]),
         "trace_weight": numbers(rows.gain_BT[i, :n]),
         "size": rows.size_BT[i, :n].tolist(),
-        "extra": {
-            name: _cell(values[i])
-            for name, values in rows.table.items()
-            if not name.startswith("rewards/")
-        },
+        "extra": {name: _cell(value) for name, value in extra.items()},
     }
 
 
@@ -100,13 +120,21 @@ def describe_prompt(rows: ScoredRows, i: int, tokenizer: Any) -> str:
 
 
 def describe_update(
-    update: FirstUpdate, i: int, row_id: str, step: int, *, lower: float, upper: float
+    update: FirstUpdate,
+    i: int,
+    row_id: str,
+    step: int,
+    *,
+    clipped: Callable[[Tensor, Tensor], Tensor],
 ) -> dict[str, Any]:
-    """A row's update record; clipped as TRL counts it, by the sign of the advantage."""
+    """A row's update record.
+
+    Args:
+        clipped: where the loss clips, from ratio and advantage.
+    """
     n = int(update.lengths_B[i])
     ratio = update.z_BT[i, :n].exp()
-    advantage = update.advantage_BT[i, :n]
-    clipped = ((ratio < lower) & (advantage < 0)) | ((ratio > upper) & (advantage > 0))
+    is_clipped = clipped(ratio, update.advantage_BT[i, :n]) & update.mask_BT[i, :n].bool()
     return {
         "kind": "update",
         "row": row_id,
@@ -116,19 +144,50 @@ def describe_update(
         "z_abs": numbers(update.z_BT[i, :n].abs()),
         "ratio": numbers(ratio),
         "kl": None if update.kl_BT is None else numbers(update.kl_BT[i, :n]),
-        "clipped": clipped.int().tolist(),
+        "clipped": is_clipped.int().tolist(),
     }
 
 
 def numbers(values: Tensor) -> list[float | None]:
-    return [number(value) for value in values.detach().to(torch.float64).tolist()]
+    """Five significant digits each; JSON has no NaN and no infinity."""
+    exact = values.detach().to("cpu", torch.float64).numpy()
+    finite = np.isfinite(exact)
+    rounded = _rounded(np.where(finite, exact, 0.0))
+    listed: list[float | None] = rounded.tolist()
+    for place in np.flatnonzero(~finite).tolist():
+        listed[place] = None
+    return listed
+
+
+def _rounded(values: np.ndarray) -> np.ndarray:
+    """An array at once, but for values that no exact power of ten scales."""
+    magnitude = np.abs(values)
+    exponents = np.floor(np.log10(magnitude, where=magnitude > 0, out=np.zeros_like(magnitude)))
+    shift = (DIGITS - 1 - exponents).astype(int)
+    scale = 10.0 ** np.minimum(np.abs(shift), _EXACT_POWER)
+    small = shift > 0
+    digits = np.rint(np.where(small, values * scale, values / scale))
+    rounded = np.where(small, digits / scale, digits * scale)
+    for place in np.flatnonzero(np.abs(shift) > _EXACT_POWER).tolist():
+        rounded[place] = number(values[place])
+    return rounded
 
 
 def number(value: float | None) -> float | None:
-    """Five significant digits; JSON has no NaN and no infinity."""
-    if value is None or not math.isfinite(value):
+    """One number as in `numbers`."""
+    try:
+        if value is None or not math.isfinite(value):
+            return None
+    except OverflowError:  # an integer beyond all floats
         return None
-    return float(f"{value:.5g}")
+    return float(f"{value:.{DIGITS}g}")
+
+
+def _cells(table: dict[str, list], i: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(rewards, other columns) of row i; None where a column is too short to have one."""
+    cells = {name: values[i] if i < len(values) else None for name, values in table.items()}
+    rewards = {n.removeprefix("rewards/"): v for n, v in cells.items() if n.startswith("rewards/")}
+    return rewards, {n: v for n, v in cells.items() if not n.startswith("rewards/")}
 
 
 def _cell(value: Any) -> Any:

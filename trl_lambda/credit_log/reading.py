@@ -1,12 +1,14 @@
 """Reading a run's credit log: lines into groups, each completion joined with its update.
 
 The log is append-only and its writer may be killed at any byte, so a line that is no JSON is left
-out and counted. Everything else that does not fit the format is an error that names file and row.
+out and counted. So are lines of other runs, and of steps that a resumed run trained again
+(`runs.py`). Everything else that does not fit the format is an error that names file and row.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,9 +23,10 @@ from .format import (
     MAY_BE_NULL,
     META,
     OPTIONAL_UPDATE_LISTS,
-    SEGMENTS,
     UPDATE_LISTS,
+    segments,
 )
+from .runs import NO_ID, left_at
 
 
 @dataclass
@@ -36,9 +39,11 @@ class Run:
         meta: `settings`, `versions`, `started`, as the recorder wrote them.
         logs: one entry per log of the trainer, `step` and `metrics`.
         groups: of the file format, in the order of writing; a completion has `update`, None where
-            the log has none.
+            the log has none, and `cut` if tokens were left out of it.
         dropped: what the recorder deleted to stay under its limit; empty if nothing.
         unreadable: lines that are no JSON, such as the last one of a run that was killed.
+        superseded: lines of steps that were trained again after a checkpoint was resumed, and lines
+            of other runs.
     """
 
     name: str
@@ -48,6 +53,7 @@ class Run:
     groups: list[dict[str, Any]] = field(default_factory=list)
     dropped: dict[str, int] = field(default_factory=dict)
     unreadable: int = 0
+    superseded: int = 0
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -65,7 +71,7 @@ def load_run(run_dir: str | Path) -> Run:
     folder = path / FOLDER
     meta = _read_meta(folder)
     run = Run(name=str(meta.get("run") or path.resolve().name), path=path, meta=meta, logs=[])
-    run.logs = [line for _, line in _lines(folder / LOGS, run)]
+    run.logs = [line for _, line in _lines(folder / LOGS, run, records=False)]
     run.dropped = _read_json(folder / DROPPED) if _exists(folder / DROPPED) else {}
     run.groups = _read_groups(folder, run)
     return run
@@ -108,33 +114,49 @@ def _parse(text: bytes) -> Any:
     return json.loads(text, parse_constant=lambda _: None)
 
 
-def _lines(path: Path, run: Run) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line number, object) of a file that may be missing; counts what cannot be read."""
+def _lines(path: Path, run: Run, *, records: bool) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line number, object) of a file that may be missing; counts what does not count."""
     if not path.is_file():
         return
+    limits = left_at(run.meta)
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             try:
                 content = _parse(line)
             except ValueError:
                 content = None
-            if isinstance(content, dict):
+            if not isinstance(content, dict):
+                run.unreadable += bool(line.strip())
+            elif limits is None or _counts(content, limits, records):
                 yield number, content
             else:
-                run.unreadable += bool(line.strip())
+                run.superseded += 1
+
+
+def _counts(line: dict[str, Any], limits: dict[str, float], records: bool) -> bool:
+    """Whether a line is of this run, and its step was not trained again by a later part of it.
+
+    A record of step s belongs to the update after s, a log of step s to the one before.
+    """
+    limit = limits.get(str(line.get("run_id", NO_ID)), -math.inf)
+    step = line.get("step")
+    if not isinstance(step, int | float):
+        return limit > -math.inf  # of this run: whoever reads it says what is wrong
+    return step < limit if records else step <= limit
 
 
 def _read_groups(folder: Path, run: Run) -> list[dict[str, Any]]:
     """Groups in order; of a group written twice (a resumed run) the later one stands."""
     groups: dict[str, dict[str, Any]] = {}
     rows: dict[str, dict[str, Any]] = {}
-    for segment in sorted(folder.glob(SEGMENTS)):
-        for number, record in _lines(segment, run):
+    for segment in segments(folder):
+        for number, record in _lines(segment, run, records=True):
             place = f"{segment}, line {number}"
             if record.get("kind") == "group":
-                groups.pop(record.get("id", ""), None)
-                groups[record["id"]] = _checked_group(record, place)
-                rows.update({row["row"]: row for row in record["completions"]})
+                group = _checked_group(record, place)
+                groups.pop(group["id"], None)
+                groups[group["id"]] = group
+                rows.update({str(row["row"]): row for row in group["completions"]})
             elif record.get("kind") == "update":
                 _join(record, rows, place)
     return list(groups.values())
@@ -142,9 +164,15 @@ def _read_groups(folder: Path, run: Run) -> list[dict[str, Any]]:
 
 def _checked_group(group: dict[str, Any], place: str) -> dict[str, Any]:
     _require(group, ("id", "step", "mode", "prompt", "completions"), place)
+    if not isinstance(group["id"], str) or not isinstance(group["completions"], list):
+        raise ValueError(
+            f"report: {place}: a group's id must be a text and its completions a list, got "
+            f"{group['id']!r} and {type(group['completions']).__name__}. Delete that line."
+        )
     for completion in group["completions"]:
         _require(completion, ("row", "reward", "group_advantage", *GROUP_LISTS), place)
-        _check_lengths(completion, GROUP_LISTS, len(completion["pieces"]), place)
+        pieces = completion["pieces"]
+        _check_lengths(completion, GROUP_LISTS, len(pieces) if _is_list(pieces) else 0, place)
         completion["update"] = None
     return group
 
@@ -152,7 +180,7 @@ def _checked_group(group: dict[str, Any], place: str) -> dict[str, Any]:
 def _join(update: dict[str, Any], rows: dict[str, dict[str, Any]], place: str) -> None:
     """Hands an update to its completion: the first one counts, and its group may be dropped."""
     _require(update, ("row", *UPDATE_LISTS), place)
-    completion = rows.get(update["row"])
+    completion = rows.get(str(update["row"]))
     if completion is not None and completion["update"] is None:
         optional = [name for name in OPTIONAL_UPDATE_LISTS if update.get(name) is not None]
         names = (*UPDATE_LISTS, *optional)
@@ -160,7 +188,9 @@ def _join(update: dict[str, Any], rows: dict[str, dict[str, Any]], place: str) -
         completion["update"] = {name: update[name] for name in names}
 
 
-def _require(record: dict[str, Any], names: tuple[str, ...], place: str) -> None:
+def _require(record: Any, names: tuple[str, ...], place: str) -> None:
+    if not isinstance(record, dict):
+        raise ValueError(f"report: {place}: expected a JSON object, got {record!r}.")
     missing = [name for name in names if name not in record]
     if missing:
         raise ValueError(
@@ -175,9 +205,13 @@ def _check_lengths(record: dict[str, Any], names: tuple[str, ...], length: int, 
         values = record[name]
         if values is None and name in MAY_BE_NULL:
             continue
-        if not isinstance(values, list) or len(values) != length:
-            came = len(values) if isinstance(values, list) else repr(values)
+        if not _is_list(values) or len(values) != length:
+            came = len(values) if _is_list(values) else repr(values)
             raise ValueError(
                 f"report: {place}: row {record['row']}: {name} must have one entry for each of the "
                 f"{length} tokens, got {came}. Delete that line."
             )
+
+
+def _is_list(values: Any) -> bool:
+    return isinstance(values, list)

@@ -1,6 +1,5 @@
 """Evaluation while training: avg@k and pass@k every N steps, in the trainer's log."""
 
-import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,6 +12,7 @@ from trl.models import unwrap_model_for_generation
 from trl.models.utils import disable_gradient_checkpointing
 
 from trl_lambda.atomic_write import replace_json
+from trl_lambda.console import get_logger
 from trl_lambda.evaluation.generate import Sampling
 from trl_lambda.evaluation.problem_sets import ProblemSet
 from trl_lambda.evaluation.records import Record, write_records
@@ -24,7 +24,7 @@ from trl_lambda.evaluation.tables import settings_line
 from trl_lambda.evaluation.trained_with import config_settings, differences_from_training
 from trl_lambda.evaluation.transformers_generator import TransformersGenerator
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 class EvaluationCallback(TrainerCallback):

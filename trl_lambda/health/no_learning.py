@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,9 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-logger = logging.getLogger(__name__)
+from ..console import get_logger
+
+logger = get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Symptom:
         metric: Its name in the training log.
         shown_by: Whether a logged value shows it; the mean of a log's steps, None if none is known.
         steps: Optimiser steps in a row before it is worth a warning.
-        meaning: What has happened.
+        meaning: What has happened. "{reward}" stands for the reward of that log.
         advice: What to do.
         unless: A symptom that explains this one, and is told in its place.
         beside: Metrics to tell beside it.
@@ -56,10 +57,12 @@ ALL_TRUNCATED = Symptom(
     metric="completions/clipped_ratio",
     shown_by=_is_whole,
     steps=5,
-    meaning="no completion came to an end before max_completion_length, so most have no answer",
-    advice="Raise max_completion_length, or see with log_completions=True whether the model ends "
-    "its turns: the prompt's template may be another than the one it knows, or its end-of-turn "
-    "token may not be the tokenizer's eos_token.",
+    meaning="no completion came to an end before max_completion_length, at a mean reward of "
+    "{reward}; what comes after that length, such as an answer at the end, no reward function sees",
+    advice="Raise max_completion_length if the reward is low for that reason; if it is high, the "
+    "completions only go on after the answer. In both cases see with log_completions=True whether "
+    "the model ends its turns: the prompt's template may be another than the one it knows, or its "
+    "end-of-turn token may not be the tokenizer's eos_token.",
 )
 NO_VARIANCE = Symptom(
     metric="groups/zero_variance",
@@ -131,7 +134,10 @@ def _explained(symptom: Symptom, logs: dict) -> bool:
 
 def _message(symptom: Symptom, streak: _Streak, logs: dict) -> str:
     beside = "".join(f", {name} {logs.get(name)}" for name in symptom.beside)
+    reward = logs.get("reward")
+    known = "unknown" if _is_unknown(reward) else f"{reward:.4g}"
+    meaning = symptom.meaning.replace("{reward}", known)
     return (
         f"{symptom.metric} was {logs[symptom.metric]} for {streak.steps} steps in a row, up to "
-        f"step {streak.last_step}{beside}: {symptom.meaning}. {symptom.advice}"
+        f"step {streak.last_step}{beside}: {meaning}. {symptom.advice}"
     )

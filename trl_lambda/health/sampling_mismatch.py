@@ -13,8 +13,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from accelerate.logging import get_logger
 from transformers import TrainerCallback
+
+from ..console import get_logger
 
 logger = get_logger(__name__)
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from accelerate.logging import get_logger
 from huggingface_hub import get_token
 from trl.trainer.utils import (
     get_comet_experiment_url,
@@ -19,6 +18,7 @@ from trl.trainer.utils import (
 )
 
 from ..atomic_write import replace_text
+from ..console import get_logger
 from .card import CONFIG_FILE, Run, model_card
 from .markdown import code_span, is_repo_id
 from .plot import write_reward_plot

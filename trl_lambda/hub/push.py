@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakSet
 
-from accelerate.logging import get_logger
 from huggingface_hub.errors import HfHubHTTPError
 from transformers import TrainerCallback
 
+from ..console import get_logger
 from .secrets import redacted
 
 logger = get_logger(__name__)

@@ -6,13 +6,15 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-from accelerate.logging import get_logger
 from transformers import TrainerCallback
 
+from ..console import get_logger
 from ..credit_log.writing import CreditLog
 
 logger = get_logger(__name__)
 TRACKERS = ("wandb", "trackio")  # both have log(), and Image() of a path
+# Files that cannot be read or written, lines that follow no format, what matplotlib refuses.
+DRAWING = (OSError, ValueError, TypeError, LookupError, ArithmeticError, RuntimeError, MemoryError)
 
 
 class TrackCreditFigures(TrainerCallback):
@@ -27,10 +29,14 @@ class TrackCreditFigures(TrainerCallback):
 
     def on_train_end(self, args, state, control, **kwargs):
         trackers = [name for name in TRACKERS if name in args.report_to]
-        if trackers and self.log.segments():
-            figures = self._figures()
-            for name in trackers:
+        if not trackers or not self.log.segments():
+            return
+        figures = self._figures()
+        for name in trackers:
+            try:
                 show_in_tracker(importlib.import_module(name), figures)
+            except Exception as error:  # a tracker raises errors of its own, of the network too
+                _warn(f"{name} did not take the figures of the credit log", error)
 
     def _figures(self) -> list[Path]:
         try:
@@ -42,7 +48,15 @@ class TrackCreditFigures(TrainerCallback):
                 error.name,
             )
             return []
-        return write_figures([load_run(self.log.folder.parent)], self.log.folder / "credit")
+        try:
+            return write_figures([load_run(self.log.folder.parent)], self.log.folder / "credit")
+        except DRAWING as error:
+            _warn("The figures of the credit log could not be drawn", error)
+            return []
+
+
+def _warn(what: str, error: Exception) -> None:
+    logger.warning("%s: %s: %s. The training itself is done.", what, type(error).__name__, error)
 
 
 def show_in_tracker(tracker: Any, figures: list[Path]) -> None:

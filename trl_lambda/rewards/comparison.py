@@ -42,7 +42,7 @@ from sympy import (
 )
 from sympy.core.function import AppliedUndef
 
-from trl_lambda.rewards.reading import Decimal, Expression, Reading
+from trl_lambda.rewards.reading import Decimal, Expression, Reading, as_written
 
 # Fewer digits than this are no more than an estimate.
 MIN_SIGNIFICANT_DIGITS = 6
@@ -120,7 +120,7 @@ def _elements(reading: Reading) -> list[Expression]:
     if not isinstance(expression, FiniteSet):
         return [expression]
     in_braces = reading.text.lstrip().startswith(r"\{")
-    return list(expression.args if in_braces else expression._unsorted_args)
+    return list(expression.args if in_braces else as_written(expression))
 
 
 def _repeats(elements: Sequence[Expression]) -> bool:
@@ -226,10 +226,10 @@ def _equal_symbolically(gold: Basic, answer: Basic) -> bool:
 
 def _equal_names(gold: Basic, answer: Basic) -> bool:
     """Whether two symbols, or a symbol and its letters one by one, are spelled the same."""
-    return _name(gold) == _name(answer)
+    return _function_name(gold) == _function_name(answer)
 
 
-def _name(expression: Basic) -> str:
+def _function_name(expression: Basic) -> str:
     letters = expression.args if isinstance(expression, Mul) else [expression]
     if not all(letter == E or isinstance(letter, Symbol) for letter in letters):
         return str(expression)

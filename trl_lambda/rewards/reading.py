@@ -150,13 +150,18 @@ def _exact(expression: Expression, decimals: dict[Rational, Decimal]) -> Express
     if isinstance(expression, MatrixBase):
         return expression.applyfunc(lambda entry: _exact(entry, decimals))
     if isinstance(expression, (FiniteSet, And)):
-        return type(expression)(*(_exact(part, decimals) for part in expression._unsorted_args))
+        return type(expression)(*(_exact(part, decimals) for part in as_written(expression)))
     parts = [_exact(part, decimals) if part.has(Float) else part for part in expression.args]
     if isinstance(expression, Relational):
         return expression.func(*parts, evaluate=False)
     if isinstance(expression, (Tuple, Interval)):
         return expression.func(*parts)
     return expression.func(*parts)
+
+
+def as_written(expression: FiniteSet | And) -> tuple[Expression, ...]:
+    """The parts of a list or of a chain in the order of the text; SymPy's own order is another."""
+    return expression._unsorted_args
 
 
 def _exact_decimal(number: Float, decimals: dict[Rational, Decimal]) -> Expression:
@@ -173,11 +178,11 @@ def _exact_decimal(number: Float, decimals: dict[Rational, Decimal]) -> Expressi
 def _oriented(expression: Expression) -> Expression:
     """Chains from small to large, and equations with their lone symbol on the left."""
     if isinstance(expression, And):
-        relations = expression._unsorted_args
+        relations = as_written(expression)
         if all(isinstance(relation, (Gt, Ge)) for relation in relations):
             return And(*(relation.reversed for relation in reversed(relations)))
     elif isinstance(expression, FiniteSet):
-        return FiniteSet(*map(_oriented, expression._unsorted_args))
+        return FiniteSet(*map(_oriented, as_written(expression)))
     elif isinstance(expression, Eq) and not isinstance(expression.lhs, (Symbol, AppliedUndef)):
         left, right = expression.args
         if isinstance(right, (Symbol, AppliedUndef)) and not left.has(right):

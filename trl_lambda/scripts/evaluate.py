@@ -23,8 +23,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from trl_lambda.scripts.named_functions import SHORT_NAMES, find_functions
-
 from trl_lambda.atomic_write import replace_json
 from trl_lambda.evaluation import (
     BENCHMARKS,
@@ -50,6 +48,7 @@ from trl_lambda.evaluation.tables import (
     summary_table,
 )
 from trl_lambda.evaluation.trained_with import differences_from_training, training_settings
+from trl_lambda.scripts.named_functions import SHORT_NAMES, find_functions
 
 
 def main(arguments: list[str] | None = None) -> None:

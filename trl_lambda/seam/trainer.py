@@ -29,10 +29,12 @@ from torch import Tensor
 from transformers import TrainerCallback
 from trl import GRPOTrainer
 
+from ..console import get_logger
 from ..functional.td_errors import StepRewards
 from ..scored_batch import ScoredBatch
 from ..td_errors import Continuation
 from .continuations import continuation_log_probs
+from .loss_plan import LossPlan
 from .loss_terms import LossScale, per_token_kl
 from .user_functions import (
     function_name,
@@ -42,6 +44,8 @@ from .user_functions import (
     without_empty_completions,
 )
 from .vllm_cpu import mend_weight_sync
+
+logger = get_logger(__name__)
 
 # What TRL hands a reward function beside the data set's columns.
 NOT_COLUMNS = ("prompt", "completion", "completion_ids")
@@ -63,66 +67,14 @@ class Rewards:
     steps: list[list[StepRewards | None]]
 
 
-@dataclass
-class LossPlan:
-    """What one call of TRL's loss shall see.
-
-    Attributes:
-        trace: maps the log-ratio x to z, or None to leave the ratio alone.
-        kl_weight_BT: weight of the KL term (ones where it is unweighted), or None to leave TRL's.
-        inputs: what the loss reads, a copy: the buffered inputs serve the next iteration, too.
-        advantages: what the loss trains on, `(B,)` or `(B, T)`.
-        lengths_B: tokens of each completion.
-        old_logps_BT: log π_old; where TRL stored none, log π_θ as the loss asked for it.
-        reference_logps_BT: log π_ref, or None without a KL term.
-        logps_BT: the raw log-probabilities, once the loss has asked for them.
-        z_BT: what stood for the log-ratio.
-    """
-
-    trace: Any
-    kl_weight_BT: Tensor | None
-    mask_BT: Tensor
-    inputs: dict[str, Any] | None = None
-    advantages: Tensor | None = None
-    lengths_B: Tensor | None = None
-    old_logps_BT: Tensor | None = None
-    reference_logps_BT: Tensor | None = None
-    logps_BT: Tensor | None = None
-    z_BT: Tensor | None = None
-
-    def inputs_of_loss(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """A copy for TRL's loss, zeros in the place of `old` where it sees a trace."""
-        self.inputs = dict(inputs)
-        self.advantages = inputs["advantages"]
-        self.lengths_B = inputs["completion_mask"].sum(1)
-        self.old_logps_BT = inputs.get("old_per_token_logps")
-        self.reference_logps_BT = inputs.get("ref_per_token_logps")
-        if self.trace is not None:
-            zeros_BT = torch.zeros(self.mask_BT.shape, device=self.mask_BT.device)
-            self.inputs["old_per_token_logps"] = zeros_BT
-        return self.inputs
-
-    def intercept(self, logps_BT: Tensor) -> Tensor:
-        """Takes log π_θ on its way into the loss and hands on what shall stand in its place."""
-        assert self.inputs is not None
-        self.logps_BT = logps_BT
-        if self.old_logps_BT is None:
-            self.old_logps_BT = logps_BT.detach()
-        log_ratio_BT = logps_BT - self.old_logps_BT
-        self.z_BT = log_ratio_BT if self.trace is None else self.trace(log_ratio_BT)
-        handed_on = logps_BT if self.trace is None else self.z_BT
-        if self.kl_weight_BT is not None:
-            # exp(0) − 0 − 1: TRL's KL term is 0, and so is its gradient.
-            self.inputs["ref_per_token_logps"] = handed_on.detach()
-        return handed_on
-
-
 class SeamTrainer(GRPOTrainer):
     """`GRPOTrainer` with hooks; subclasses override those and no private."""
 
     def __init__(self, *args, process_reward_funcs: Sequence = (), **kwargs):
         self.process_reward_funcs = list(process_reward_funcs)
         self._loss_plan: LossPlan | None = None
+        self._own_columns: set[str] = set()
+        self._told_of_extras: set[str] = set()
         super().__init__(*args, **kwargs)
         if self.use_vllm:
             mend_weight_sync(self.vllm_generation)
@@ -172,6 +124,7 @@ class SeamTrainer(GRPOTrainer):
         The column `advantage` is TRL's own and replaced, any other is added.
         """
         if column != "advantage":
+            self._own_columns.add(column)
             self._logs["extra"][column].extend(values_N)
             return
         shown = self._logs["advantages"]
@@ -180,7 +133,7 @@ class SeamTrainer(GRPOTrainer):
         shown.extend(values_N)
 
     def _completions_table(self, count: int) -> dict[str, list]:
-        """The last `count` rows of the completions table: rewards ("rewards/…") and extras."""
+        """Columns of the batch just scored, `count` rows: rewards ("rewards/…") and extras."""
         columns = {f"rewards/{name}": column for name, column in self._logs["rewards"].items()}
         columns |= self._logs["extra"]
         return {name: list(column)[-count:] for name, column in columns.items()}
@@ -223,6 +176,7 @@ class SeamTrainer(GRPOTrainer):
         with self._rewards_seen() as seen:
             output = super()._generate_and_score_completions(inputs)
         output |= self._credit(self._scored_batch(inputs, output, seen[-1]))
+        self._align_extras()
         return output
 
     def _compute_loss(self, model, inputs):
@@ -234,7 +188,8 @@ class SeamTrainer(GRPOTrainer):
             return super()._compute_loss(model, inputs)
         self._loss_plan = plan
         try:
-            loss = super()._compute_loss(model, plan.inputs_of_loss(inputs))
+            lengths_B = inputs["completion_mask"].sum(1)
+            loss = super()._compute_loss(model, plan.inputs_of_loss(inputs, lengths_B))
         finally:
             self._loss_plan = None
         if plan.kl_weight_BT is not None:
@@ -258,6 +213,34 @@ class SeamTrainer(GRPOTrainer):
         """
         models = any(isinstance(func, torch.nn.Module) for func in self.reward_funcs)
         return self.accelerator.num_processes > 1 and not models
+
+    def _complete_extras(self, count: int) -> None:
+        """Gives each column that a reward function logs one value per completion of this process.
+
+        TRL appends what was logged. A column with fewer values, or none in this batch, would hold
+        those of other completions, of other processes and of older batches.
+        """
+        pending = self._pending_extra_logs
+        for column in {*pending, *self._logs["extra"]} - self._own_columns:
+            values = pending[column]
+            if len(values) not in (0, count) and column not in self._told_of_extras:
+                self._told_of_extras.add(column)
+                logger.warning(
+                    "log_extra(%r, …) got %d values for %d completions; it takes one for each, "
+                    "None where there is none. Missing ones count as None, further ones are "
+                    "dropped.",
+                    column,
+                    len(values),
+                    count,
+                    main_process_only=False,
+                )
+            pending[column] = [*values, *[None] * count][:count]
+
+    def _align_extras(self) -> None:
+        """Fills up a column that was logged for the first time, as far back as the table goes."""
+        rows = len(self._logs["prompt"])
+        for column in self._logs["extra"].values():
+            column.extendleft([None] * (rows - len(column)))
 
     def _rewards_of_none(self, count: int) -> Tensor:
         """Joins that gather with rewards that no function may return: all then ask what it was."""
@@ -315,6 +298,7 @@ class SeamTrainer(GRPOTrainer):
                 "completion_ids": completion_ids_list,
             }
             steps = [gathered_steps(func, columns, lengths) for func in self.process_reward_funcs]
+            self._complete_extras(len(prompts))
             seen.append(Rewards(prompts, completions, lengths, rewards_NF, steps))
             return rewards_NF
 
