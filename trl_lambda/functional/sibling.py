@@ -1,0 +1,198 @@
+"""Sibling baselines: a token is compared with the completions that did otherwise right there.
+
+Shape suffixes: B completions, T completion positions, E stretches between lengths at which some
+process set splits (see `process_sets`). Where the rows that share y_<t part at t, each is compared
+with those that took another token; the tokens after it keep that baseline until the next parting.
+With κ = `shrinkage` rows of the baseline before,
+
+    b[i, t] = ( Σ_j r_j + κ·b[i, t−1] ) / ( n + κ )
+
+over the n rows j that share y_<t with row i but not y_t, where there are any; b[i, t−1] elsewhere.
+
+That is a linear recurrence along the stretches, solved by doubling: time is O(B·E·log E + B·T), no
+loop runs over tokens. Sums are taken in float64 (float32 on devices without it): rows that all have
+one reward get exactly that reward as their baseline in float32.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from .process_sets import Averaging, PrefixSets, opens_set, set_values, sum_over_sets
+
+
+def sibling_baselines(
+    rewards_B: Tensor,
+    sets: PrefixSets,
+    *,
+    shrinkage: float = 1.0,
+    initial_B: Tensor | None = None,
+) -> Tensor:
+    """Baseline b of each token, from the rows that share what stands before it and part there.
+
+    κ → ∞ keeps b[i, −1] everywhere (the group's mean: GRPO). κ = 0 takes siblings alone: a group
+    whose first tokens all differ gets the mean of the others (RLOO), and rows whose prefix and
+    whose siblings have one reward get it as their baseline.
+
+    Which rows count:
+
+    - The end is an outcome of its own: a row of n tokens parts from one that goes on, at n.
+    - A row whose reward is NaN is nobody's sibling, and leaves the group's mean.
+    - A row of length 0 (masked out as truncated, say) is nobody's sibling, but its reward is part
+      of the group's mean, as in `prefix_values`.
+    - Environment tokens are tokens: rows part at them too.
+
+    The rows that part from row i at t are picked by y_t, so the baseline depends on the very action
+    that it judges: by equal tokens the mean gradient is tilted (towards actions that are frequent
+    and of extreme value). With the sets of `branch_sets` it is not.
+
+    Args:
+        rewards_B: `(B,)`, floating point, NaN where a reward abstains.
+        sets: `prefix_sets(…)` (equal tokens) or `branch_sets(…)` (branch ids) of whole groups.
+        shrinkage: κ in [0, ∞]: how many rows the baseline before a parting counts for.
+        initial_B: `(B,)`: b[i, −1]; NaN counts as 0. By default the mean of all that share the
+            empty prefix, 0 where no reward is known. Where prompts differ within a group that set
+            is not the group (`split_groups_by_prompt`): pass `group_mean` of the nominal groups.
+
+    Returns:
+        `(B, T)` in float32 or the wider dtype of `rewards_B`; finite everywhere. Past the end of a
+        completion its last baseline stands.
+
+    Raises:
+        ValueError: rewards or initial_B that are not `(B,)` floating point, a shrinkage outside
+            [0, ∞].
+
+    Source: ours; without any overlap RLOO, arXiv 2402.14740, with κ = 0.
+    """
+    sets.check_rewards(rewards_B, where="sibling_baselines")
+    _check_shrinkage(shrinkage, where="sibling_baselines")
+    if initial_B is not None and initial_B.shape != rewards_B.shape:
+        raise ValueError(
+            f"sibling_baselines: initial_B must have shape {tuple(rewards_B.shape)}, got "
+            f"{tuple(initial_B.shape)}."
+        )
+    rewards = _Rewards(rewards_B, sets)
+    if initial_B is None:
+        start_B = rewards.mean_of_groups()
+    else:
+        start_B = initial_B.to(rewards.reward_B.dtype).nan_to_num(nan=0.0)[sets.order_B]
+    baseline_BE = _baselines(start_B, *rewards.siblings("leaves"), shrinkage)
+    return sets.right_after_tokens(baseline_BE.to(rewards.dtype))
+
+
+def branch_advantages(
+    rewards_B: Tensor,
+    sets: PrefixSets,
+    *,
+    shrinkage: float = 1.0,
+    values: Averaging = "children",
+) -> Tensor:
+    """Credit V − b of each token of a branched group, not yet divided by a deviation.
+
+    V is the mean of what continues the token, so completions that share a token share its credit.
+    For K roots, each continued M ways from its fork,
+
+        before the fork:  A = V_i − b_i           V_i = mean_m r_im,  b_i = mean_{j≠i} V_j
+        after it:         A = r_im − ( Σ_{n≠m} r_in + κ·b_i ) / ( M − 1 + κ )
+
+    and in general, at each fork of a tree, a child c with siblings n ≠ c under the stretch v gets
+    b_c = (Σ_{n≠c} V_n + κ·b_v)/(M_v − 1 + κ): where a root was forked at several tokens, the fork
+    and what the root goes on with are siblings at each. Without forks it is RLOO (K = 1: zeros);
+    κ → ∞ keeps the root's baseline; κ = 0 makes the credit of siblings sum to 0.
+
+    Averages by `"children"` let each child of a fork count once, whatever hangs on it, as the
+    policy would have it; by `"leaves"` each completion counts once (and κ is counted in
+    completions). Rewards that are NaN and completions of length 0 leave every average; tokens that
+    nobody with a reward continues get 0.
+
+    Args:
+        rewards_B: `(B,)`, floating point, NaN where a reward abstains.
+        sets: `branch_sets(…)` of whole groups.
+        shrinkage: κ in [0, ∞]: how many siblings the baseline before a fork counts for.
+        values: `"children"` or `"leaves"`.
+
+    Returns:
+        `(B, T)` in float32 or the wider dtype of `rewards_B`; finite everywhere. Past the end of a
+        completion its last credit stands.
+
+    Raises:
+        ValueError: rewards that are not `(B,)` floating point, a shrinkage outside [0, ∞], an
+            unknown averaging.
+
+    Source: ours; without forks RLOO, arXiv 2402.14740.
+    """
+    sets.check_rewards(rewards_B, where="branch_advantages")
+    _check_shrinkage(shrinkage, where="branch_advantages")
+    rewards = _Rewards(rewards_B, sets)
+    number_BE, total_BE = rewards.siblings(values)
+    # Roots have nothing to shrink to: the other roots alone, where there are any.
+    others_B = total_BE[:, 0] / number_BE[:, 0].clamp(min=1.0)
+    parts_B = (number_BE[:, 0] > 0) & (sets.stretch_T1[:2].diff() > 0).any()
+    value_BE, known_BE = rewards.values(values)
+    start_B = torch.where(parts_B, others_B, value_BE[:, 0])
+    baseline_BE = _baselines(start_B, number_BE, total_BE, shrinkage)
+    gain_BE = torch.where(known_BE, value_BE - baseline_BE, 0.0)
+    return sets.right_after_tokens(gain_BE.to(rewards.dtype))
+
+
+class _Rewards:
+    """The rewards of whole groups in the sorted order of their sets, in a wide dtype."""
+
+    def __init__(self, rewards_B: Tensor, sets: PrefixSets):
+        self.dtype = torch.promote_types(rewards_B.dtype, torch.float32)
+        wide = self.dtype if rewards_B.device.type == "mps" else torch.float64
+        self.set_BE = sets.set_BE
+        self.reward_B = rewards_B.to(wide)[sets.order_B]
+        self.known_B = ~self.reward_B.isnan()
+        self.counted_B = self.known_B & (sets.lengths_B > 0)[sets.order_B]
+
+    def values(self, averaging: Averaging) -> tuple[Tensor, Tensor]:
+        return set_values(self.set_BE, self.reward_B, self.counted_B, averaging)
+
+    def mean_of_groups(self) -> Tensor:
+        """`(B,)`: mean of all that share the empty prefix, completions of length 0 included."""
+        return set_values(self.set_BE, self.reward_B, self.known_B, "leaves")[0][:, 0]
+
+    def siblings(self, averaging: Averaging) -> tuple[Tensor, Tensor]:
+        """Number and sum of what parts from a row between stretch e and e + 1, `(B, E−1)` each.
+
+        The units are completions, or the sets into which a set splits.
+        """
+        if averaging == "leaves":
+            known_BE = self.counted_B[:, None].expand(self.set_BE.shape)
+            value_BE = self.reward_B[:, None].expand(self.set_BE.shape)
+        else:
+            value_BE, known_BE = self.values(averaging)
+            known_BE = known_BE & opens_set(self.set_BE)
+        before_BE, after_BE = self.set_BE[:, :-1], self.set_BE[:, 1:]
+        unit_BE = known_BE[:, 1:].to(value_BE.dtype)
+        worth_BE = torch.where(known_BE, value_BE, 0.0)[:, 1:]
+        number_BE = sum_over_sets(before_BE, unit_BE) - sum_over_sets(after_BE, unit_BE)
+        total_BE = sum_over_sets(before_BE, worth_BE) - sum_over_sets(after_BE, worth_BE)
+        return number_BE, total_BE
+
+
+def _baselines(start_B: Tensor, number_BE: Tensor, total_BE: Tensor, shrinkage: float) -> Tensor:
+    """`(B, E)`: b in each stretch, by doubling: b_e = keep_e·b_{e−1} + (1 − keep_e)·mean_e."""
+    parts_BE = number_BE > 0
+    # κ = ∞ moves nothing, κ = 0 takes the siblings' mean exactly; 0/0 is never read.
+    gain_BE = torch.where(parts_BE, number_BE / (number_BE + shrinkage), 0.0)
+    mean_BE = total_BE / number_BE.clamp(min=1.0)
+    keep_BE = torch.cat([torch.zeros_like(start_B)[:, None], 1.0 - gain_BE], 1)
+    baseline_BE = torch.cat([start_B[:, None], gain_BE * mean_BE], 1)
+    step = 1
+    while step < keep_BE.shape[1]:
+        moved_BE = keep_BE[:, step:] * baseline_BE[:, :-step]
+        baseline_BE = torch.cat([baseline_BE[:, :step], baseline_BE[:, step:] + moved_BE], 1)
+        kept_BE = keep_BE[:, step:] * keep_BE[:, :-step]
+        keep_BE = torch.cat([keep_BE[:, :step], kept_BE], 1)
+        step *= 2
+    return baseline_BE
+
+
+def _check_shrinkage(shrinkage: float, *, where: str) -> None:
+    if math.isnan(shrinkage) or shrinkage < 0:
+        raise ValueError(f"{where}: shrinkage (κ) must lie in [0, ∞], got {shrinkage}.")
