@@ -9,7 +9,10 @@ from hypothesis import strategies as st
 
 from trl_lambda.functional import Branches, PrefixSets, branch_sets
 
-REWARDS = st.one_of(st.floats(-2, 2), st.just(float("nan")))
+# Mostly known, or too few rows are left to part from one another.
+REWARDS = st.one_of(
+    st.floats(-2, 2), st.floats(0, 1), st.sampled_from([0.0, 1.0]), st.just(float("nan"))
+)
 SHRINKAGES = st.one_of(st.sampled_from([0.0, 1.0, float("inf")]), st.floats(0, 50))
 
 
@@ -58,7 +61,7 @@ def trees(draw, max_rows: int = 8, max_length: int = 7, truncate: bool = True):
     B = draw(st.integers(1, max_rows))
     tree = Tree([], [], [], [], [])
     for i in range(B):
-        group = draw(st.integers(0, 1))
+        group = draw(st.sampled_from([0, 0, 0, 1]))
         candidates = [j for j in range(i) if tree.groups[j] == group]
         parent = draw(st.sampled_from([i, *candidates]))
         taken = [] if parent == i else tree.ids[parent]

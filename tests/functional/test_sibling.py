@@ -7,17 +7,20 @@ from branching import REWARDS, SHRINKAGES, even_tree, trees
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import groups_of_completions, padded
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from trl_lambda.functional import (
+    Branches,
     branch_advantages,
+    branch_sets,
     group_mean,
     prefix_sets,
+    root_baselines,
     sibling_baselines,
     split_groups_by_prompt,
 )
 
 TIGHT = {"rtol": 1e-12, "atol": 1e-12}
-AVERAGINGS = st.sampled_from(["leaves", "children"])
 INFINITE = math.inf
 
 
@@ -70,19 +73,6 @@ def test_baselines_of_branch_ids_equal_the_definition(tree, shrinkage, data):
         writer, tree.lengths, tree.groups, rewards, tree.width, shrinkage
     )
     torch.testing.assert_close(got, want, **TIGHT)
-
-
-@given(trees(), SHRINKAGES, AVERAGINGS, st.data())
-def test_branch_advantages_equal_the_definition(tree, shrinkage, averaging, data):
-    rewards = draw_rewards(data, len(tree.ids))
-    got = branch_advantages(double(rewards), tree.sets(), shrinkage=shrinkage, values=averaging)
-    assert got.isfinite().all()
-    writer = sibling_oracles.by_writers(tree.parents, tree.forks)
-    want = sibling_oracles.branch_advantages(
-        writer, tree.lengths, tree.groups, rewards, tree.width, shrinkage, averaging
-    )
-    there = torch.arange(tree.width) < torch.tensor(tree.lengths)[:, None]
-    torch.testing.assert_close(got.masked_fill(~there, 0.0), want, **TIGHT)
 
 
 # By hand
@@ -248,153 +238,6 @@ def test_narrow_rewards(dtype, rtol, group, shrinkage, seed):
     torch.testing.assert_close(got.double(), want, rtol=rtol, atol=1e-7)
 
 
-# Identities, branch ids
-
-BLOCKS = st.tuples(st.integers(2, 4), st.integers(1, 4), st.integers(1, 3))
-
-
-@given(BLOCKS, SHRINKAGES, AVERAGINGS, st.integers(0, 99))
-def test_block_form(block, shrinkage, averaging, seed):
-    """METHOD: V_i − b_i before the fork, r_im − (Σ r_in + κ b_i)/(M − 1 + κ) after it."""
-    K, M, fork = block
-    tree = even_tree(K, M, fork, length=4)
-    rewards = torch.randn(K, M, generator=torch.Generator().manual_seed(seed)).double()
-    before, after = sibling_oracles.block_form(rewards.tolist(), shrinkage)
-    got = branch_advantages(
-        rewards.flatten(), tree.sets(), shrinkage=shrinkage, values=averaging
-    ).view(K, M, 4)
-    for i in range(K):
-        for m in range(M):
-            # "leaves" counts κ in rows as "children" does here: every child is one row.
-            assert got[i, m, :fork].tolist() == pytest.approx([before[i]] * fork, abs=1e-12)
-            assert got[i, m, fork:].tolist() == pytest.approx([after[i][m]] * (4 - fork), abs=1e-12)
-
-
-@pytest.mark.parametrize("averaging", ["leaves", "children"])
-@pytest.mark.parametrize("shrinkage", [0.0, 1.0, INFINITE])
-def test_without_forks_it_is_rloo(shrinkage, averaging):
-    rewards = double([0.1, 0.7, 0.2, 0.9])
-    tree = even_tree(K=4, M=1, fork=0, length=3)
-    got = branch_advantages(rewards, tree.sets(), shrinkage=shrinkage, values=averaging)
-    rloo = rewards - (rewards.sum() - rewards) / 3
-    torch.testing.assert_close(got, rloo[:, None].expand(4, 3), **TIGHT)
-
-
-@given(trees(), AVERAGINGS, st.data())
-def test_infinite_shrinkage_keeps_the_roots_baseline(tree, averaging, data):
-    rewards = double(data.draw(st.lists(st.floats(-2, 2), min_size=8, max_size=8)))
-    rewards = rewards[: len(tree.ids)]
-    sets = tree.sets()
-    got = branch_advantages(rewards, sets, shrinkage=INFINITE, values=averaging)
-    values = sets.mean(rewards, averaging)[:, 1:]
-    baseline = values - got
-    for i, n in enumerate(tree.lengths):
-        assert baseline[i, :n].tolist() == pytest.approx(baseline[i, :1].tolist() * n, abs=1e-12)
-
-
-@given(trees(truncate=False), SHRINKAGES, AVERAGINGS, st.data())
-def test_rows_that_share_a_token_share_its_credit(tree, shrinkage, averaging, data):
-    rewards = double(draw_rewards(data, len(tree.ids)))
-    got = branch_advantages(rewards, tree.sets(), shrinkage=shrinkage, values=averaging)
-    writer = sibling_oracles.by_writers(tree.parents, tree.forks)
-    for i, n in enumerate(tree.lengths):
-        for t in range(n):
-            assert got[i, t].item() == pytest.approx(got[writer(i, t), t].item(), abs=1e-12)
-
-
-@given(trees(truncate=False), st.data())
-def test_without_shrinkage_the_credit_of_siblings_sums_to_nothing(tree, data):
-    """After each fork, and over the roots before all forks."""
-    rewards = data.draw(st.lists(st.floats(-2, 2), min_size=len(tree.ids), max_size=len(tree.ids)))
-    got = branch_advantages(double(rewards), tree.sets(), shrinkage=0.0)
-    writer = sibling_oracles.by_writers(tree.parents, tree.forks)
-    for t in range(tree.width):
-        for i in range(len(tree.ids)):
-            rows = [
-                j for j in sibling_oracles.members(writer, tree.groups, i, t) if tree.lengths[j] > t
-            ]
-            sharing = sibling_oracles.members(writer, tree.groups, i, t)
-            children = sibling_oracles.parts(writer, sharing, t)
-            ended = len(rows) < len(sharing)  # an end is a sibling without a token
-            if t < tree.lengths[i] and len(children) > 1 and not ended:
-                total = sum(got[child[0], t].item() for child in children)
-                assert total == pytest.approx(0.0, abs=1e-11)
-
-
-def test_a_root_forked_twice():
-    """Row 1 from row 0 at token 1, row 2 at token 2; row 3 is the other root."""
-    tree = even_tree(K=2, M=3, fork=1, length=3).permuted([0, 1, 2, 3])
-    tree.ids[2], tree.forks[2] = [*tree.ids[0][:2], 99], 2
-    r0, r1, r2, other = 1.0, 0.0, 0.5, 0.25
-    rewards = double([r0, r1, r2, other])
-    late = (r0 + r2) / 2
-    early = (late + r1) / 2
-    b_early = (r1 + other) / 2
-    want = [
-        [early - other, late - b_early, r0 - (r2 + b_early) / 2],
-        [early - other, r1 - (late + other) / 2, r1 - (late + other) / 2],
-        [early - other, late - b_early, r2 - (r0 + b_early) / 2],
-        [other - early] * 3,
-    ]
-    torch.testing.assert_close(branch_advantages(rewards, tree.sets()), double(want), **TIGHT)
-    leaves = branch_advantages(rewards, tree.sets(), values="leaves")
-    V = (r0 + r1 + r2) / 3
-    assert leaves[0, 0].item() == pytest.approx(V - other)
-    assert leaves[1, 1].item() == pytest.approx(r1 - (r0 + r2 + other) / 3)
-
-
-def test_a_single_root_has_nothing_to_compare_before_its_fork():
-    tree = even_tree(K=1, M=2, fork=1, length=2)
-    got = branch_advantages(torch.tensor([1.0, 0.0]), tree.sets(), shrinkage=0.0)
-    assert got.tolist() == [[0.0, 1.0], [0.0, -1.0]]
-
-
-def test_abstaining_and_truncated_branches():
-    """The shared token keeps the credit that the others give it; their own tokens get none."""
-    tree = even_tree(K=2, M=2, fork=1, length=2)
-    rewards = torch.tensor([1.0, math.nan, 0.0, 0.5])
-    got = branch_advantages(rewards, tree.sets())
-    assert got.tolist() == [[0.75, 0.75], [0.75, 0.0], [-0.75, -0.75], [-0.75, 0.0]]
-    tree.lengths[1] = 0
-    truncated = branch_advantages(rewards.nan_to_num(9.0), tree.sets())
-    assert torch.equal(truncated[[0, 2, 3]], got[[0, 2, 3]])
-
-
-@given(trees(), SHRINKAGES, AVERAGINGS, st.data())
-def test_order_of_rows_and_padding_never_matter_to_branches(tree, shrinkage, averaging, data):
-    rewards = double(draw_rewards(data, len(tree.ids)))
-    order = data.draw(st.permutations(range(len(tree.ids))))
-    options = {"shrinkage": shrinkage, "values": averaging}
-    plain = branch_advantages(rewards, tree.sets(), **options)
-    other = tree.permuted(order)
-    other.ids = [[7 - 3 * token for token in row] for row in other.ids]
-    got = branch_advantages(rewards[order], other.sets(tree.width + 2, filler=4), **options)
-    torch.testing.assert_close(got[:, : tree.width], plain[order], **TIGHT)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@given(tree=trees(), shrinkage=SHRINKAGES, averaging=AVERAGINGS, seed=st.integers(0, 99))
-def test_narrow_rewards_of_branches(dtype, tree, shrinkage, averaging, seed):
-    rewards = torch.randn(len(tree.ids), generator=torch.Generator().manual_seed(seed)).to(dtype)
-    options = {"shrinkage": shrinkage, "values": averaging}
-    got = branch_advantages(rewards, tree.sets(), **options)
-    assert got.dtype == torch.float32
-    want = branch_advantages(rewards.double(), tree.sets(), **options)
-    torch.testing.assert_close(got.double(), want, rtol=1e-6, atol=1e-6)
-
-
-def test_deep_chains_keep_their_values():
-    """A thousand levels: the share of the last leaf in the root's value is 2^−1000."""
-    ids = [[7] * n for n in range(1, 1201)]
-    tokens, lengths = padded(ids)
-    sets = prefix_sets(tokens, lengths, torch.zeros(len(ids), dtype=torch.long))
-    rewards = torch.zeros(len(ids))
-    rewards[-2:] = 1.0
-    values = sets.mean(rewards, "children")
-    assert values[-1, -2:].tolist() == [1.0, 1.0]
-    assert values[-1, -3].item() == 0.5
-
-
 # What is refused
 
 SETS = prefix_sets(torch.ones(2, 3).long(), torch.tensor([3, 1]), torch.tensor([0, 0]))
@@ -408,7 +251,7 @@ def test_bad_shrinkage_is_named(kernel, shrinkage):
         kernel(torch.ones(2), SETS, shrinkage=shrinkage)
 
 
-@pytest.mark.parametrize("kernel", [sibling_baselines, branch_advantages])
+@pytest.mark.parametrize("kernel", [sibling_baselines, branch_advantages, root_baselines])
 @pytest.mark.parametrize("rewards", [torch.ones(3), torch.ones(2).long(), torch.ones(2, 1)])
 def test_bad_rewards_are_named(kernel, rewards):
     with pytest.raises(
@@ -420,5 +263,45 @@ def test_bad_rewards_are_named(kernel, rewards):
 def test_bad_averages_and_starts_are_named():
     with pytest.raises(ValueError, match=r"values must be one of .* got 'rows'"):
         branch_advantages(torch.ones(2), SETS, values="rows")
+    with pytest.raises(ValueError, match=r"values must be one of .* got 'rows'"):
+        root_baselines(torch.ones(2), SETS, values="rows")
     with pytest.raises(ValueError, match=r"initial_B must have shape \(2,\), got \(1,\)"):
         sibling_baselines(torch.ones(2), SETS, initial_B=torch.ones(1))
+
+
+# Cost
+
+
+class CountedOperations(TorchDispatchMode):
+    """How many tensor operations were run while this was on."""
+
+    def __init__(self):
+        super().__init__()
+        self.number = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.number += 1
+        return func(*args, **(kwargs or {}))
+
+
+def operations(kernel, T: int, levels: int) -> int:
+    """Of a group in which row n leaves the others after n tokens, all of T tokens."""
+    rows = torch.arange(levels + 1)
+    ids = (torch.arange(T) >= rows[:, None]) * (rows[:, None] + 1)
+    lengths, groups = torch.full_like(rows, T), torch.zeros_like(rows)
+    if kernel is branch_advantages:
+        branches = Branches((rows - 1).clamp(min=0), (rows - 1).clamp(min=0))
+        sets = branch_sets(torch.zeros_like(ids), lengths, groups, branches)
+    else:
+        sets = prefix_sets(ids, lengths, groups)
+    with CountedOperations() as counted:
+        kernel(torch.rand(levels + 1), sets)
+    return counted.number
+
+
+@pytest.mark.parametrize("kernel", [sibling_baselines, branch_advantages])
+def test_no_loop_runs_over_tokens_nor_over_partings(kernel):
+    few = operations(kernel, 100, levels=32)
+    assert operations(kernel, 10_000, levels=32) == few
+    # Four times the partings are two more doublings.
+    assert few < operations(kernel, 1000, levels=128) < few + 50

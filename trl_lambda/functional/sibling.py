@@ -45,9 +45,11 @@ def sibling_baselines(
       of the group's mean, as in `prefix_values`.
     - Environment tokens are tokens: rows part at them too.
 
-    The rows that part from row i at t are picked by y_t, so the baseline depends on the very action
-    that it judges: by equal tokens the mean gradient is tilted (towards actions that are frequent
-    and of extreme value). With the sets of `branch_sets` it is not.
+    Two things tilt the mean gradient. By equal tokens the rows that part from row i are picked by
+    y_t, so the baseline depends on the very action that it judges; by branch ids it does not. And
+    the mean of a branched group holds the rows that share row i's own tokens, so these earn less:
+    start from `root_baselines` there. With both it is the gradient of independent samples, for
+    every κ.
 
     Args:
         rewards_B: `(B,)`, floating point, NaN where a reward abstains.
@@ -56,6 +58,7 @@ def sibling_baselines(
         initial_B: `(B,)`: b[i, −1]; NaN counts as 0. By default the mean of all that share the
             empty prefix, 0 where no reward is known. Where prompts differ within a group that set
             is not the group (`split_groups_by_prompt`): pass `group_mean` of the nominal groups.
+            For a branched group pass `root_baselines`.
 
     Returns:
         `(B, T)` in float32 or the wider dtype of `rewards_B`; finite everywhere. Past the end of a
@@ -81,6 +84,33 @@ def sibling_baselines(
         start_B = initial_B.to(rewards.reward_B.dtype).nan_to_num(nan=0.0)[sets.order_B]
     baseline_BE = _baselines(start_B, *rewards.siblings("leaves"), shrinkage)
     return sets.right_after_tokens(baseline_BE.to(rewards.dtype))
+
+
+def root_baselines(
+    rewards_B: Tensor, sets: PrefixSets, *, values: Averaging = "children"
+) -> Tensor:
+    """b_i = mean_{j≠i} V_j: the mean of the other roots, the baseline of tokens before any fork.
+
+    Without forks it is the leave-one-out mean of the group. Where no other root with a reward is
+    there it is V_i itself (0 if there is none).
+
+    Args:
+        rewards_B: `(B,)`, floating point, NaN where a reward abstains.
+        sets: `branch_sets(…)` of whole groups.
+        values: `"children"` (each root counts once) or `"leaves"` (each completion does).
+
+    Returns:
+        `(B,)` in float32 or the wider dtype of `rewards_B`.
+
+    Raises:
+        ValueError: rewards that are not `(B,)` floating point, an unknown averaging.
+
+    Source: ours; without forks RLOO, arXiv 2402.14740.
+    """
+    sets.check_rewards(rewards_B, where="root_baselines")
+    rewards = _Rewards(rewards_B, sets)
+    baseline_B = _root_baselines(rewards, *rewards.siblings(values), values)
+    return sets.in_caller_order(baseline_B.to(rewards.dtype))
 
 
 def branch_advantages(
@@ -128,12 +158,9 @@ def branch_advantages(
     _check_shrinkage(shrinkage, where="branch_advantages")
     rewards = _Rewards(rewards_B, sets)
     number_BE, total_BE = rewards.siblings(values)
-    # Roots have nothing to shrink to: the other roots alone, where there are any.
-    others_B = total_BE[:, 0] / number_BE[:, 0].clamp(min=1.0)
-    parts_B = (number_BE[:, 0] > 0) & (sets.stretch_T1[:2].diff() > 0).any()
-    value_BE, known_BE = rewards.values(values)
-    start_B = torch.where(parts_B, others_B, value_BE[:, 0])
+    start_B = _root_baselines(rewards, number_BE, total_BE, values)
     baseline_BE = _baselines(start_B, number_BE, total_BE, shrinkage)
+    value_BE, known_BE = rewards.values(values)
     gain_BE = torch.where(known_BE, value_BE - baseline_BE, 0.0)
     return sets.right_after_tokens(gain_BE.to(rewards.dtype))
 
@@ -173,6 +200,15 @@ class _Rewards:
         number_BE = sum_over_sets(before_BE, unit_BE) - sum_over_sets(after_BE, unit_BE)
         total_BE = sum_over_sets(before_BE, worth_BE) - sum_over_sets(after_BE, worth_BE)
         return number_BE, total_BE
+
+
+def _root_baselines(
+    rewards: _Rewards, number_BE: Tensor, total_BE: Tensor, values: Averaging
+) -> Tensor:
+    """Roots have nothing to shrink to: the mean of the others alone, where there are any."""
+    # The empty prefix has a stretch of its own, so what parts behind it parts at token 0.
+    others_B = total_BE[:, 0] / number_BE[:, 0].clamp(min=1.0)
+    return torch.where(number_BE[:, 0] > 0, others_B, rewards.values(values)[0][:, 0])
 
 
 def _baselines(start_B: Tensor, number_BE: Tensor, total_BE: Tensor, shrinkage: float) -> Tensor:
