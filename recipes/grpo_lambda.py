@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 import torch
 from accelerate.logging import get_logger
 from named_functions import SHORT_NAMES, find_functions
-from prompt_data import load_split
 from transformers import AutoProcessor
 from trl import (
     DatasetMixtureConfig,
@@ -27,8 +26,9 @@ from trl import (
 )
 
 from trl_lambda import LambdaGRPOConfig, LambdaGRPOTrainer
-from trl_lambda.checkpoints import missing_part, newest_checkpoint
+from trl_lambda.checkpoints.manifest import missing_part, newest_checkpoint
 from trl_lambda.data import check_answers, check_template_options, end_turns, prepare_prompts
+from trl_lambda.data.sources import load_split
 from trl_lambda.hub import script_settings
 from trl_lambda.rewards import math_reward
 from trl_lambda.templates import TEMPLATES

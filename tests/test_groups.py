@@ -9,7 +9,7 @@ from strategies import padded
 
 from trl_lambda.functional import prefix_sets
 from trl_lambda.groups import whole_groups
-from trl_lambda.seam import ScoredBatch
+from trl_lambda.seam.trainer import ScoredBatch
 
 
 class Together:
@@ -59,8 +59,12 @@ def batch(rows: list[list[int]], rewards: torch.Tensor, first: int, own: int, si
         reward_N=rewards,
         steps=[],
         images_added=False,
+        has_images=False,
         first_row=first,
         group_size=size,
+        prompts=[],
+        completions=[],
+        columns={},
     )
 
 

@@ -39,19 +39,27 @@ def test_tenths_count_policy_tokens():
     mask = torch.tensor([[1] * 5 + [0, 0] + [1] * 15])
     gains = (mask.cumsum(1) - 1).float()
     assert means(gain_statistics(gains, mask)) == {
-        "trace/weight_first_tenth": 0.5,
-        "trace/weight_middle_tenth": 9.5,
-        "trace/weight_last_tenth": 18.5,
+        "trace/gain_first_tenth": 0.5,
+        "trace/gain_middle_tenth": 9.5,
+        "trace/gain_last_tenth": 18.5,
     }
+
+
+@pytest.mark.parametrize(("n", "tenth"), [(9, 1), (10, 1), (11, 2), (14, 2), (15, 2), (21, 3)])
+def test_a_tenth_is_rounded_up(n, tenth):
+    gains = torch.arange(n).float()[None]
+    got = means(gain_statistics(gains, torch.ones(1, n)))
+    assert got["trace/gain_first_tenth"] == (tenth - 1) / 2
+    assert got["trace/gain_last_tenth"] == n - 1 - (tenth - 1) / 2
 
 
 def test_tenths_of_short_and_empty_completions():
     mask = torch.tensor([[1, 1, 1], [1, 0, 0], [0, 0, 0]])
     gains = torch.tensor([[1.0, 2.0, 3.0], [5.0, 9.0, 9.0], [9.0, 9.0, 9.0]])
     assert means(gain_statistics(gains, mask)) == {
-        "trace/weight_first_tenth": 3.0,
-        "trace/weight_middle_tenth": 3.5,
-        "trace/weight_last_tenth": 4.0,
+        "trace/gain_first_tenth": 3.0,
+        "trace/gain_middle_tenth": 3.5,
+        "trace/gain_last_tenth": 4.0,
     }
 
 
@@ -69,6 +77,8 @@ def test_traced_ratio_metrics():
         ([1.0, 1.0, 0.0, 1.0], 0.5),
         ([1.0, math.nan, math.nan, math.nan], 1.0),
         ([1.0, 0.0, 0.5, 0.0], 0.0),
+        ([1.0, 1.0 + 1e-6, 1e-9, 0.0], 0.0),  # small differences are differences
+        ([0.3, 0.3, 1e-4, 1e-4], 1.0),
     ],
 )
 def test_zero_variance_groups(rewards, share):

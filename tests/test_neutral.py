@@ -89,3 +89,31 @@ def test_no_trace_left_is_stock(tmp_path):
             },
         )
         assert torch.equal(tiny.parameters(ours), tiny.parameters(stock)), mode
+
+
+@pytest.mark.parametrize(
+    "sequence_level",
+    [
+        {"importance_sampling_level": "sequence", "loss_type": "grpo"},  # GSPO
+        {"importance_sampling_level": "sequence", "loss_type": "luspo"},
+        {"loss_type": "vespo"},
+        {"off_policy_mask_threshold": 0.1, "num_iterations": 2},
+    ],
+    ids=str,
+)
+def test_the_defaults_of_the_package_are_stock_where_they_cannot_apply(tmp_path, sequence_level):
+    stock = run(GRPOTrainer, tmp_path / "stock", sequence_level)
+    ours = run(LambdaGRPOTrainer, tmp_path / "ours", tiny.DEFAULT | sequence_level)
+    tiny.assert_same_run(ours, stock)
+
+
+def test_grpo_is_what_trl_trains_with_nothing_set(tmp_path):
+    stock = run(GRPOTrainer, tmp_path / "stock", {})
+    ours = run(LambdaGRPOTrainer, tmp_path / "ours", tiny.DEFAULT | {"method": "grpo"})
+    tiny.assert_same_run(ours, stock)
+
+
+def test_the_defaults_of_the_package_differ_from_stock(tmp_path):
+    stock = run(GRPOTrainer, tmp_path / "stock", {})
+    ours = run(LambdaGRPOTrainer, tmp_path / "ours", tiny.DEFAULT)
+    assert not torch.equal(tiny.parameters(ours), tiny.parameters(stock))

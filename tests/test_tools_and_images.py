@@ -98,7 +98,7 @@ def assert_credit(trainer, output, transcripts):
     mask = torch.zeros(output["completion_ids"].shape)
     for row, own in zip(mask, policy, strict=True):
         row[: len(own)] = torch.tensor(own)
-    want, _ = oracles.credit(trainer.rule, ids, GROUPS, REWARDS, mask, None, "none")
+    want, _ = oracles.credit(trainer._rule, ids, GROUPS, REWARDS, mask, None, "none")
     torch.testing.assert_close(output["advantages"].double(), want, rtol=1e-5, atol=1e-6)
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import oracles
@@ -11,10 +12,10 @@ import tiny
 import torch
 from datasets import Dataset, IterableDataset
 from strategies import padded
-from trl import GRPOConfig
+from trl import GRPOConfig, GRPOTrainer
 
 from trl_lambda import LambdaGRPOConfig, LambdaGRPOTrainer
-from trl_lambda.credit import CreditRule
+from trl_lambda.rule import CreditRule
 
 EOS = tiny.EOS
 # Two groups of four; the second has a copy, a proper prefix and a lone branch.
@@ -74,7 +75,7 @@ def assert_credit(output, want):
 
 SETTINGS = [
     {},
-    {"trace_style": "both", "normalize_trace": False, "trace_gamma": 0.9},
+    {"trace_style": "both", "normalize_trace": False, "trace_lambda": 0.9},
     {"trace_mode": "weight", "trace_lambda": 0.5},
     {"trace_mode": "ratio", "process_set_weighting": False},
     {"td_error": "terminal"},
@@ -269,7 +270,7 @@ def test_logged_metrics(tmp_path):
     for n in map(len, COMPLETIONS):
         ones = torch.ones(1, n)
         first.append(oracles.transposed(ones, ones, 0.99, "recent", True)[0, 0].item())
-    assert metrics["trace/weight_first_tenth"] == [pytest.approx(sum(first) / 8)]
+    assert metrics["trace/gain_first_tenth"] == [pytest.approx(sum(first) / 8)]
 
 
 def test_ratio_mode_logs_the_trace(tmp_path):
@@ -285,6 +286,36 @@ def test_ratio_mode_logs_the_trace(tmp_path):
     assert second["kl"] > 0
 
 
+def test_each_side_of_the_clip_range_has_its_own_epsilon(tmp_path, monkeypatch):
+    """In the metric of the traced ratio, and in the credit log."""
+    settings = {"trace_mode": "ratio", "epsilon": 0.1, "epsilon_high": 0.5, "credit_log_steps": 1}
+    trainer = build(tmp_path, settings=settings)
+    lower, upper = trainer._observer.recorder.clip_range
+    assert (lower, upper) == pytest.approx((0.9, 1.5))
+    mask = torch.ones(1, 4)
+    z = torch.tensor([[0.85, 0.95, 1.4, 1.6]]).log()  # below, inside, inside, above
+    trainer.model.train()
+    trainer._observer.observe_ratio(z, mask)
+    assert trainer._metrics["train"]["trace/ratio_clipped"] == [0.5]
+
+
+def test_an_evaluation_is_not_recorded(tmp_path):
+    settings = {"credit_log_steps": 1, "num_generations_eval": 4}
+    trainer = build(tmp_path, settings=settings)
+    trainer.model.eval()
+    output = trainer._generate_and_score_completions([{"prompt": "1+1="} for _ in range(8)])
+    assert "credit_row" not in output
+    assert "credit_row" in score(trainer)
+
+
+def test_a_maximum_that_is_unknown_counts_as_none(tmp_path):
+    trainer = build(tmp_path)
+    trainer.model.train()
+    for value in (math.nan, 2.0, math.nan, 1.0):
+        trainer._log_largest("trace/z_abs_max", value)
+    assert trainer._metrics["train"]["trace/z_abs_max"] == [2.0]
+
+
 def test_the_maximum_over_steps_is_a_maximum(tmp_path):
     """Also where a micro-batch has no policy token, and where several steps share a log."""
     settings = {"trace_mode": "ratio", "num_iterations": 4, "max_steps": 4}
@@ -294,6 +325,13 @@ def test_the_maximum_over_steps_is_a_maximum(tmp_path):
         trainer.train()
     singles = [entry["trace/z_abs_max"] for entry in each.state.log_history[:4]]
     assert all_at_once.state.log_history[0]["trace/z_abs_max"] == max(singles)
+
+
+@pytest.mark.parametrize("returned", [None, [], "text"])
+def test_a_rollout_that_is_no_dict_is_refused_by_name(tmp_path, returned):
+    trainer = tiny.trainer(tmp_path, rollout_func=lambda prompts, trainer: returned)
+    with pytest.raises(TypeError, match=f"rollout_func returned {type(returned).__name__}; exp"):
+        trainer.train()
 
 
 def test_an_empty_completion_is_refused_by_name(tmp_path):
@@ -434,12 +472,105 @@ def test_evaluation_with_single_completions(tmp_path, settings):
 
 def test_plain_config_keeps_its_values(tmp_path, caplog):
     trainer = tiny.trainer(tmp_path, config_class=GRPOConfig, settings={"loss_type": "bnpo"})
-    assert isinstance(trainer.args, LambdaGRPOConfig)
-    assert (trainer.args.loss_type, trainer.args.scale_rewards) == ("bnpo", "group")
-    assert trainer.args.credit_rule == CreditRule()
-    lines = [r for r in caplog.records if "got a plain GRPOConfig" in r.getMessage()]
+    assert type(trainer.args) is GRPOConfig
+    assert (trainer.loss_type, trainer.scale_rewards) == ("bnpo", "group")
+    assert trainer._rule == CreditRule()
+    lines = [r.getMessage() for r in caplog.records if "method='default'" in r.getMessage()]
     assert len(lines) == 1
+    assert "TRL's are loss_type='bnpo' and scale_rewards='group'" in lines[0]
     trainer.train()
+
+
+@dataclass
+class ConfigOfAUser(GRPOConfig):
+    """A subclass as users have them."""
+
+    shout: bool = True
+
+    @property
+    def loud(self) -> str:
+        return "!" if self.shout else ""
+
+
+@pytest.mark.parametrize(
+    "stock",
+    [
+        {},
+        {"loss_type": "dr_grpo", "scale_rewards": "none"},
+        {"beta": 0.04, "num_iterations": 2},
+        {"importance_sampling_level": "sequence", "loss_type": "grpo"},  # GSPO
+        {"importance_sampling_level": "sequence", "loss_type": "luspo"},
+        {"loss_type": "vespo"},
+        {"off_policy_mask_threshold": 0.5, "num_iterations": 2},
+    ],
+    ids=str,
+)
+def test_whoever_swaps_the_import_trains_the_same_with_every_config(tmp_path, stock):
+    runs = []
+    for cls in (LambdaGRPOConfig, GRPOConfig, ConfigOfAUser):
+        settings = stock | (tiny.TRL_ONLY if cls is LambdaGRPOConfig else {})
+        if cls is LambdaGRPOConfig:
+            settings = tiny.DEFAULT | settings
+        args = tiny.config(cls, tmp_path / cls.__name__, **settings)
+        trainer = LambdaGRPOTrainer(
+            tiny.model(),
+            tiny.letter_reward,
+            args,
+            train_dataset=tiny.prompts(),
+            processing_class=tiny.tokenizer(),
+        )
+        assert trainer.args is args
+        assert trainer.loss_type == stock.get("loss_type", "dapo")
+        trainer.train()
+        runs.append(trainer)
+    assert runs[2].args.loud == "!"
+    for other in runs[1:]:
+        tiny.assert_same_run(other, runs[0])
+
+
+@pytest.mark.parametrize(
+    ("stock", "reason"),
+    [
+        ({"importance_sampling_level": "sequence"}, "importance_sampling_level='sequence'"),
+        ({"loss_type": "vespo"}, "loss_type='vespo'"),
+        ({"off_policy_mask_threshold": 0.5}, "off_policy_mask_threshold=0.5"),
+    ],
+    ids=str,
+)
+def test_the_default_steps_back_where_it_cannot_apply_and_says_so(tmp_path, caplog, stock, reason):
+    trainer = tiny.trainer(tmp_path / "ours", config_class=GRPOConfig, settings=stock)
+    lines = [r.getMessage() for r in caplog.records if "method='default'" in r.getMessage()]
+    assert len(lines) == 1
+    assert reason in lines[0]
+    trainer.train()
+    theirs = tiny.trainer(tmp_path / "stock", GRPOTrainer, settings=stock)
+    theirs.train()
+    tiny.assert_same_run(trainer, theirs)
+
+
+def test_a_script_may_name_loss_and_scale_once_for_several_trainers(tmp_path):
+    """The config says after training what it said before."""
+    args = tiny.config(LambdaGRPOConfig, tmp_path, **tiny.DEFAULT, method="dr_grpo")
+    for method, loss_type in (("dr_grpo", "dr_grpo"), ("grpo", "dapo"), ("tempo", "grpo")):
+        args.method = method
+        trainer = LambdaGRPOTrainer(
+            tiny.model(),
+            tiny.letter_reward,
+            args,
+            train_dataset=tiny.prompts(),
+            processing_class=tiny.tokenizer(),
+        )
+        assert (trainer.loss_type, args.loss_type) == (loss_type, None)
+
+
+def test_a_search_over_our_fields_acts(tmp_path):
+    """transformers sets the fields of a trial when training begins."""
+    trainer = tiny.trainer(tmp_path, settings=tiny.DEFAULT | {"method": "grpo"})
+    trainer.args.method, trainer.args.loss_type = "grpo_lambda", "bnpo"
+    trainer.train()
+    assert trainer._rule.traces_ratio
+    assert trainer.loss_type == "bnpo"
+    assert "trace/z_abs_mean" in trainer.state.log_history[0]
 
 
 def test_no_config_at_all(monkeypatch, tmp_path):

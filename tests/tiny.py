@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import math
 import shutil
 import tempfile
 
@@ -15,22 +16,19 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 from trl import GRPOConfig, GRPOTrainer
 
 from trl_lambda import LambdaGRPOConfig, LambdaGRPOTrainer
-from trl_lambda.credit import CreditRule
+from trl_lambda.rule import CreditRule
 
 PAD, EOS = 0, 1
 CHARACTERS = "0123456789+-=# abcdefghijklmnopqrstuvwxyz"
 TIMINGS = ("step_time", "runtime", "per_second", "profiling")
-NEUTRAL = {
-    "trace_style": "none",
-    "td_error": "group",
-    "process_set_weighting": False,
-    "advantage_floor": None,
-}
+TRL_ONLY = {"trace_style": None, "process_set_weighting": None, "advantage_floor": None}
+NEUTRAL = {"method": "grpo", **TRL_ONLY}
+DEFAULT = {**TRL_ONLY, "loss_type": None, "scale_rewards": None}
 # What tests get if they say nothing, whatever the package's defaults are: a trace and process sets.
 TRACED = {
     "trace_style": "recent",
     "process_set_weighting": True,
-    "advantage_floor": None,
+    "advantage_floor": -math.inf,
     "loss_type": "dr_grpo",
     "scale_rewards": "none",
 }

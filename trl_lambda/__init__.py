@@ -1,7 +1,6 @@
 """Credit for single tokens in TRL's GRPO, without a critic.
 
-`LambdaGRPOConfig` and `LambdaGRPOTrainer` are loaded on first use, so that
-`trl_lambda.functional` needs torch alone.
+The public names are loaded on first use, so that `trl_lambda.functional` needs torch alone.
 """
 
 from __future__ import annotations
@@ -11,12 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .config import LambdaGRPOConfig
+    from .td_errors import CreditBatch
     from .trainer import LambdaGRPOTrainer
 
 __version__ = "0.1.0.dev0"
-__all__ = ["LambdaGRPOConfig", "LambdaGRPOTrainer", "__version__"]
+__all__ = ["CreditBatch", "LambdaGRPOConfig", "LambdaGRPOTrainer", "__version__"]
 
-_HOMES = {"LambdaGRPOConfig": ".config", "LambdaGRPOTrainer": ".trainer"}
+_HOMES = {
+    "CreditBatch": ".td_errors",
+    "LambdaGRPOConfig": ".config",
+    "LambdaGRPOTrainer": ".trainer",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from .functional import PrefixSets, prefix_sets, split_groups_by_prompt
-from .seam import ScoredBatch
+from .scored_batch import ScoredBatch
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ def zero_variance_share(reward_N: Tensor, group_size: int) -> float:
 
 
 def gain_statistics(gains_BT: Tensor, mask_BT: Tensor) -> Statistics:
-    """Trace weight of the first, middle and last tenth (⌈n/10⌉ policy tokens) of a completion."""
+    """Token gain of the first, middle and last tenth (⌈n/10⌉ policy tokens) of a completion."""
     mask_BT = mask_BT.bool()
     rank_BT = mask_BT.cumsum(1) - 1
     n_B1 = mask_BT.sum(1, keepdim=True)
@@ -49,7 +49,7 @@ def gain_statistics(gains_BT: Tensor, mask_BT: Tensor) -> Statistics:
         "last": rank_BT >= n_B1 - tenth_B1,
     }
     return {
-        f"trace/weight_{name}_tenth": _mean_where(gains_BT, part_BT & mask_BT)
+        f"trace/gain_{name}_tenth": _mean_where(gains_BT, part_BT & mask_BT)
         for name, part_BT in parts.items()
     }
 

@@ -1,76 +1,71 @@
 """`LambdaGRPOTrainer`: wires the method into TRL's GRPO.
 
-Shape suffixes: B completions of this process, N of all processes, T completion positions.
+From a reward to the loss: `SeamTrainer` hands over a scored batch, `_credit` gathers whole groups
+where they straddle processes, `_credit_batch` makes what a TD error reads, `assign_credit` makes
+the credit of each token, and TRL's loss takes it for its advantages.
+
+Shape suffixes: B completions of this process, N of all processes, T completion positions, W
+completions of groups that have a member on this process.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence, Sized
 from logging import WARNING
-from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.logging import get_logger
 from torch import Tensor
+from transformers import TrainerCallback
 from transformers.trainer_utils import TrainOutput
 from trl import GRPOConfig
 
 from .batch_plan import BatchPlan, plan_batches
-from .callbacks import ALL_TRUNCATED, SYMPTOMS, Symptom, WarnOfNoLearning
-from .config import LambdaGRPOConfig, method_fields
-from .credit import (
-    Z_LIMIT,
-    Credit,
-    CreditRule,
-    Signal,
-    assign_credit,
-    token_gains,
-    traced_log_ratio,
-)
-from .credit_log import FirstUpdate, LogToCreditLog, ScoredRows, run_description
-from .dropout import dropout_warning
+from .checkpoints.reference import reference_sync, sync_taken_from_trl
+from .checkpoints.trainer import ResumableTrainer
+from .config import LambdaGRPOConfig, batch_sizes, check_config, trl_fields_filled, trl_values
+from .credit import Z_LIMIT, Credit, assign_credit, traced_log_ratio
 from .functional import reward_denominator
 from .functional.td_errors import Steps, normalize_steps
 from .groups import WholeGroups, whole_groups
+from .health.dropout import dropout_warning
+from .health.no_learning import ALL_TRUNCATED, SYMPTOMS, Symptom, WarnOfNoLearning
+from .health.sampling_mismatch import SamplingMismatchWarning
 from .hub import HubTrainer
-from .kl import per_token_kl
-from .metrics import (
-    gain_statistics,
-    means_and_maximum,
-    means_over_processes,
-    process_set_statistics,
-    traced_ratio_statistics,
-    zero_variance_share,
+from .methods import OPTIONS
+from .observer import CreditObserver
+from .rule import CreditRule
+from .scored_batch import ScoredBatch
+from .seam.trainer import LossPlan, SeamTrainer
+from .seam.user_functions import (
+    RaisedElsewhereError,
+    check_process_reward_func,
+    raise_everywhere,
 )
-from .recorder import CreditRecorder
-from .reference import reference_sync, sync_taken_from_trl
-from .rollout_checks import check_process_reward_func
-from .sampling_mismatch import SamplingMismatchWarning
-from .seam import LossPlan, ScoredBatch, SeamTrainer
-from .tracker_figures import TrackCreditFigures
-from .vllm_cpu import refuse_sleep_on_cpu
+from .seam.vllm_cpu import refuse_sleep_on_cpu
+from .td_errors import TD_ERRORS, CreditBatch, TDErrorFunction, td_error_name
 
 logger = get_logger(__name__)
-
-# What we add to the completions table, beside replacing `advantage`.
-OWN_COLUMNS = ("group_advantage", "process_set_weight")
 
 ProcessRewardFunc = Callable[..., Sequence[Sequence[tuple[int, float]] | None]]
 
 
-class LambdaGRPOTrainer(HubTrainer, SeamTrainer):
+class LambdaGRPOTrainer(HubTrainer, ResumableTrainer, SeamTrainer):
     """`GRPOTrainer` with credit for single tokens; takes all that it takes, in the same order.
 
     Args:
-        model, reward_funcs, args, ...: as for `GRPOTrainer`. `args` is a `LambdaGRPOConfig`; a
-            plain `GRPOConfig` keeps all its values and gets the defaults of our fields.
+        model, reward_funcs, …, environment_factory: as for `GRPOTrainer`. `args` is a
+            `LambdaGRPOConfig` or any `GRPOConfig`; one without our fields trains the default
+            method with its own `loss_type` and `scale_rewards`.
         process_reward_funcs: one callable or several, for `td_error="process"`. Each is called with
             `prompts`, `completions`, `completion_ids` and the data set's columns (like a reward
             function) and returns for each completion a list of (index of the token that ends the
             step, reward), or None to abstain. Each function's rewards are normalised by themselves,
             then added. Outcome rewards (`reward_funcs`) are logged; they are trained on as well, as
             a TD error on the last policy token, if `args.reward_weights` is set.
+        td_error: a function (batch: `CreditBatch`) -> `(B, T)` TD errors, in the place of
+            `args.td_error`; see `trl_lambda.td_errors`.
 
     Raises:
         ValueError: settings that mean nothing (see `LambdaGRPOConfig`), process rewards without
@@ -79,68 +74,101 @@ class LambdaGRPOTrainer(HubTrainer, SeamTrainer):
 
     _tag_names = ["trl", "trl-lambda", "grpo"]  # noqa: RUF012 (TRL's attribute, TRL's type)
     _name = "LambdaGRPO"
-    config_fields_shown = (*method_fields(), "loss_type", "scale_rewards")
+    config_fields_shown = ("method", *OPTIONS)
 
     def __init__(
         self,
         model: Any,
         reward_funcs: Any = None,
         args: GRPOConfig | None = None,
-        *positional: Any,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: Any = None,
+        reward_processing_classes: Any = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[Any, Any] = (None, None),
+        quantization_config: Any = None,
+        peft_config: Any = None,
+        tools: list[Callable] | None = None,
+        rollout_func: Callable | None = None,
+        environment_factory: Any = None,
+        *,
         process_reward_funcs: ProcessRewardFunc | Sequence[ProcessRewardFunc] | None = None,
-        **options: Any,
+        td_error: TDErrorFunction | None = None,
     ):
-        args = _lambda_config(model, args)
+        args = args if args is not None else _named_after(model)
+        self._td_error = td_error
+        self._method = check_config(args, td_error)  # values may have been set since it was built
         if process_reward_funcs is None:
             process_reward_funcs = []
         elif callable(process_reward_funcs):
             process_reward_funcs = [process_reward_funcs]
-        _check_process_rewards(args, process_reward_funcs)
-        _warn_of_vanishing_credit(args)
+        _check_process_rewards(self._rule, process_reward_funcs)
         refuse_sleep_on_cpu(args)
-        self.rule = args.credit_rule
-        with sync_taken_from_trl(args) as synced:
+        with sync_taken_from_trl(args) as synced, trl_fields_filled(args, self._method):
             super().__init__(
                 model,
                 reward_funcs,
                 args,
-                *positional,
+                train_dataset=train_dataset,
+                eval_dataset=eval_dataset,
+                processing_class=processing_class,
+                reward_processing_classes=reward_processing_classes,
+                callbacks=callbacks,
+                optimizers=optimizers,
+                quantization_config=quantization_config,
+                peft_config=peft_config,
+                tools=tools,
+                rollout_func=rollout_func,
+                environment_factory=environment_factory,
                 process_reward_funcs=process_reward_funcs,
-                **options,
             )
         if synced:
             self.add_callback(reference_sync(self.model, self.ref_model, self.accelerator))
-        if warning := dropout_warning(self.model, self.rule):
-            logger.warning(warning)
-        self.recorder = self._make_recorder()
+        logger.warning(
+            "LambdaGRPOTrainer: %s", self._method.describe(trl_values(args, self._method))
+        )
+        for warning in (_vanishing_credit(self._rule), dropout_warning(self.model, self._rule)):
+            if warning:
+                logger.warning(warning)
+        self._observer = CreditObserver(self)
+        self.add_callback(_MethodOfTheConfig(self))
         if not any(isinstance(c, WarnOfNoLearning) for c in self.callback_handler.callbacks):
-            self.add_callback(WarnOfNoLearning(_symptoms(self.rule)))
+            self.add_callback(WarnOfNoLearning(_symptoms(self._rule)))
         if self.use_vllm:
             self.add_callback(SamplingMismatchWarning())
 
-    def batch_plan(self) -> BatchPlan:
-        """What the batch sizes come to; `train` prints it.
+    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        """As TRL's; prints the batch plan first, unless `args.log_level` asks for errors only.
 
         Raises:
-            ValueError: they do not fit the data set; the message has the nearest that do.
+            ValueError: batch sizes that do not fit the data set; the message has the nearest that
+                do.
         """
-        return plan_batches(
-            self.args.batch_sizes(
-                num_processes=self.accelerator.num_processes,
-                num_prompts=_rows(self.train_dataset),
-                num_eval_prompts=_rows(self.eval_dataset),
-            )
-        )
-
-    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
-        """As TRL's; prints the batch plan first, unless `args.log_level` asks for errors only."""
-        plan = self.batch_plan()
+        plan = self._batch_plan()
         if self.is_world_process_zero() and self.args.get_process_log_level() <= WARNING:
             print(plan, flush=True)
         return super().train(*args, **kwargs)
 
-    def credit(self, batch: ScoredBatch) -> dict[str, Tensor]:
-        if self.rule.shares_prefixes and batch.images_added:
+    # -- the method --------------------------------------------------------------------------
+
+    @property
+    def _rule(self) -> CreditRule:
+        return self._method.credit
+
+    def _method_values(self) -> dict[str, Any]:
+        """The method's name and, by option, what trains."""
+        values = self._method.values() | trl_values(self.args, self._method)
+        return {"method": self._method.name, **values}
+
+    def _take_method(self) -> None:
+        """Reads the method from the config again: a search may have set fields of it."""
+        self._method = check_config(self.args, self._td_error)
+        for name, value in trl_values(self.args, self._method).items():
+            setattr(self, name, value)
+
+    def _credit(self, batch: ScoredBatch) -> dict[str, Tensor]:
+        if self._rule.shares_prefixes and batch.images_added:
             raise NotImplementedError(
                 "A tool or an environment returned images. Completions that show different images "
                 "have the same placeholder tokens, so process sets cannot tell them apart. Train "
@@ -149,192 +177,135 @@ class LambdaGRPOTrainer(HubTrainer, SeamTrainer):
             )
         groups = whole_groups(self.accelerator, batch)
         sizes_WT = groups.sets.sizes()
-        self._log_batch(batch, sizes_WT[groups.begun])
-        sizes_BT = groups.local_sizes(sizes_WT)
-        credit = assign_credit(self.rule, self._signal(batch, groups, sizes_BT))
-        recorded = {}
-        if self.recorder and self.mode == "train" and self.recorder.due(self.state.global_step):
-            recorded = {"credit_row": self._record(batch, credit, sizes_BT)}
-        if not self.rule.token_level:
-            return self._sequence_credit(batch) | recorded
-        tensors = {"advantages": credit.advantage_BT}
-        if self.rule.process_set_weighting and self.beta != 0.0:
-            tensors["kl_weight"] = credit.weight_BT
-        self._show_credit(batch, credit.advantage_BT, credit.weight_BT)
-        return tensors | recorded
-
-    def loss_plan(self, inputs: dict[str, Any], mask_BT: Tensor) -> LossPlan | None:
-        kl_weight_BT = inputs.get("kl_weight")
-        if self.rule.traces_ratio and self.beta != 0.0 and kl_weight_BT is None:
-            kl_weight_BT = torch.ones_like(mask_BT)
-        watched = self._is_watched(inputs)
-        if not (self.rule.traces_ratio or kl_weight_BT is not None or watched):
-            return None
-
-        def trace(log_ratio_BT: Tensor) -> Tensor:
-            z_BT = traced_log_ratio(self.rule, log_ratio_BT, mask_BT)
-            self._log_traced_ratio(z_BT.detach(), mask_BT)
-            return z_BT.clamp(-Z_LIMIT, Z_LIMIT)
-
-        return LossPlan(
-            trace=trace if self.rule.traces_ratio else None,
-            kl_weight_BT=kl_weight_BT,
-            mask_BT=mask_BT,
-            old_logps_BT=inputs.get("old_per_token_logps"),
+        signal = self._credit_batch(batch, groups, groups.local_sizes(sizes_WT))
+        credit = self._assigned(signal)
+        tensors = self._tensors(batch, credit)
+        return tensors | self._observer.observe_credit(
+            self._rule, batch, signal, credit, sizes_WT[groups.begun], tensors.get("advantages")
         )
 
-    def observe_loss(self, inputs: dict[str, Any], plan: LossPlan) -> None:
-        if not self._is_watched(inputs):
-            return
-        advantages = inputs["advantages"]  # (B,) where the rule leaves TRL's
-        logps_BT, reference_BT = plan.logps_BT.detach(), inputs.get("ref_per_token_logps")
-        update = FirstUpdate(
-            logps_BT=logps_BT,
-            old_logps_BT=plan.old_logps_BT,
-            z_BT=plan.z_BT.detach(),
-            kl_BT=None
-            if reference_BT is None
-            else per_token_kl(logps_BT, reference_BT, logps_BT, bias_correction=False),
-            advantage_BT=advantages.view(len(advantages), -1).expand_as(logps_BT),
-            lengths_B=inputs["completion_mask"].sum(1),
-        )
-        self.recorder.record_update(inputs["credit_row"], update)
-
-    def _is_watched(self, inputs: dict[str, Any]) -> bool:
-        """Whether the recorder sees rows of this micro-batch for the first time."""
-        return bool(self.recorder and self.recorder.watching and "credit_row" in inputs)
-
-    def _make_recorder(self) -> CreditRecorder | None:
-        every = self.args.steps_between_records
-        if every is None:
-            return None
-        recorder = CreditRecorder(
-            self.accelerator,
-            self.processing_class,
-            Path(self.args.output_dir) / "credit_log",
-            every=every,
-            max_mb=self.args.credit_log_max_mb,
-            micro_batches=self.args.steps_per_generation,
-            clip_range=(1 - self.epsilon_low, 1 + self.epsilon_high),
-        )
-        if recorder.log is not None:
-            recorder.log.write_meta(run_description(self.args))
-            self.add_callback(LogToCreditLog(recorder.log))
-            # First: when training ends, Trackio's own callback closes the run.
-            self.callback_handler.callbacks.insert(0, TrackCreditFigures(recorder.log))
-        return recorder
-
-    def _record(self, batch: ScoredBatch, credit: Credit, sizes_BT: Tensor) -> Tensor:
-        table = self.completions_table(batch.reward_N.shape[0])
-        rows = ScoredRows(
+    def _credit_batch(
+        self, batch: ScoredBatch, groups: WholeGroups, sizes_BT: Tensor
+    ) -> CreditBatch:
+        """What the TD error reads; what no built-in one asks for is left out for those."""
+        rule, group_N = self._rule, batch.group_ids_N
+        reads_values = rule.entry.shares_prefixes or rule.td_error not in TD_ERRORS
+        trains_outcome = not rule.entry.reads_steps or self.args.reward_weights is not None
+        advantage_B = batch.advantage_B
+        return CreditBatch(
+            mask_BT=batch.mask_BT,
+            advantage_B=advantage_B if trains_outcome else torch.zeros_like(advantage_B),
+            sizes_BT=sizes_BT,
+            values_BT1=groups.local_values() if reads_values else None,
+            denominator_B=self._denominator(batch) if reads_values else None,
+            steps=self._normalized_steps(batch) if rule.entry.reads_steps else None,
+            reward_B=batch.reward_N[batch.rows],
+            group_B=group_N[batch.rows],
+            group_size=batch.group_size,
             completion_ids_BT=batch.completion_ids_BT,
             prompt_ids_BP=batch.prompt_ids_BP,
-            mask_BT=batch.mask_BT,
-            reward_B=batch.reward_N[batch.rows],
-            group_advantage_B=batch.advantage_B,
-            advantage_BT=credit.advantage_BT,
-            weight_BT=credit.weight_BT,
-            gain_BT=token_gains(self.rule, batch.mask_BT),
-            size_BT=sizes_BT,
-            table={n: column[batch.rows] for n, column in table.items() if n not in OWN_COLUMNS},
-        )
-        return self.recorder.record_groups(
-            rows,
-            step=self.state.global_step,
-            first_row=batch.first_row,
-            group_size=batch.group_size,
+            lengths_B=batch.lengths_B,
+            reward_N=batch.reward_N,
+            group_N=group_N,
+            rows=batch.rows,
+            groups=groups,
+            prompts=batch.prompts,
+            completions=batch.completions,
+            columns=batch.columns,
+            _decode=lambda ids: self.processing_class.decode(ids, skip_special_tokens=True),
+            _score=lambda asked: self._continuation_log_probs(batch, asked),
         )
 
-    def _signal(self, batch: ScoredBatch, groups: WholeGroups, sizes_BT: Tensor) -> Signal:
-        if self.rule.td_error == "process":
-            weighted = self.args.reward_weights is not None
-            return Signal(
-                mask_BT=batch.mask_BT,
-                advantage_B=batch.advantage_B if weighted else torch.zeros_like(batch.advantage_B),
-                sizes_BT=sizes_BT,
-                steps=self._normalized_steps(batch),
-            )
-        if self.rule.td_error == "tree":
-            return Signal(
-                mask_BT=batch.mask_BT,
-                advantage_B=batch.advantage_B,
-                sizes_BT=sizes_BT,
-                values_BT1=groups.local_values(),
-                denominator_B=self._denominator(batch),
-            )
-        return Signal(batch.mask_BT, batch.advantage_B, sizes_BT)
+    def _assigned(self, signal: CreditBatch) -> Credit:
+        """The credit; what a user's TD error raises on one process is raised on all."""
+        if self._rule.td_error in TD_ERRORS:
+            return assign_credit(self._rule, signal)
+        credit = error = None
+        try:
+            credit = assign_credit(self._rule, signal)
+        except RaisedElsewhereError:
+            raise
+        except Exception as raised:
+            error = raised
+        raise_everywhere(error)
+        assert credit is not None
+        return credit
+
+    def _tensors(self, batch: ScoredBatch, credit: Credit) -> dict[str, Tensor]:
+        """What takes the place of TRL's advantages, if anything does, and the KL term's weight."""
+        rule = self._rule
+        if not rule.token_level:
+            if rule.advantage_floor is None:
+                return {}
+            return {"advantages": batch.advantage_B.clamp(min=rule.advantage_floor)}
+        if rule.process_set_weighting and self.beta != 0.0:
+            return {"advantages": credit.advantage_BT, "kl_weight": credit.weight_BT}
+        return {"advantages": credit.advantage_BT}
 
     def _denominator(self, batch: ScoredBatch) -> Tensor:
         """`(B,)`: what TRL divided A_i by; infinite where no reward is known: nothing is learnt."""
         denominator_N = reward_denominator(
-            batch.reward_N, batch.group_ids_N, scale=self.args.scale_rewards
+            batch.reward_N, batch.group_ids_N, scale=self.scale_rewards
         )
         return denominator_N.masked_fill(batch.reward_N.isnan(), torch.inf)[batch.rows]
 
     def _normalized_steps(self, batch: ScoredBatch) -> Steps:
         parts = [
-            normalize_steps(steps, batch.group_ids_N, scale=self.args.scale_rewards)
+            normalize_steps(steps, batch.group_ids_N, scale=self.scale_rewards)
             for steps in batch.steps
         ]
         return Steps.concatenate(parts).rows(batch.rows)
 
-    def _sequence_credit(self, batch: ScoredBatch) -> dict[str, Tensor]:
-        """Stock GRPO, but for the floor."""
-        if self.rule.advantage_floor is None:
-            return {}
-        advantage_B = batch.advantage_B.clamp(min=self.rule.advantage_floor)
-        shown = self.accelerator.gather(advantage_B)
-        self.show_in_completions_table("advantage", shown.tolist())
-        return {"advantages": advantage_B}
+    # -- the loss ------------------------------------------------------------------------------
 
-    def _log_batch(self, batch: ScoredBatch, sizes_WT: Tensor) -> None:
-        """Logs what holds of the batch; `sizes_WT` of each group on one process."""
-        statistics = process_set_statistics(sizes_WT, batch.group_size)
-        if self.rule.traced:
-            statistics |= gain_statistics(token_gains(self.rule, batch.mask_BT), batch.mask_BT)
-        for name, value in means_over_processes(self.accelerator, statistics).items():
-            self.log_metric(name, value)
-        share = zero_variance_share(batch.reward_N, batch.group_size)
-        self.log_metric("groups/zero_variance", share)
+    def _plan_loss(self, inputs: dict[str, Any], mask_BT: Tensor) -> LossPlan | None:
+        kl_weight_BT = inputs.get("kl_weight")
+        if self._rule.traces_ratio and self.beta != 0.0 and kl_weight_BT is None:
+            kl_weight_BT = torch.ones_like(mask_BT)
+        watched = self._observer.watches(inputs)
+        if not (self._rule.traces_ratio or kl_weight_BT is not None or watched):
+            return None
 
-    def _log_traced_ratio(self, z_BT: Tensor, mask_BT: Tensor) -> None:
-        statistics = traced_ratio_statistics(
-            z_BT,
-            mask_BT,
-            limit=Z_LIMIT,
-            lower=1 - self.epsilon_low,
-            upper=1 + self.epsilon_high,
+        def trace(log_ratio_BT: Tensor) -> Tensor:
+            z_BT = traced_log_ratio(self._rule, log_ratio_BT, mask_BT)
+            self._observer.observe_ratio(z_BT.detach(), mask_BT)
+            return z_BT.clamp(-Z_LIMIT, Z_LIMIT)
+
+        return LossPlan(
+            trace=trace if self._rule.traces_ratio else None,
+            kl_weight_BT=kl_weight_BT,
+            mask_BT=mask_BT,
+            old_logps_BT=inputs.get("old_per_token_logps"),
         )
-        means, largest = means_and_maximum(self.accelerator, statistics, z_BT.abs().max())
-        for name, value in means.items():
-            self.log_metric(name, value)
-        self.log_maximum("trace/z_abs_max", largest)
 
-    def _show_credit(self, batch: ScoredBatch, advantage_BT: Tensor, weight_BT: Tensor) -> None:
-        """In the completions table: means over policy tokens of what is trained on, and A_i."""
-        tokens_B = batch.mask_BT.sum(1).clamp(min=1)
-        local = [advantage_BT.sum(1) / tokens_B, batch.advantage_B, weight_BT.sum(1) / tokens_B]
-        columns = ("advantage", *OWN_COLUMNS)
-        shown = self.accelerator.gather(torch.stack(local, 1))
-        for column, values_N in zip(columns, shown.unbind(1), strict=True):
-            self.show_in_completions_table(column, values_N.tolist())
+    def _observe_loss(self, inputs: dict[str, Any], plan: LossPlan) -> None:
+        self._observer.observe_loss(inputs, plan)
+
+    def _batch_plan(self) -> BatchPlan:
+        """What the batch sizes come to; raises ValueError if they do not fit the data set."""
+        return plan_batches(
+            batch_sizes(
+                self.args,
+                num_processes=self.accelerator.num_processes,
+                num_prompts=_rows(self.train_dataset),
+                num_eval_prompts=_rows(self.eval_dataset),
+            )
+        )
 
 
-def _lambda_config(model: Any, args: GRPOConfig | None) -> LambdaGRPOConfig:
-    if args is None:
-        name = model if isinstance(model, str) else model.config._name_or_path
-        return LambdaGRPOConfig(f"{(name or 'model').split('/')[-1]}-LambdaGRPO")
-    if isinstance(args, LambdaGRPOConfig):
-        args.check_method()  # values may have been set since it was built
-        return args
-    converted = LambdaGRPOConfig.from_grpo_config(args)
-    logger.warning(
-        "LambdaGRPOTrainer got a plain GRPOConfig: its values are kept (loss_type=%r, "
-        "scale_rewards=%r), the fields of LambdaGRPOConfig get their defaults.",
-        args.loss_type,
-        args.scale_rewards,
-    )
-    return converted
+class _MethodOfTheConfig(TrainerCallback):
+    """A hyperparameter search sets fields of the config when a trial begins, after `__init__`."""
+
+    def __init__(self, trainer: LambdaGRPOTrainer):
+        self._trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._trainer._take_method()
+
+
+def _named_after(model: Any) -> LambdaGRPOConfig:
+    name = model if isinstance(model, str) else model.config._name_or_path
+    return LambdaGRPOConfig(f"{(name or 'model').split('/')[-1]}-LambdaGRPO")
 
 
 def _rows(data: Any) -> int | None:
@@ -347,31 +318,31 @@ def _rows(data: Any) -> int | None:
 
 def _symptoms(rule: CreditRule) -> Sequence[Symptom]:
     """With step rewards a run learns also where outcome rewards are all alike, or unknown."""
-    return (ALL_TRUNCATED,) if rule.td_error == "process" else SYMPTOMS
+    return (ALL_TRUNCATED,) if rule.entry.reads_steps else SYMPTOMS
 
 
-def _check_process_rewards(args: LambdaGRPOConfig, funcs: Sequence[ProcessRewardFunc]) -> None:
+def _check_process_rewards(rule: CreditRule, funcs: Sequence[ProcessRewardFunc]) -> None:
     for func in funcs:
         check_process_reward_func(func)
-    if args.td_error == "process" and not funcs:
+    if rule.entry.reads_steps and not funcs:
         raise ValueError(
             "td_error='process' needs process_reward_funcs, and none were given. Pass "
             "process_reward_funcs=[...] to LambdaGRPOTrainer, or choose another td_error."
         )
-    if funcs and args.td_error != "process":
+    if funcs and not rule.entry.reads_steps:
         raise ValueError(
-            f"process_reward_funcs were given, but td_error={args.td_error!r} does not read them. "
-            "Set td_error='process', or leave them out."
+            f"process_reward_funcs were given, but td_error={td_error_name(rule.td_error)!r} does "
+            "not read them. Set td_error='process', or leave them out."
         )
 
 
-def _warn_of_vanishing_credit(args: LambdaGRPOConfig) -> None:
+def _vanishing_credit(rule: CreditRule) -> str | None:
     """A normalised trace divides a TD error by its row sum: on few late tokens little is left."""
-    traced = args.trace_style != "none" and args.trace_mode != "weight"
-    if args.td_error in ("terminal", "process") and traced and args.normalize_trace:
-        logger.warning(
-            "td_error=%r puts TD errors on few tokens, and normalize_trace=True divides them by up "
-            "to 1/(1-c): credit is about that much smaller than with normalize_trace=False, which "
-            "is meant for these TD errors.",
-            args.td_error,
-        )
+    traced = rule.traced and rule.trace_mode != "weight"
+    if not (rule.entry.sparse and traced and rule.normalize_trace):
+        return None
+    return (
+        f"td_error={rule.td_error!r} puts TD errors on few tokens, and normalize_trace=True "
+        "divides them by up to 1/(1-c): credit is about that much smaller than with "
+        "normalize_trace unset or False, which is meant for these TD errors."
+    )

@@ -8,8 +8,7 @@ import numpy as np
 import tiny
 import torch
 
-from trl_lambda import LambdaGRPOConfig
-from trl_lambda.config import method_fields
+from trl_lambda.methods import CREDIT_OPTIONS, NO_FLOOR
 
 EOS, PAD = tiny.EOS, tiny.EOS  # verl pads with EOS where there is no pad token: ids prove nothing
 # Two groups of four, uneven: shared prefixes, a copy, a proper prefix and a lone branch.
@@ -120,9 +119,9 @@ def batch(order=INTERLEAVED, token_rewards=None, **more) -> SimpleNamespace:
 RULES = [
     ("group", {}, False),
     ("group", {"trace_style": "none"}, False),
-    ("group", {"trace_style": "both", "normalize_trace": False, "trace_gamma": 0.9}, False),
+    ("group", {"trace_style": "both", "normalize_trace": False, "trace_lambda": 0.9}, False),
     ("group", {"trace_mode": "weight", "trace_lambda": 0.5}, False),
-    ("group", {"advantage_floor": None}, False),
+    ("group", {"advantage_floor": NO_FLOOR}, False),
     ("terminal", {"normalize_trace": False, "trace_lambda": 0.9}, False),
     ("process", {"normalize_trace": False, "trace_lambda": 0.9}, False),
     ("group", {"process_set_weighting": True}, True),
@@ -134,7 +133,6 @@ RULES = [
 
 
 def trainer_settings(td_error, options, scale) -> dict:
-    """Settings of `LambdaGRPOConfig` for the options of a bridge; the rest is at its default."""
-    fields = LambdaGRPOConfig.__dataclass_fields__
-    defaults = {name: fields[name].default for name in method_fields()}
-    return defaults | {"td_error": td_error, "scale_rewards": scale} | options
+    """Settings of `LambdaGRPOConfig` for the options of a bridge; the rest is unset."""
+    unset = dict.fromkeys(CREDIT_OPTIONS)
+    return unset | {"td_error": td_error, "scale_rewards": scale} | options

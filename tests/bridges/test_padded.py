@@ -9,8 +9,8 @@ import pytest
 import rollouts
 import torch
 
-from trl_lambda.bridges.dataproto import credit_of_batch, verl_rule
-from trl_lambda.bridges.padded import padded_credit, read_rule
+from trl_lambda.bridges.dataproto import check_images, credit_of_batch, verl_rule
+from trl_lambda.bridges.padded import TokenIds, padded_credit, read_rule
 
 
 def assert_credit(got, want, order=rollouts.INTERLEAVED):
@@ -150,12 +150,12 @@ def test_prompts_are_part_of_a_prefix():
         (
             "group",
             {"trl_lambda": {"trace_style": "none", "trace_lambda": 0.5}},
-            "there is no trace",
+            "nothing for it to act on",
         ),
-        ("tree", {"trl_lambda": {"trace_mode": "weight"}}, "td_error='tree' needs 'advantage'"),
+        ("tree", {"trl_lambda": {"trace_mode": "weight"}}, "td_error='tree' adds the untraced"),
         ("process", {"trl_lambda": {"advantage_floor": -0.2}}, "advantage_floor=-0.2"),
         ("group", {"lam": 0.95}, r"algorithm.lam=0.95 is GAE's.*trace_lambda=0.95"),
-        ("group", {"gamma": 0.9}, r"algorithm.gamma=0.9 is GAE's.*trace_gamma=0.9"),
+        ("group", {"gamma": 0.9}, r"algorithm.gamma=0.9 is GAE's.*trace_lambda=0.9"),
         ("process", {"use_kl_in_reward": True}, "use_kl_in_reward"),
         ("grupo", {}, "td_error='grupo'"),
     ],
@@ -227,3 +227,54 @@ def test_the_bridge_needs_torch_and_neither_trl_nor_verl():
     )
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("completion_ids_BT", (8, 3)),
+        ("completion_ids_BT", (7, 4)),
+        ("lengths_B", (7,)),
+        ("lengths_B", (8, 1)),
+        ("prompt_ids_BP", (7, 2)),
+    ],
+)
+def test_tokens_that_do_not_fit_the_mask_are_named(name, shape):
+    fitting = {"completion_ids_BT": (8, 4), "lengths_B": (8,), "prompt_ids_BP": (8, 2)}
+    tokens = {n: torch.zeros(s, dtype=torch.long) for n, s in (fitting | {name: shape}).items()}
+    with pytest.raises(ValueError, match=rf"^trl_lambda: {name} has the shape \({shape[0]}"):
+        padded_credit(
+            read_rule("tree"),
+            torch.zeros(8, 4),
+            torch.ones(8, 4),
+            [0] * 8,
+            tokens=TokenIds(**tokens),
+        )
+
+
+def test_filler_rows_that_do_not_fit_are_named():
+    with pytest.raises(ValueError, match=r"^trl_lambda: ignored_B has the shape \(3,\)"):
+        padded_credit(
+            read_rule("group"),
+            torch.zeros(2, 4),
+            torch.ones(2, 4),
+            [0, 0],
+            ignored_B=torch.zeros(3, dtype=torch.bool),
+        )
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (np.ones((2, 2)), np.zeros((2, 2))),
+        ([torch.ones(2), torch.ones(3)], [torch.ones(2), torch.zeros(3)]),
+        ({"tiles": [np.ones(1)]}, {"tiles": [np.ones(2)]}),
+        ([1, 2], [1]),
+    ],
+    ids=["arrays", "lists of tensors", "dicts", "lists"],
+)
+def test_images_are_compared_whatever_holds_them(one, other):
+    same = [{"pixel_values": one} for _ in range(8)]
+    check_images(same, [0] * 8)
+    with pytest.raises(NotImplementedError, match="images"):
+        check_images([*same[:7], {"pixel_values": other}], [0] * 8)

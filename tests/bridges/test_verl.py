@@ -166,7 +166,7 @@ def test_estimators_of_verl_stay_verls(ray_trainer, estimator):
 
 
 def test_without_trace_and_deviation_it_is_verls_grpo(ray_trainer):
-    ours = algorithm("group", {"trace_style": "none", "advantage_floor": None}, "none")
+    ours = algorithm("group", {"method": "grpo"}, "none")
     theirs = algorithm("group", {}, "none", "algorithm.adv_estimator=grpo")
     got = compute(ray_trainer.compute_advantage, data_proto(), ours).batch["advantages"]
     want = compute(ray_trainer.compute_advantage, data_proto(), theirs).batch["advantages"]

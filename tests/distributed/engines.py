@@ -33,7 +33,8 @@ SETTINGS = {
     "beta": 0.04,
 }
 CASES = {
-    "default": {},
+    "default": tiny.DEFAULT,
+    "traced": {},
     "tree": {"td_error": "tree", "trace_lambda": 0.9, "scale_rewards": "group"},
     "ratio_twice": {
         "trace_mode": "ratio",
@@ -61,14 +62,14 @@ def sharding(trainer) -> str:
 
 def watch_credit(trainer) -> list[dict]:
     """Copies of what each generated batch got."""
-    scored, credit_of = [], trainer.credit
+    scored, credit_of = [], trainer._credit
 
     def credit(batch):
         tensors = credit_of(batch)
         scored.append({name: tensor.clone() for name, tensor in tensors.items()})
         return tensors
 
-    trainer.credit = credit
+    trainer._credit = credit
     return scored
 
 

@@ -2,7 +2,8 @@
 
     one_sided_fault.py FAULT FOLDER
 
-With "empty", "steps" and "infinite" our checks find it; the others raise in what is not ours. Each
+With "empty", "steps", "infinite", "td_error_shape" and "asks_less" our checks find it; the others
+raise in what is not ours. Each
 process writes FOLDER/<rank>.txt, what it raised.
 """
 
@@ -48,13 +49,25 @@ def main(fault: str, folder: Path) -> None:
         raise_for("rollout")
         return handed_out(prompts, trainer)
 
+    def td_error(batch):
+        raise_for("td_error")
+        asked = [(0, 1, [5])] * (1 + state.process_index)  # not equally many
+        if faulty != "asks_less":
+            batch.log_probs(asked)
+        raise_for("td_error_later")
+        delta_BT = batch.advantage_B[:, None] * batch.mask_BT
+        return delta_BT[:, 0] if faulty == "td_error_shape" else delta_BT
+
+    asks = fault.startswith(("td_error", "asks"))
+    by_steps = {"td_error": "process", "normalize_trace": False}
     trainer = tiny.trainer(
         tempfile.mkdtemp(),
         reward_funcs=RewardModel() if fault == "reward_model" else reward,
         reward_processing_classes=tiny.tokenizer(),
         rollout_func=rollout,
-        settings={"td_error": "process", "normalize_trace": False},
-        process_reward_funcs=steps,
+        settings={} if asks else by_steps,
+        process_reward_funcs=None if asks else steps,
+        td_error=td_error if asks else None,
     )
     compute_loss = trainer.compute_loss
 

@@ -20,7 +20,7 @@ from accelerate import PartialState
 from datasets import Dataset
 from transformers import TrainerCallback
 
-from trl_lambda.checkpoints import checkpoints
+from trl_lambda.checkpoints.manifest import checkpoints
 
 SETTINGS = {
     "per_device_train_batch_size": 2,

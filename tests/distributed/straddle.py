@@ -38,7 +38,8 @@ STEPS[6] = None
 PROMPTS = Dataset.from_list([{"prompt": "1+1="}] * 3)
 
 CASES = {
-    "default": {},
+    "default": tiny.DEFAULT,
+    "traced": {},
     "tree": {"td_error": "tree", "trace_lambda": 0.9, "scale_rewards": "group"},
     "ratio_kl": {"trace_mode": "ratio", "trace_style": "both", "beta": 0.04},
     "weight_batch_std": {"trace_mode": "weight", "scale_rewards": "batch", "loss_type": "dapo"},
@@ -49,6 +50,9 @@ CASES = {
     "recorded": {"td_error": "tree", "credit_log_steps": 1, "beta": 0.04},
     "process": {"td_error": "process", "scale_rewards": "group", "loss_type": "grpo"},
     "process_batch_std": {"td_error": "process", "scale_rewards": "batch", "reward_weights": [1.0]},
+    # One advantage a completion, and a policy loss that is logged.
+    "floor_alone": tiny.NEUTRAL | {"advantage_floor": -0.1},
+    "entropy_bonus": {"beta": 0.04, "entropy_coef": 0.01, "optim": "sgd"},
 }
 
 
@@ -115,6 +119,8 @@ def run(case: str, folder: Path) -> dict:
     rows = [{"prompt": "1+1="}] * len(own(REWARDS))
     trainer.model.train()
     output = trainer._generate_and_score_completions(rows)
+    shown = list(trainer._logs["advantages"])[-ROWS:]
+    extra = {name: list(values)[-ROWS:] for name, values in trainer._logs["extra"].items()}
     trainer.model.eval()
     result = {
         "advantages": output["advantages"],
@@ -122,6 +128,7 @@ def run(case: str, folder: Path) -> dict:
         "kl_weight": output.get("kl_weight"),
         "parameters": tiny.parameters(trainer),
         "logs": trainer.state.log_history[:3],
+        "shown": {"advantage": shown, **extra},
     }
     torch.save(result, folder / f"{case}.{state.process_index}.pt")
     return result

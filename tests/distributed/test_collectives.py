@@ -43,6 +43,8 @@ def beyond_stock(counted, case, what):
 ALWAYS = [("all_gather", 18), ("all_gather_object", 0), ("all_reduce", 14)]
 # 6 rows × (3 prompt tokens at most, 8 completion tokens, the length), after the two widths.
 TOKEN_IDS = [("all_gather", 2), ("all_gather", 72)]
+# The mean of a KL term of ours: TRL's own is of 0 then.
+KL_MEAN = ("all_reduce", 2)
 
 
 @pytest.mark.parametrize("case", ["straddling", "tree", "traces_alone"])
@@ -62,11 +64,14 @@ def test_step_rewards_are_exchanged_once_a_function(counted):
 def test_a_recorded_batch_is_described_to_the_process_that_writes(counted):
     described = [("all_gather_object", 0)]
     assert beyond_stock(counted, "recorded", "batch") == sorted(ALWAYS + TOKEN_IDS + described)
-    assert beyond_stock(counted, "recorded", "loss") == described
+    assert beyond_stock(counted, "recorded", "loss") == sorted([*described, KL_MEAN])
 
 
-@pytest.mark.parametrize(("case", "more"), [("tree", []), ("straddling", [("all_gather", 7)])])
-def test_a_loss_has_stocks_collectives_and_one_for_the_metrics_of_z(counted, case, more):
+@pytest.mark.parametrize(
+    ("case", "more"),
+    [("tree", [KL_MEAN]), ("straddling", [("all_gather", 7), KL_MEAN]), ("default", [])],
+)
+def test_a_loss_has_stocks_collectives_and_those_of_its_metrics(counted, case, more):
     assert beyond_stock(counted, case, "loss") == more
 
 
@@ -87,6 +92,9 @@ ONE_SIDED = {
     "step_rewards": "RuntimeError: only here: step_rewards",
     "empty": "ValueError: rollout_func returned an empty completion for row 0 of 8",
     "steps": "ValueError: The process reward function 'steps' returned 7 entries for 8 completions",
+    "td_error": "RuntimeError: only here: td_error",
+    "td_error_later": "RuntimeError: only here: td_error_later",
+    "td_error_shape": "ValueError: td_error '__main__.main.<locals>.td_error' returned the shape",
 }
 
 
@@ -96,7 +104,14 @@ def test_what_one_process_raises_is_raised_by_all(fault, tmp_path):
     assert run.returncode != 0
     other, own = (path.read_text() for path in sorted(tmp_path.glob("*.txt")))
     assert own.startswith(ONE_SIDED[fault])
-    assert other == f"RuntimeError: Process 1 raised {own}"
+    assert other == f"RaisedElsewhereError: Process 1 raised {own}"
+
+
+def test_processes_that_ask_for_log_probs_unequally_often_all_say_so(tmp_path):
+    run = launch(one_sided_fault.__file__, "asks_less", str(tmp_path), timeout=90)
+    assert run.returncode != 0
+    for path in sorted(tmp_path.glob("*.txt")):
+        assert "called batch.log_probs more often on one process" in path.read_text()
 
 
 def test_an_infinite_reward_is_seen_by_all(tmp_path):

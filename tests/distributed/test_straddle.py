@@ -1,14 +1,17 @@
 """Groups that straddle two processes give the credit, and the model, of one process."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import straddle
 import torch
 from launching import launch
 
+from trl_lambda.metrics import means_and_maximum
+
 pytestmark = pytest.mark.distributed
-COMPARED = ("loss", "kl", "process_sets/", "trace/", "groups/", "reward")
+COMPARED = ("loss", "kl", "process_sets/", "trace/", "groups/", "reward", "policy_loss")
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +37,10 @@ def test_credit_of_two_processes_is_that_of_one(two_processes, one_process, case
         if whole[name] is None:
             assert all(rank[name] is None for rank in ranks)
             continue
+        if whole[name].ndim == 1:
+            parts = torch.cat([rank[name] for rank in ranks])
+            torch.testing.assert_close(parts, whole[name], rtol=1e-6, atol=1e-7)
+            continue
         width = whole[name].shape[1]
         parts = [
             torch.nn.functional.pad(rank[name], (0, width - rank[name].shape[1])) for rank in ranks
@@ -54,6 +61,26 @@ def test_training_of_two_processes_is_that_of_one(two_processes, one_process, ca
         assert {k: ours[k] for k in compared} == pytest.approx(compared, rel=1e-3, abs=1e-5)
 
 
+@pytest.mark.parametrize("case", straddle.CASES)
+def test_the_completions_table_has_the_rows_of_all_processes(two_processes, one_process, case):
+    whole = one_process[case]["shown"]
+    for rank in (0, 1):
+        shown = torch.load(two_processes / f"{case}.{rank}.pt")["shown"]
+        assert shown.keys() == whole.keys()
+        for column, values in shown.items():
+            assert values == pytest.approx(whole[column], rel=1e-6, abs=1e-7, nan_ok=True), column
+
+
+def test_the_largest_z_may_be_any_process_s():
+    """`means_and_maximum` over two processes, whose maxima come in either order."""
+    statistics = {"one": (torch.tensor(6.0), torch.tensor(4.0))}
+    for largest in ([1.0, 5.0], [5.0, 1.0]):
+        both = torch.tensor([[3.0, 2.0, value] for value in largest])
+        gathers = SimpleNamespace(gather=lambda own, both=both: both)
+        means, maximum = means_and_maximum(gathers, statistics, torch.tensor(0.0))
+        assert (means, maximum) == ({"one": 1.5}, 5.0)
+
+
 def test_one_process_writes_what_all_saw(two_processes, one_process):
     """The second group, recorded whole, has rows of both processes."""
 
@@ -67,6 +94,8 @@ def test_one_process_writes_what_all_saw(two_processes, one_process):
 
     both, alone = lines(two_processes), lines(one_process["folder"])
     assert rows(both).keys() == rows(alone).keys()
+    texts = {name: (row["ids"], row["reward"], row["extra"]) for name, row in rows(both).items()}
+    assert texts == {n: (r["ids"], r["reward"], r["extra"]) for n, r in rows(alone).items()}
     for name, row in rows(both).items():
         assert row["advantage"] == pytest.approx(rows(alone)[name]["advantage"], abs=1e-6)
         assert row["ids"] == rows(alone)[name]["ids"]

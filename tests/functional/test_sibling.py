@@ -207,6 +207,18 @@ def test_rewards_that_are_all_one_number_leave_exactly_nothing():
             )
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_large_rewards_do_not_overflow(dtype):
+    """A mean lies among its values; their sum may lie beyond what the dtype can hold."""
+    largest = torch.finfo(dtype).max
+    rewards = torch.tensor([largest, largest, largest, 0.0], dtype=dtype)
+    got = baselines([[1, 1], [1, 2], [1, 3], [2, 1]], rewards, shrinkage=1.0)
+    assert got.isfinite().all()
+    mean = 0.75 * largest
+    torch.testing.assert_close(got[0, 0].item() / largest, 0.5 * mean / largest)
+    torch.testing.assert_close(got[3, 0].item() / largest, (3 + 0.75) / 4)
+
+
 @given(groups_of_completions(), SHRINKAGES, st.data())
 def test_order_of_rows_padding_and_names_of_tokens_never_matter(group, shrinkage, data):
     ids, groups = group

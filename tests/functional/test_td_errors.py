@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from strategies import groups_of_completions, masks, padded
 
 from trl_lambda.functional import (
+    group_mean,
     lambda_return,
+    prefix_sets,
     prefix_values,
     reward_denominator,
     step_td_errors,
@@ -171,3 +173,29 @@ def test_bad_shapes_and_scales_are_named():
         tree_td_errors(torch.ones(2, 3), MASK, torch.ones(2))
     with pytest.raises(ValueError, match=r"scale must be one of .*got 'row'"):
         reward_denominator(torch.ones(2), GROUPS, scale="row")
+
+
+@pytest.mark.parametrize("rewards", [[3e38, 3e38, 0.0, 3e38], [3e38, -3e38, 3e38, -3e38]], ids=str)
+def test_values_near_the_end_of_float32_are_finite(rewards):
+    """A mean lies among its values, also where their sum is past the largest float32."""
+    ids, groups = torch.tensor([[1, 2], [1, 2], [1, 3], [4, 3]]), torch.zeros(4, dtype=torch.long)
+    reward = torch.tensor(rewards)
+    values = prefix_sets(ids, torch.full((4,), 2), groups).mean(reward)
+    want = prefix_sets(ids, torch.full((4,), 2), groups).mean(reward.double())
+    torch.testing.assert_close(values.double(), want, rtol=1e-6, atol=1e31)
+    torch.testing.assert_close(
+        group_mean(reward, groups).double(),
+        group_mean(reward.double(), groups),
+        rtol=1e-6,
+        atol=1e31,
+    )
+    for scale in ("group", "batch"):
+        denominator = reward_denominator(reward, groups, scale=scale)
+        delta = tree_td_errors(values, torch.ones(4, 2), denominator)
+        assert torch.isfinite(delta).all()
+
+
+def test_sums_that_fit_keep_every_digit():
+    reward = torch.tensor([0.1, 0.7, 0.3])
+    groups = torch.zeros(3, dtype=torch.long)
+    assert group_mean(reward, groups)[0] == reward.sum() / 3

@@ -182,3 +182,19 @@ X, MASK = torch.zeros(2, 3), torch.ones(2, 3)
 def test_bad_input_is_named(arguments, options, message):
     with pytest.raises(ValueError, match="eligibility_trace: " + message):
         eligibility_trace(*arguments, **{"decay": 0.9, **options})
+
+
+@pytest.mark.parametrize("style", ["recent", "both"])
+def test_no_running_sum_of_floats_is_left_to_cumsum(monkeypatch, style):
+    """`cumsum` of floats has no deterministic kernel on CUDA, and raises where one is asked for."""
+    cumsum = torch.Tensor.cumsum
+
+    def integers_only(tensor, *args, **kwargs):
+        assert not tensor.is_floating_point()
+        return cumsum(tensor, *args, **kwargs)
+
+    monkeypatch.setattr(torch.Tensor, "cumsum", integers_only)
+    x, mask = torch.randn(2, 9), torch.ones(2, 9)
+    for function in (eligibility_trace, lambda_return):
+        function(x, mask, decay=0.9, style=style, normalize=True)
+    trace_weights(mask.long(), decay=0.9, style=style)

@@ -338,7 +338,7 @@ def test_metrics_are_the_first_and_the_last_value(tmp_path):
         re.findall(r"^\| `([^`]+)` \| (.*) \|$", (tmp_path / "run" / "README.md").read_text(), re.M)
     )
     logged = [e for e in trainer.state.log_history if "reward" in e]
-    for name in ("reward", "process_sets/path_depth", "trace/weight_first_tenth", "kl"):
+    for name in ("reward", "process_sets/path_depth", "trace/gain_first_tenth", "kl"):
         first, last, step = table[name].split(" | ")
         assert float(first) == pytest.approx(logged[0][name], rel=1e-4)
         assert float(last) == pytest.approx(logged[-1][name], rel=1e-4)

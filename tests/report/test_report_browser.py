@@ -7,8 +7,8 @@ import time
 import pytest
 from made_log import completion, group, write_log, write_records
 
+from trl_lambda.credit_log.reading import GROUP_LISTS
 from trl_lambda.report import write_report
-from trl_lambda.report.records import GROUP_LISTS
 
 pytestmark = pytest.mark.browser
 pytest.importorskip("plotly")

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..credit import TD_ERRORS, TDError
+from ..td_errors import TD_ERRORS
 from .padded import BridgeRule, TokenIds, padded_credit, read_rule
 
 PREFIX = "trl_lambda_"
-ESTIMATORS: dict[str, TDError] = {PREFIX + td_error: td_error for td_error in TD_ERRORS}
+ESTIMATORS: dict[str, str] = {PREFIX + td_error: td_error for td_error in TD_ERRORS}
 """verl's `algorithm.adv_estimator` to our `td_error`."""
 
 # The rows that verl appends to make a batch divisible: groups of their own, all masked.
@@ -27,12 +27,12 @@ _SEEN = re.compile("pixel|image|video|audio|feature")
 
 
 def verl_rule(
-    td_error: TDError, config: Any = None, *, norm_adv_by_std_in_grpo: bool | None = None
+    td_error: str, config: Any = None, *, norm_adv_by_std_in_grpo: bool | None = None
 ) -> BridgeRule:
     """The rule that verl's `algorithm` section spells.
 
-    Read are `trl_lambda.*` (see `padded.DEFAULTS`) and `norm_adv_by_std_in_grpo`, which stands for
-    `scale_rewards` "group" or "none" where that is not given.
+    It reads `trl_lambda.*` (see `padded.BRIDGE_OPTIONS`) and `norm_adv_by_std_in_grpo`, which
+    stands for `scale_rewards` "group" or "none" where that is not given.
 
     Args:
         td_error: as in `LambdaGRPOConfig`.
@@ -43,13 +43,13 @@ def verl_rule(
         ValueError: as `read_rule`, and for settings of verl that would be ignored or misread.
     """
     config = {} if config is None else config
-    for name, ours in (("lam", "trace_lambda"), ("gamma", "trace_gamma")):
+    for name in ("lam", "gamma"):
         value = config.get(name, 1.0)
         if value != 1.0:
             raise ValueError(
                 f"algorithm.{name}={value} is GAE's, and adv_estimator={PREFIX}{td_error} does not "
-                f"read it. Leave it at 1.0, and set +algorithm.trl_lambda.{ours}={value} if the "
-                "trace's decay was meant."
+                f"read it. Leave it at 1.0, and set +algorithm.trl_lambda.trace_lambda={value} if "
+                "the trace's decay was meant."
             )
     if td_error == "process" and config.get("use_kl_in_reward", False):
         raise ValueError(
@@ -68,7 +68,7 @@ def verl_rule(
 
 def credit_of_batch(
     data: Any,
-    td_error: TDError,
+    td_error: str,
     config: Any = None,
     *,
     norm_adv_by_std_in_grpo: bool | None = None,
@@ -133,7 +133,7 @@ def estimate(
     """`(B, T)`: token-level advantages; verl's filler rows count nowhere."""
     filler = [isinstance(uid, str) and bool(_FILLER_UID.fullmatch(uid)) for uid in uids]
     steps = None
-    if rule.credit.td_error == "process" and step_rewards is not None:
+    if rule.credit.entry.reads_steps and step_rewards is not None:
         steps = [_steps(given, row) for row, given in enumerate(step_rewards)]
     credit = padded_credit(
         rule,
@@ -203,13 +203,16 @@ def check_images(inputs: Iterable[Any] | None, uids: list[Any]) -> None:
             )
 
 
-def _equal(one: dict, other: dict) -> bool:
-    def same(a: Any, b: Any) -> bool:
-        if isinstance(a, Tensor) and isinstance(b, Tensor):
-            return torch.equal(a, b)
-        return type(a) is type(b) and bool(a == b)
-
-    return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+def _equal(one: Any, other: Any) -> bool:
+    """Whether two processor outputs are the same: tensors, arrays, and lists and dicts of them."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_equal(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(_equal, one, other))
+    if hasattr(one, "shape") and hasattr(other, "shape"):
+        ours, theirs = torch.as_tensor(one), torch.as_tensor(other)
+        return ours.shape == theirs.shape and bool((ours == theirs).all())
+    return type(one) is type(other) and bool(one == other)
 
 
 def _steps(given: Any, row: int) -> list[tuple[int, float]] | None:

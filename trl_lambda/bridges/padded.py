@@ -13,13 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..credit import (
-    Credit,
-    CreditRule,
-    Signal,
-    TDError,
-    assign_credit,
-)
+from ..credit import Credit, Signal, assign_credit
 from ..functional import (
     PrefixSets,
     group_mean,
@@ -29,23 +23,12 @@ from ..functional import (
 )
 from ..functional.normalization import Scale
 from ..functional.td_errors import StepRewards, Steps, check_steps, normalize_steps
-from ..options import value_fault
+from ..methods import CREDIT_OPTIONS
+from ..rule import CreditRule, resolve
 
-_RULE = CreditRule()
-DEFAULTS: dict[str, Any] = {
-    "trace_style": _RULE.trace_style,
-    "trace_mode": _RULE.trace_mode,
-    "trace_lambda": _RULE.decay,
-    "trace_gamma": 1.0,
-    "normalize_trace": _RULE.normalize_trace,
-    "advantage_floor": _RULE.advantage_floor,
-    "process_set_weighting": _RULE.process_set_weighting,
-    "scale_rewards": "group",
-}
-"""The options of a bridge: names, meanings and defaults of `LambdaGRPOConfig`.
-
-But for `scale_rewards`, which is the engine's where it has one.
-"""
+# Whose meanings and defaults are `LambdaGRPOConfig`'s. The engine may have a `scale_rewards` of its
+# own; the loss is the engine's.
+BRIDGE_OPTIONS = ("method", *CREDIT_OPTIONS, "scale_rewards")
 
 
 @dataclass(frozen=True)
@@ -72,43 +55,36 @@ class TokenIds:
 
 
 def read_rule(
-    td_error: TDError, options: Mapping[str, Any] | None = None, *, scale: Scale = "group"
+    td_error: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    *,
+    scale: Scale = "group",
 ) -> BridgeRule:
     """The rule that an engine's options spell.
 
     Args:
-        td_error: as in `LambdaGRPOConfig`.
-        options: any of `DEFAULTS`.
-        scale: `scale_rewards` where the options leave it out.
+        td_error: as in `LambdaGRPOConfig`; None for the method's.
+        options: any of `BRIDGE_OPTIONS`; None is unset.
+        scale: `scale_rewards` where neither the options nor the method say it.
 
     Raises:
         ValueError: an unknown option, a value out of range, or a combination that means nothing;
             the message names the option, its value and the remedy.
     """
     given = dict(options or {})
-    unknown = sorted(set(given) - set(DEFAULTS))
-    if unknown:
-        raise ValueError(
-            f"trl_lambda: unknown option {', '.join(map(repr, unknown))}; there are "
-            f"{', '.join(DEFAULTS)}."
-        )
-    values = DEFAULTS | {"scale_rewards": scale} | given
-    for name, value in {"td_error": td_error, **values}.items():
-        if fault := value_fault(name, value):
-            _refuse(name, value, fault)
-    _check_combination(td_error, values)
-    return BridgeRule(
-        credit=CreditRule(
-            td_error=td_error,
-            trace_style=values["trace_style"],
-            trace_mode=values["trace_mode"],
-            decay=values["trace_gamma"] * values["trace_lambda"],
-            normalize_trace=values["normalize_trace"],
-            advantage_floor=None if td_error == "process" else values["advantage_floor"],
-            process_set_weighting=values["process_set_weighting"],
-        ),
-        scale=values["scale_rewards"],
-    )
+    if td_error is not None:
+        given["td_error"] = td_error
+    try:
+        method = resolve(given)
+        if method.credit.traces_ratio:
+            raise ValueError(
+                f"trace_mode='ratio' (method={method.name!r}): it traces the log-ratio inside the "
+                "loss, which is the engine's; use 'advantage', which has the same gradient at the "
+                "policy that sampled."
+            )
+    except ValueError as error:
+        raise ValueError(f"trl_lambda: {error}") from None
+    return BridgeRule(credit=method.credit, scale=method.scale_rewards or scale)
 
 
 def padded_credit(
@@ -144,6 +120,7 @@ def padded_credit(
     mask_BT = mask_BT.bool()
     _check_shapes(rewards_BT, mask_BT)
     group_ids_B = _number_groups(groups, mask_BT)
+    _check_fit(mask_BT, tokens, ignored_B)
     rewards_BT = rewards_BT.to(torch.promote_types(rewards_BT.dtype, torch.float32))
     if ignored_B is None:
         ignored_B = torch.zeros_like(mask_BT[:, 0])
@@ -157,7 +134,7 @@ def padded_credit(
         )
     sets = _process_sets(rule.credit, mask_BT, group_ids_B, tokens)
     sizes_BT = mask_BT.long() if sets is None else sets.sizes()
-    if rule.credit.td_error == "process":
+    if rule.credit.entry.reads_steps:
         if steps is None:
             steps = _steps_at_nonzero(rewards_BT, mask_BT, ignored_B)
         signal = Signal(
@@ -181,12 +158,12 @@ def _outcome_signal(
 ) -> Signal:
     denominator_B = reward_denominator(reward_B, group_ids_B, scale=rule.scale)
     centred_B = reward_B - group_mean(reward_B, group_ids_B)
-    is_tree = rule.credit.td_error == "tree"
+    reads_values = rule.credit.entry.shares_prefixes
     return Signal(
         mask_BT=mask_BT,
         advantage_B=(centred_B / denominator_B).nan_to_num(0.0),
         sizes_BT=sizes_BT,
-        values_BT1=sets.mean(reward_B) if is_tree and sets is not None else None,
+        values_BT1=sets.mean(reward_B) if reads_values and sets is not None else None,
         denominator_B=denominator_B.masked_fill(reward_B.isnan(), torch.inf),
     )
 
@@ -273,28 +250,17 @@ def _check_shapes(rewards_BT: Tensor, mask_BT: Tensor) -> None:
         raise ValueError(f"trl_lambda: rewards must be floating point, got {rewards_BT.dtype}.")
 
 
-def _check_combination(td_error: str, values: Mapping[str, Any]) -> None:
-    mode, floor = values["trace_mode"], values["advantage_floor"]
-    if mode == "ratio":
-        _refuse(
-            "trace_mode",
-            mode,
-            "it traces the log-ratio inside the loss, which is the engine's; use 'advantage', "
-            "which has the same gradient at the policy that sampled",
-        )
-    if values["trace_style"] == "none":
-        for name in ("trace_mode", "trace_lambda", "trace_gamma", "normalize_trace"):
-            if values[name] != DEFAULTS[name]:
-                _refuse(name, values[name], "with trace_style='none' there is no trace; leave it")
-    elif td_error == "tree" and mode != "advantage":
-        _refuse("trace_mode", mode, "td_error='tree' needs 'advantage'")
-    if td_error == "process" and floor not in (None, DEFAULTS["advantage_floor"]):
-        _refuse(
-            "advantage_floor",
-            floor,
-            "it bounds the outcome reward, and td_error='process' trains on step rewards; leave it",
-        )
-
-
-def _refuse(name: str, value: Any, reason: str) -> None:
-    raise ValueError(f"trl_lambda: {name}={value!r}: {reason}.")
+def _check_fit(mask_BT: Tensor, tokens: TokenIds | None, ignored_B: Tensor | None) -> None:
+    B, T = mask_BT.shape
+    expected = {} if ignored_B is None else {"ignored_B": (ignored_B, (B,))}
+    if tokens is not None:
+        P = tokens.prompt_ids_BP.shape[-1]
+        expected["completion_ids_BT"] = (tokens.completion_ids_BT, (B, T))
+        expected["lengths_B"] = (tokens.lengths_B, (B,))
+        expected["prompt_ids_BP"] = (tokens.prompt_ids_BP, (B, P))
+    for name, (tensor, shape) in expected.items():
+        if tuple(tensor.shape) != shape:
+            raise ValueError(
+                f"trl_lambda: {name} has the shape {tuple(tensor.shape)}; expected {shape} to go "
+                f"with a mask of shape {(B, T)}."
+            )

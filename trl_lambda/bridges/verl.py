@@ -7,7 +7,7 @@ too, which verl does with what its variable `VERL_USE_EXTERNAL_MODULES` names:
     python -m verl.trainer.main_ppo algorithm.adv_estimator=trl_lambda_group \\
         algorithm.norm_adv_by_std_in_grpo=false +algorithm.trl_lambda.trace_lambda=0.95 ...
 
-Options are those of `padded.DEFAULTS`, under `+algorithm.trl_lambda.`; rewards are scaled by
+Options are those of `padded.BRIDGE_OPTIONS`, under `+algorithm.trl_lambda.`; rewards are scaled by
 `algorithm.norm_adv_by_std_in_grpo`. verl's `algorithm.lam` and `gamma` are GAE's, and refused.
 
 What verl's registry hands an estimator is the token-level rewards, the response mask, the `uid` of
@@ -41,11 +41,10 @@ from typing import Any
 from torch import Tensor
 from verl.trainer.ppo.core_algos import register_adv_est
 
-from ..credit import TDError
 from .dataproto import ESTIMATORS, estimate, group_names, verl_rule
 
 
-def advantage_estimator(td_error: TDError) -> Callable[..., tuple[Tensor, Tensor]]:
+def advantage_estimator(td_error: str) -> Callable[..., tuple[Tensor, Tensor]]:
     """A function as verl's registry wants it: keywords in, (advantages, returns) out."""
 
     def estimator(

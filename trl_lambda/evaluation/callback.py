@@ -11,11 +11,12 @@ from accelerate.utils import gather_object
 from transformers import Trainer, TrainerCallback
 from trl.models import unwrap_model_for_generation
 
+from trl_lambda.atomic_write import replace_json
 from trl_lambda.evaluation.generate import Sampling
 from trl_lambda.evaluation.problem_sets import ProblemSet
 from trl_lambda.evaluation.records import Record, write_records
 from trl_lambda.evaluation.runner import describe, plan, resolve, run_batch
-from trl_lambda.evaluation.summary import pass_ks, summarize, write_json
+from trl_lambda.evaluation.summary import pass_ks, summarize
 from trl_lambda.evaluation.tables import settings_line
 from trl_lambda.evaluation.transformers_generator import TransformersGenerator
 from trl_lambda.templates import render
@@ -130,7 +131,7 @@ class EvaluationCallback(TrainerCallback):
         folder = Path(self.trainer.args.output_dir) / "evaluation" / self.problem_set.name
         folder.mkdir(parents=True, exist_ok=True)
         write_records(folder / f"step-{summary['step']}.jsonl", records)
-        write_json(folder / f"step-{summary['step']}.json", summary)
+        replace_json(folder / f"step-{summary['step']}.json", summary)
 
     def _log(self, summary: dict[str, Any]) -> None:
         prefix = f"eval_{self.problem_set.name}"
@@ -155,7 +156,7 @@ class EvaluationCallback(TrainerCallback):
         self.best = value
         self.trainer.save_model(str(self._best_folder))
         if self.trainer.accelerator.is_main_process:
-            write_json(self._best_folder / "evaluation.json", summary)
+            replace_json(self._best_folder / "evaluation.json", summary)
 
 
 @contextmanager

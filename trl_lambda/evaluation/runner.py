@@ -16,10 +16,11 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from trl_lambda.atomic_write import replace_json
 from trl_lambda.evaluation.generate import Generator, Request, Sampling, sample_seed
 from trl_lambda.evaluation.problem_sets import ProblemSet
 from trl_lambda.evaluation.records import Record, RecordFile
-from trl_lambda.evaluation.summary import summarize, write_json
+from trl_lambda.evaluation.summary import summarize
 from trl_lambda.rewards import grade_many
 from trl_lambda.templates import render, response_text
 
@@ -80,7 +81,7 @@ def evaluate(
                     file.append(run_batch(batch, problem_set, generator, sampling))
                 bar.update(len(batch))
         summary = summarize(list(file.records.values()), settings)
-    write_json(folder / "summary.json", summary)
+    replace_json(folder / "summary.json", summary)
     return summary
 
 
@@ -171,7 +172,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
 def _check_settings(path: Path, settings: Mapping[str, Any], *, fresh: bool) -> None:
     """Writes the settings of a run that begins; compares those of one that goes on."""
     if fresh:
-        write_json(path, settings)
+        replace_json(path, settings)
         return
     if not path.exists():
         raise ValueError(f"{path} is missing beside records.jsonl; begin anew in another folder.")

@@ -1,11 +1,7 @@
 """From records to the numbers that are printed."""
 
-import json
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from statistics import mean
 from typing import Any
 
@@ -17,8 +13,9 @@ from trl_lambda.evaluation.metrics import avg_at_k, maj_at_k, pass_at_k
 from trl_lambda.evaluation.records import Record
 from trl_lambda.evaluation.votes import count_votes
 from trl_lambda.rewards import REASONS
+from trl_lambda.versions import installed_versions
 
-PACKAGES = ("trl-lambda", "torch", "transformers", "vllm", "math-verify")
+PACKAGES = ("torch", "transformers", "vllm", "math-verify")
 
 # Scores of each problem, (N,), and the independent draws that each of them stands for.
 Scores = tuple[NDArray[np.float64], float]
@@ -94,15 +91,8 @@ def summarize(
         "format": mean(record.extracted is not None for record in records),
         "tokens": {"mean": mean(lengths), "max": max(lengths)},
         "reasons": {reason: reasons[reason] for reason in REASONS},
-        "versions": _versions(),
+        "versions": installed_versions(*PACKAGES),
     }
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes a file that is either the old or the new one, whenever the process is killed."""
-    unfinished = path.with_suffix(".tmp")
-    unfinished.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
-    os.replace(unfinished, path)
 
 
 def _with_intervals(scores_N: NDArray[np.float64], trials: float) -> dict[str, Any]:
@@ -114,13 +104,3 @@ def _with_intervals(scores_N: NDArray[np.float64], trials: float) -> dict[str, A
         "uncertain": is_uncertain(scores_N),
         "bootstrap": list(bootstrap_interval(scores_N)),
     }
-
-
-def _versions() -> dict[str, str | None]:
-    found: dict[str, str | None] = {}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = None
-    return found

@@ -5,6 +5,7 @@ Shape suffixes: N values (rewards of completions, or of steps), of any number of
 
 from __future__ import annotations
 
+import math
 from typing import Literal, cast, get_args
 
 import torch
@@ -65,6 +66,20 @@ def reward_denominator(values_N: Tensor, group_ids_N: Tensor, *, scale: Scale = 
     return std[group_N] + STD_EPSILON
 
 
+def summable_scale(values_N: Tensor) -> Tensor:
+    """A power of two that makes the known values small enough to be added up; 1 unless needed.
+
+    A mean lies among its values, but their sum may overflow: float32 ends at 3.4e38. Multiplying
+    and dividing by a power of two changes no digit.
+    """
+    largest = values_N.nan_to_num(0.0).abs().amax() if values_N.numel() else values_N.new_zeros(())
+    count = max(values_N.numel(), 1)
+    limit = torch.finfo(values_N.dtype).max / count
+    return torch.where(largest > limit, 2.0 ** -math.ceil(math.log2(count + 1)), 1.0).to(
+        values_N.dtype
+    )
+
+
 def _numbered(group_ids_N: Tensor) -> tuple[Tensor, int]:
     names, group_N = cast(tuple[Tensor, Tensor], torch.unique(group_ids_N, return_inverse=True))
     return group_N, names.numel()
@@ -76,5 +91,6 @@ def _group_sums(values_N: Tensor, group_N: Tensor, groups: int) -> Tensor:
 
 def _group_means(values_N: Tensor, group_N: Tensor, groups: int) -> Tensor:
     known_N = (~values_N.isnan()).to(values_N.dtype)
-    sums = _group_sums(values_N.nan_to_num(0.0), group_N, groups)
-    return sums / _group_sums(known_N, group_N, groups)
+    scale = summable_scale(values_N)
+    sums = _group_sums(values_N.nan_to_num(0.0) * scale, group_N, groups)
+    return sums / _group_sums(known_N, group_N, groups) / scale

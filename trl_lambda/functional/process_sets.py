@@ -17,6 +17,8 @@ from typing import Literal, cast, get_args
 import torch
 from torch import Tensor
 
+from .normalization import summable_scale
+
 Averaging = Literal["leaves", "children"]
 AVERAGINGS: tuple[str, ...] = get_args(Averaging)
 
@@ -146,9 +148,11 @@ class PrefixSets:
         known_B = ~rewards_B.isnan()
         # A completion of length 0 counts in column 0 alone.
         counted_B = known_B & (self.lengths_B > 0)[self.order_B]
-        root_BE, any_root_BE = set_values(self.set_BE, rewards_B, known_B, values)
-        inner_BE, any_inner_BE = set_values(self.set_BE, rewards_B, counted_B, values)
-        mean_BE = torch.cat([root_BE[:, :1], inner_BE[:, 1:]], 1)
+        scale = summable_scale(rewards_B)
+        scaled_B = rewards_B.nan_to_num(0.0) * scale
+        root_BE, any_root_BE = set_values(self.set_BE, scaled_B, known_B, values)
+        inner_BE, any_inner_BE = set_values(self.set_BE, scaled_B, counted_B, values)
+        mean_BE = torch.cat([root_BE[:, :1], inner_BE[:, 1:]], 1) / scale
         known_BE = torch.cat([any_root_BE[:, :1], any_inner_BE[:, 1:]], 1)
         # Sets only shrink: a row's stretches with a known member come first. Stay on the last one.
         last_known_B1 = known_BE.sum(1, keepdim=True).sub(1).clamp(min=0)

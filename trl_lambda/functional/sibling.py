@@ -21,6 +21,7 @@ import math
 import torch
 from torch import Tensor
 
+from .normalization import summable_scale
 from .process_sets import Averaging, PrefixSets, opens_set, set_values, sum_over_sets
 
 
@@ -49,7 +50,7 @@ def sibling_baselines(
     y_t, so the baseline depends on the very action that it judges; by branch ids it does not. And
     the mean of a branched group holds the rows that share row i's own tokens, so these earn less:
     start from `root_baselines` there. With both it is the gradient of independent samples, for
-    every κ.
+    every κ, if forks are placed without hindsight.
 
     Args:
         rewards_B: `(B,)`, floating point, NaN where a reward abstains.
@@ -65,8 +66,8 @@ def sibling_baselines(
         completion its last baseline stands.
 
     Raises:
-        ValueError: rewards or initial_B that are not `(B,)` floating point, a shrinkage outside
-            [0, ∞].
+        ValueError: rewards that are not `(B,)` floating point, an initial_B that is not `(B,)`, a
+            shrinkage outside [0, ∞].
 
     Source: ours; without any overlap RLOO, arXiv 2402.14740, with κ = 0.
     """
@@ -81,9 +82,9 @@ def sibling_baselines(
     if initial_B is None:
         start_B = rewards.mean_of_groups()
     else:
-        start_B = initial_B.to(rewards.reward_B.dtype).nan_to_num(nan=0.0)[sets.order_B]
+        start_B = initial_B.nan_to_num(0.0).to(rewards.reward_B.dtype)[sets.order_B] * rewards.scale
     baseline_BE = _baselines(start_B, *rewards.siblings("leaves"), shrinkage)
-    return sets.right_after_tokens(baseline_BE.to(rewards.dtype))
+    return sets.right_after_tokens(rewards.narrow(baseline_BE))
 
 
 def root_baselines(
@@ -110,7 +111,7 @@ def root_baselines(
     sets.check_rewards(rewards_B, where="root_baselines")
     rewards = _Rewards(rewards_B, sets)
     baseline_B = _root_baselines(rewards, *rewards.siblings(values), values)
-    return sets.in_caller_order(baseline_B.to(rewards.dtype))
+    return sets.in_caller_order(rewards.narrow(baseline_B))
 
 
 def branch_advantages(
@@ -162,19 +163,27 @@ def branch_advantages(
     baseline_BE = _baselines(start_B, number_BE, total_BE, shrinkage)
     value_BE, known_BE = rewards.values(values)
     gain_BE = torch.where(known_BE, value_BE - baseline_BE, 0.0)
-    return sets.right_after_tokens(gain_BE.to(rewards.dtype))
+    return sets.right_after_tokens(rewards.narrow(gain_BE))
 
 
 class _Rewards:
-    """The rewards of whole groups in the sorted order of their sets, in a wide dtype."""
+    """The rewards of whole groups in the sorted order of their sets, in a wide dtype.
+
+    They are scaled so that they can be added up: `narrow` gives results the scale and dtype back.
+    """
 
     def __init__(self, rewards_B: Tensor, sets: PrefixSets):
         self.dtype = torch.promote_types(rewards_B.dtype, torch.float32)
         wide = self.dtype if rewards_B.device.type == "mps" else torch.float64
         self.set_BE = sets.set_BE
-        self.reward_B = rewards_B.to(wide)[sets.order_B]
-        self.known_B = ~self.reward_B.isnan()
+        self.known_B = ~rewards_B.isnan()[sets.order_B]
+        reward_B = rewards_B.nan_to_num(0.0).to(wide)[sets.order_B]
+        self.scale = summable_scale(reward_B)
+        self.reward_B = reward_B * self.scale
         self.counted_B = self.known_B & (sets.lengths_B > 0)[sets.order_B]
+
+    def narrow(self, result: Tensor) -> Tensor:
+        return (result / self.scale).to(self.dtype)
 
     def values(self, averaging: Averaging) -> tuple[Tensor, Tensor]:
         return set_values(self.set_BE, self.reward_B, self.counted_B, averaging)

@@ -65,7 +65,9 @@ def tree_td_errors(values_BT1: Tensor, mask_BT: Tensor, denominator_B: Tensor) -
             f"got {tuple(values_BT1.shape)}."
         )
     delta_BT = values_BT1.diff(dim=1) / denominator_B[:, None]
-    return delta_BT.masked_fill(~mask_BT.bool(), 0.0)
+    # Also where the difference overflows: what is divided by an infinite denominator is 0.
+    untaught_BT = ~mask_BT.bool() | denominator_B.isinf()[:, None]
+    return delta_BT.masked_fill(untaught_BT, 0.0)
 
 
 def step_td_errors(

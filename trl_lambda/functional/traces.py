@@ -165,7 +165,7 @@ def _trace(x_BT: Tensor, decay: float, style: TraceStyle) -> Tensor:
     t = torch.arange(x_BT.shape[1], device=x_BT.device)
     half = t // 2
     powers = _powers(x_BT, decay)
-    first_BT = (x_BT * powers).cumsum(1)
+    first_BT = _decayed_sum(x_BT * powers, 1.0)
     return first_BT[:, half] + recent_BT - powers[t - half] * recent_BT[:, half]
 
 
@@ -176,13 +176,16 @@ def _transposed_trace(delta_BT: Tensor, decay: float, style: TraceStyle) -> Tens
     # Beyond t = 2k the term's weight on token k is c^k, whatever t: swap that tail.
     T = delta_BT.shape[1]
     beyond = (2 * torch.arange(T, device=delta_BT.device) + 1).clamp(max=T)
-    tail_sum_BT = pad(delta_BT.flip(1).cumsum(1).flip(1), (0, 1))[:, beyond]
+    tail_sum_BT = pad(_decayed_sum(delta_BT.flip(1), 1.0).flip(1), (0, 1))[:, beyond]
     tail_decayed_BT = pad(from_here_BT, (0, 1))[:, beyond]
     return from_here_BT + _powers(delta_BT, decay) * (tail_sum_BT - decay * tail_decayed_BT)
 
 
 def _decayed_sum(x_BT: Tensor, decay: float) -> Tensor:
-    """R_t = x_t + c·R_{t−1} by doubling: after step s each R_t covers its last 2s terms."""
+    """R_t = x_t + c·R_{t−1} by doubling: after step s each R_t covers its last 2s terms.
+
+    With c = 1 it is a running sum, and deterministic on CUDA, where `cumsum` of floats is not.
+    """
     reach, factor = 1, decay
     while reach < x_BT.shape[1] and factor > torch.finfo(x_BT.dtype).tiny:
         later_BT = torch.add(x_BT[:, reach:], x_BT[:, :-reach], alpha=factor)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from huggingface_hub import ModelCardData
 
+from ..versions import installed_versions
 from .citations import TRL, arxiv_id, bibtex, methods
 from .markdown import code_block, code_span, hub_link, is_repo_id, one_line
 from .plot import PLOT_FILE
@@ -17,7 +16,7 @@ from .settings import Settings
 
 CONFIG_FILE = "training_config.yaml"
 HOME = "https://github.com/trl-lambda/trl-lambda"
-PACKAGES = ("trl-lambda", "trl", "transformers", "torch", "datasets", "tokenizers", "peft", "vllm")
+PACKAGES = ("trl", "transformers", "torch", "datasets", "tokenizers", "peft", "vllm")
 # Timings and counters say nothing of the model.
 NOT_METRICS = ("epoch", "step", "total_flos", "num_tokens", "learning_rate")
 TIMINGS = ("runtime", "per_second", "step_time", "profiling/")
@@ -223,16 +222,9 @@ def _settings(run: Run, always_shown: list[str], config_class: type) -> str:
 
 
 def _versions() -> str:
-    found = {"Python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            if package == "trl-lambda":  # run from a checkout
-                from .. import __version__
-
-                found[package] = __version__
-    return "\n".join(f"- {name}: {number}" for name, number in found.items())
+    names = {"python": "Python", "trl_lambda": "trl-lambda"}
+    found = installed_versions(*PACKAGES)
+    return "\n".join(f"- {names.get(name, name)}: {found[name]}" for name in found if found[name])
 
 
 def _citations(run: Run) -> str:

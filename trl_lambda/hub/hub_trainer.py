@@ -15,6 +15,7 @@ from trl.trainer.utils import (
     get_trackio_space_url,
 )
 
+from ..atomic_write import replace_text
 from .card import CONFIG_FILE, Run, model_card
 from .markdown import code_span, is_repo_id
 from .plot import write_reward_plot
@@ -93,8 +94,8 @@ class HubTrainer:
         text = model_card(
             run, always_shown=list(self.config_fields_shown), config_class=type(self.args)
         )
-        _write_whole(folder / CONFIG_FILE, run.settings.as_yaml())
-        _write_whole(folder / "README.md", text)
+        replace_text(folder / CONFIG_FILE, run.settings.as_yaml())
+        replace_text(folder / "README.md", text)
 
     def _being_pushed(self, folder: Path) -> bool:
         progress = getattr(self, "push_in_progress", None)
@@ -142,9 +143,14 @@ class HubTrainer:
         return {**known, **self.card_settings}
 
     def _peft_config(self) -> Any:
+        """The active adapter's, be the model a `PeftModel` or one with transformers' adapters."""
         model = self.accelerator.unwrap_model(self.model)
         configs = getattr(model, "peft_config", None)
-        return configs.get(model.active_adapter) if configs else None
+        if not configs:
+            return None
+        active = model.active_adapters
+        names = active() if callable(active) else active
+        return configs.get(names[0]) if names else None
 
     def _all_tags(self) -> list[str]:
         """As TRL's own cards have them."""
@@ -266,10 +272,3 @@ def _tracker_links() -> dict[str, str]:
         "Comet": get_comet_experiment_url(),
     }
     return {name: url for name, url in links.items() if url}
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """Whole or not at all: a push in the background may be reading. Pushes leave out `_*`."""
-    unfinished = path.with_name(f"_{path.name}")
-    unfinished.write_text(text, encoding="utf-8")
-    os.replace(unfinished, path)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 from typing import Any
+
+from ..atomic_write import replace_file
 
 PLOT_FILE = "training_reward.png"
 
@@ -43,10 +44,10 @@ def write_reward_plot(log_history: list[dict[str, Any]], folder: Path) -> str | 
     axes.set(xlabel="optimiser step", ylabel="mean reward of a completion")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
-    # Whole or not at all: a push in the background may be reading. Pushes leave out "_*".
-    unfinished = folder / f"_{PLOT_FILE}"
-    figure.savefig(unfinished, dpi=120, facecolor="white", format="png")
-    os.replace(unfinished, folder / PLOT_FILE)
+    replace_file(  # a push in the background may be reading it
+        folder / PLOT_FILE,
+        lambda unfinished: figure.savefig(unfinished, dpi=120, facecolor="white", format="png"),
+    )
     return None
 
 

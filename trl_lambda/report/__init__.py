@@ -3,7 +3,7 @@
 `python -m trl_lambda.report RUN_DIR` from a shell, `write_report` from Python.
 """
 
-from .records import Run, load_run
+from ..credit_log.reading import Run, load_run
 from .writing import write_report
 
 __all__ = ["Run", "load_run", "write_report"]

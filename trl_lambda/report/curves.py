@@ -12,7 +12,8 @@ import statistics
 from dataclasses import dataclass
 from typing import Any
 
-from .records import Run
+from ..credit_log.reading import Run
+from ..evaluation.intervals import student_quantile
 
 ACCURACY = "rewards/*/mean"
 # (name that TRL or we log, what the chart is called), in the order of the page.
@@ -25,8 +26,6 @@ CHARTS = (
     ("process_sets/path_depth", "Path depth"),
     ("process_sets/intermediate_proportion", "Intermediate proportion"),
 )
-# Student's t, 97.5 %, for 1 … 9 degrees of freedom.
-STUDENT = (12.706, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622)
 
 
 @dataclass(frozen=True)
@@ -142,15 +141,4 @@ def _line(name: str, held_out: bool, members: list[dict[int, float]]) -> Line:
 def half_interval(values: list[float]) -> float:
     """Half the 95 % Student interval of a mean: t · s/√n over n ≥ 2 values."""
     n = len(values)
-    return _student(n - 1) * statistics.stdev(values) / math.sqrt(n)
-
-
-def _student(degrees: int) -> float:
-    """97.5 % quantile of Student's t; from 10 degrees on its expansion about the normal's."""
-    if degrees <= len(STUDENT):
-        return STUDENT[degrees - 1]
-    z = 1.959964
-    first = (z**3 + z) / 4
-    second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
-    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
-    return z + first / degrees + second / degrees**2 + third / degrees**3
+    return student_quantile(n - 1) * statistics.stdev(values) / math.sqrt(n)

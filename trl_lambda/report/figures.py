@@ -14,8 +14,8 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from ..credit_log.reading import Run
 from .curves import Chart, Line, charts
-from .records import Run
 from .tree import Branch, prefix_tree
 from .visible import visible
 

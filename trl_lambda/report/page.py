@@ -15,8 +15,8 @@ from dataclasses import asdict
 from importlib.resources import files
 from typing import Any
 
+from ..credit_log.reading import GROUP_LISTS, UPDATE_LISTS, Run
 from .curves import charts, same_but_for_seed
-from .records import GROUP_LISTS, UPDATE_LISTS, Run
 from .selection import spread
 from .tree import prefix_tree
 

@@ -6,8 +6,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..credit_log.reading import load_run
 from .page import page
-from .records import load_run
 
 MAX_MB = 8.0
 

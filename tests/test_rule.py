@@ -1,0 +1,272 @@
+"""Options into methods: what is unset, what was given, and what means nothing."""
+
+import itertools
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from trl_lambda.methods import METHODS, NEUTRAL, OPTIONS
+from trl_lambda.rule import CreditRule, resolve, value_fault
+from trl_lambda.td_errors import TD_ERRORS
+
+README = Path(__file__).parents[1] / "trl_lambda" / "README.md"
+AXES = {
+    "td_error": (None, *TD_ERRORS),
+    "trace_style": (None, "none", "recent", "both"),
+    "trace_mode": (None, "advantage", "ratio", "weight"),
+    "normalize_trace": (None, True, False),
+    "process_set_weighting": (None, True, False),
+    "loss_type": (None, "grpo", "dr_grpo", "sapo", "luspo", "vespo"),
+    "importance_sampling_level": ("token", "sequence"),
+}
+UNSET = "unset"
+
+
+def table() -> list[tuple[dict, str]]:
+    """The documented combinations: ({option: allowed values}, verdict), the first match holds."""
+    block = README.read_text().split("<!-- combinations -->")[1]
+    lines = [line for line in block.splitlines() if line.startswith("|")]
+    header, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    names = [name.strip("`") for name in header[: len(AXES)]]
+    assert names == list(AXES)
+    parsed = []
+    for cells in rows:
+        chosen = {
+            name: {shown(v) for v in AXES[name]} if cell == "any" else set(cell.split(", "))
+            for name, cell in zip(names, cells, strict=False)
+        }
+        chosen |= {
+            name: {shown(v) for v in AXES[name]} - {UNSET}
+            for name, values in chosen.items()
+            if values == {"set"}
+        }
+        for name, values in chosen.items():
+            assert values <= {shown(v) for v in AXES[name]}, f"{name}: {values}"
+        parsed.append((chosen, cells[len(AXES)]))
+    return parsed
+
+
+def shown(value) -> str:
+    return UNSET if value is None else str(value)
+
+
+FIRST, REST = list(AXES)[:4], list(AXES)[4:]
+
+
+@pytest.mark.parametrize(
+    "first",
+    list(itertools.product(*(AXES[name] for name in FIRST))),
+    ids=lambda v: "-".join(map(shown, v)),
+)
+def test_the_documented_combinations_are_what_is_refused(first):
+    rows = table()
+    for rest in itertools.product(*(AXES[name] for name in REST)):
+        combination = dict(zip([*FIRST, *REST], [*first, *rest], strict=True))
+        said = next(
+            verdict
+            for chosen, verdict in rows
+            if all(shown(combination[name]) in values for name, values in chosen.items())
+        )
+        trl = {"importance_sampling_level": combination.pop("importance_sampling_level")}
+        if said == "allowed":
+            assert resolve(combination, trl).stepped_back is None
+            continue
+        if said == "TRL's credit":
+            assert resolve(combination, trl).stepped_back
+            continue
+        option = re.fullmatch(r"refused: `(\w+)`", said).group(1)
+        with pytest.raises(ValueError, match=f"^{option}=") as caught:
+            resolve(combination, trl)
+        assert re.search(r"\b(set|use|leave)\b", str(caught.value)), "the remedy is missing"
+
+
+def test_the_default_is_the_rule_that_is_built_by_hand():
+    assert resolve({}).credit == CreditRule()
+
+
+def test_grpo_sets_nothing():
+    assert METHODS["grpo"].values == {}
+    assert not resolve({"method": "grpo"}).credit.token_level
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_value_of_a_paper_says_where_it_is_from(name):
+    for option, (value, source) in METHODS[name].values.items():
+        assert option in OPTIONS
+        assert value_fault(option, value) is None
+        assert source
+    if name not in ("default", "grpo"):
+        assert {"loss_type", "scale_rewards"} <= set(METHODS[name].values), "it would move with TRL"
+
+
+def test_presets_of_papers_are_frozen():
+    """A change here changes what published runs train; only "default" may move."""
+    frozen = {
+        name: {option: value for option, (value, _) in preset.values.items()}
+        for name, preset in METHODS.items()
+        if name != "default"
+    }
+    assert frozen == {
+        "grpo": {},
+        "dr_grpo": {"loss_type": "dr_grpo", "scale_rewards": "none"},
+        "dapo": {"loss_type": "dapo", "scale_rewards": "group"},
+        "grpo_lambda": {
+            "trace_style": "both",
+            "trace_mode": "ratio",
+            "trace_lambda": 0.99,
+            "normalize_trace": False,
+            "advantage_floor": -0.1,
+            "loss_type": "grpo",
+            "scale_rewards": "group",
+        },
+        "lambda_grpo": {
+            "process_set_weighting": True,
+            "loss_type": "grpo",
+            "scale_rewards": "group",
+        },
+        "tempo": {"td_error": "tree", "loss_type": "grpo", "scale_rewards": "group"},
+        "process": {
+            "td_error": "process",
+            "trace_style": "recent",
+            "trace_mode": "advantage",
+            "trace_lambda": 1.0,
+            "normalize_trace": False,
+            "loss_type": "grpo",
+            "scale_rewards": "group",
+        },
+    }
+
+
+def test_an_option_overrides_one_thing_of_a_method():
+    method = resolve({"method": "grpo_lambda", "trace_lambda": 0.5, "loss_type": "dapo"})
+    assert method.credit == CreditRule(
+        trace_style="both", trace_mode="ratio", decay=0.5, normalize_trace=False
+    )
+    assert (method.loss_type, method.scale_rewards) == ("dapo", "group")
+    assert dict(method.given) == {"trace_lambda": 0.5, "loss_type": "dapo"}
+
+
+@pytest.mark.parametrize("td_error", TD_ERRORS)
+def test_an_unset_normalisation_follows_the_td_error(td_error):
+    rule = resolve({"td_error": td_error}).credit
+    assert rule.normalize_trace == (td_error not in ("terminal", "process"))
+
+
+# What was refused or taken by its value alone: a value that equals the default was taken.
+@pytest.mark.parametrize("floor", [-0.1, -0.2, 0.0])
+def test_a_floor_that_would_be_ignored_is_refused_whatever_its_value(floor):
+    with pytest.raises(ValueError, match=r"^advantage_floor=.*step rewards; leave it out"):
+        resolve({"td_error": "process", "advantage_floor": floor})
+    assert resolve({"td_error": "process"}).credit.advantage_floor is None
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"normalize_trace": True},
+        {"normalize_trace": False},
+        {"trace_lambda": NEUTRAL["trace_lambda"]},
+        {"trace_lambda": 0.5},
+        {"trace_mode": "advantage"},
+        {"trace_mode": "ratio"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("untraced", [{"trace_style": "none"}, {"method": "grpo"}], ids=str)
+def test_an_option_of_a_trace_that_is_not_there_is_refused_whatever_its_value(option, untraced):
+    with pytest.raises(ValueError, match=f"^{next(iter(option))}=.*nothing for it to act on"):
+        resolve(untraced | option)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"method": "gpro"}, r"^method='gpro': it must be one of 'default', 'grpo'"),
+        ({"td_error": "gruop"}, r"^td_error='gruop': it must be one of 'group', 'terminal'"),
+        ({"td_error": ["group"]}, r"^td_error=\['group'\]: it must be one of"),
+        ({"td_error": "no_such_module.f"}, r"^td_error='no_such_module.f': importing"),
+        ({"td_error": "math.pie"}, r"^td_error='math.pie': expected a function, found nothing"),
+        ({"td_error": "math.pi"}, r"^td_error='math.pi': expected a function, found a float"),
+        ({"trace_style": "all"}, r"^trace_style='all': it must be one of 'none', 'recent', 'both'"),
+        ({"trace_mode": "loss"}, r"^trace_mode='loss': it must be one of"),
+        ({"trace_lambda": 1.01}, r"^trace_lambda=1.01: it must be a number in \[0, 1\]"),
+        ({"trace_lambda": float("nan")}, r"^trace_lambda=nan: it must be a number in \[0, 1\]"),
+        ({"trace_lambda": "0.9"}, r"^trace_lambda='0.9': it must be a number"),
+        ({"normalize_trace": "false"}, r"^normalize_trace='false': it must be True or False"),
+        ({"process_set_weighting": 1}, r"^process_set_weighting=1: it must be True or False"),
+        ({"advantage_floor": 0.1}, r"^advantage_floor=0.1: it must be a number ≤ 0; -inf is no"),
+        ({"advantage_floor": float("nan")}, r"^advantage_floor=nan: it must be a number ≤ 0"),
+        ({"trace_gamma": 0.9}, r"^trace_gamma=0.9: only the product γ·λ was ever used"),
+        ({"trace_decay": 0.9}, r"unknown option 'trace_decay'; there are method, td_error"),
+        (
+            {"method": "grpo_lambda", "td_error": "tree"},
+            r"^trace_mode='ratio' \(of method='grpo_lambda'\): .* only trace_mode='advantage' can",
+        ),
+    ],
+    ids=str,
+)
+def test_what_is_refused_names_the_option_its_value_and_the_remedy(given, message):
+    with pytest.raises(ValueError, match=message):
+        resolve(given)
+
+
+@pytest.mark.parametrize(
+    "trl",
+    [
+        {"importance_sampling_level": "sequence"},
+        {"loss_type": "luspo"},
+        {"loss_type": "vespo"},
+        {"off_policy_mask_threshold": 0.5},
+    ],
+    ids=str,
+)
+def test_the_unset_default_steps_back_and_explicit_choices_are_refused(trl):
+    for unset in ({}, {"method": "default"}):
+        method = resolve(unset, trl)
+        assert not method.credit.token_level
+        assert method.credit.advantage_floor is None
+        option, value = next(iter(trl.items()))
+        assert f"{option}={value!r}" in method.describe({})
+    for chosen in ({"method": "grpo_lambda"}, {"trace_lambda": 0.9}, {"td_error": "terminal"}):
+        if trl.get("loss_type") and "method" in chosen:
+            continue  # the method has a loss of its own
+        with pytest.raises(ValueError, match=f"^{next(iter(trl))}="):
+            resolve(chosen, trl)
+    assert resolve({"method": "grpo"}, trl).stepped_back is None
+
+
+def test_a_function_by_its_dotted_path(tmp_path, monkeypatch):
+    (tmp_path / "credit_of_mine.py").write_text(
+        "def halves(batch):\n    return batch.advantage_B[:, None] * batch.mask_BT / 2\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    rule = resolve({"td_error": "credit_of_mine.halves"}).credit
+    assert rule.entry.function.__name__ == "halves"
+    assert rule.token_level
+    assert resolve({"td_error": rule.entry.function}).values()["td_error"] == (
+        "credit_of_mine.halves"
+    )
+
+
+def test_one_line_says_what_a_method_changes():
+    trl = {"loss_type": "dapo", "scale_rewards": "group"}
+    assert resolve({}).describe(trl) == (
+        "method='default' changes trace_style='recent', normalize_trace=True, "
+        "advantage_floor=-0.1; TRL's are loss_type='dapo' and scale_rewards='group'."
+    )
+    assert resolve({"method": "grpo"}).describe(trl) == (
+        "method='grpo' changes nothing of TRL's GRPO; TRL's are loss_type='dapo' and "
+        "scale_rewards='group'."
+    )
+    assert resolve({"method": "dr_grpo"}).describe(trl) == (
+        "method='dr_grpo' changes loss_type='dr_grpo', scale_rewards='none'."
+    )
+
+
+def test_the_rule_needs_no_trl():
+    script = "import sys, trl_lambda.rule; assert not {'trl', 'transformers'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=README.parents[1])

@@ -1,0 +1,180 @@
+"""Reading a run's credit log: lines into groups, each completion joined with its update.
+
+The log is append-only and its writer may be killed at any byte, so a line that is no JSON is left
+out and counted. Everything else that does not fit the format is an error that names file and row.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .format import (
+    DROPPED,
+    FOLDER,
+    FORMAT,
+    GROUP_LISTS,
+    LOGS,
+    MAY_BE_NULL,
+    META,
+    SEGMENTS,
+    UPDATE_LISTS,
+)
+
+
+@dataclass
+class Run:
+    """One run's credit log.
+
+    Attributes:
+        name: for legends.
+        path: the run's folder.
+        meta: `settings`, `versions`, `started`, as the recorder wrote them.
+        logs: one entry per log of the trainer, `step` and `metrics`.
+        groups: of the file format, in the order of writing; a completion has `update`, None where
+            the log has none.
+        dropped: what the recorder deleted to stay under its limit; empty if nothing.
+        unreadable: lines that are no JSON, such as the last one of a run that was killed.
+    """
+
+    name: str
+    path: Path
+    meta: dict[str, Any]
+    logs: list[dict[str, Any]]
+    groups: list[dict[str, Any]] = field(default_factory=list)
+    dropped: dict[str, int] = field(default_factory=dict)
+    unreadable: int = 0
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return self.meta.get("settings", {})
+
+
+def load_run(run_dir: str | Path) -> Run:
+    """Reads the credit log in `run_dir`, the `output_dir` of a training run.
+
+    Raises:
+        FileNotFoundError: there is no credit log.
+        ValueError: it has another format, or a record that does not fit the format.
+    """
+    path = Path(run_dir)
+    folder = path / FOLDER
+    meta = _read_meta(folder)
+    run = Run(name=str(meta.get("run") or path.resolve().name), path=path, meta=meta, logs=[])
+    run.logs = [line for _, line in _lines(folder / LOGS, run)]
+    run.dropped = _read_json(folder / DROPPED) if _exists(folder / DROPPED) else {}
+    run.groups = _read_groups(folder, run)
+    return run
+
+
+def _exists(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0
+
+
+def _read_meta(folder: Path) -> dict[str, Any]:
+    if not _exists(folder / META):
+        raise FileNotFoundError(
+            f"report: no credit log in {folder.parent}: expected {FOLDER}/meta.json there. "
+            "RUN_DIR is the output_dir of a run that was trained with credit_log_steps=N (or "
+            "log_completions=True)."
+        )
+    meta = _read_json(folder / META)
+    if meta.get("format") != FORMAT:
+        raise ValueError(
+            f"report: {folder / META} has format {meta.get('format')!r}, this version of "
+            f"trl_lambda reads {FORMAT}. Use the version that wrote it: {meta.get('versions')}."
+        )
+    return meta
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = _parse(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(
+            f"report: {path} is not JSON ({error}). Delete it or restore it."
+        ) from error
+    if not isinstance(content, dict):
+        raise ValueError(f"report: {path} must hold a JSON object, got {type(content).__name__}.")
+    return content
+
+
+def _parse(text: bytes) -> Any:
+    """JSON, with the NaN and infinities that Python writes as None."""
+    return json.loads(text, parse_constant=lambda _: None)
+
+
+def _lines(path: Path, run: Run) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line number, object) of a file that may be missing; counts what cannot be read."""
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                content = _parse(line)
+            except ValueError:
+                content = None
+            if isinstance(content, dict):
+                yield number, content
+            else:
+                run.unreadable += bool(line.strip())
+
+
+def _read_groups(folder: Path, run: Run) -> list[dict[str, Any]]:
+    """Groups in order; of a group written twice (a resumed run) the later one stands."""
+    groups: dict[str, dict[str, Any]] = {}
+    rows: dict[str, dict[str, Any]] = {}
+    for segment in sorted(folder.glob(SEGMENTS)):
+        for number, record in _lines(segment, run):
+            place = f"{segment}, line {number}"
+            if record.get("kind") == "group":
+                groups.pop(record.get("id", ""), None)
+                groups[record["id"]] = _checked_group(record, place)
+                rows.update({row["row"]: row for row in record["completions"]})
+            elif record.get("kind") == "update":
+                _join(record, rows, place)
+    return list(groups.values())
+
+
+def _checked_group(group: dict[str, Any], place: str) -> dict[str, Any]:
+    _require(group, ("id", "step", "mode", "prompt", "completions"), place)
+    for completion in group["completions"]:
+        _require(completion, ("row", "reward", "group_advantage", *GROUP_LISTS), place)
+        _check_lengths(completion, GROUP_LISTS, len(completion["pieces"]), place)
+        completion["update"] = None
+    return group
+
+
+def _join(update: dict[str, Any], rows: dict[str, dict[str, Any]], place: str) -> None:
+    """Hands an update to its completion: the first one counts, and its group may be dropped."""
+    _require(update, ("row", *UPDATE_LISTS), place)
+    completion = rows.get(update["row"])
+    if completion is not None and completion["update"] is None:
+        _check_lengths(update, UPDATE_LISTS, len(completion["pieces"]), place)
+        completion["update"] = {name: update[name] for name in UPDATE_LISTS}
+
+
+def _require(record: dict[str, Any], names: tuple[str, ...], place: str) -> None:
+    missing = [name for name in names if name not in record]
+    if missing:
+        raise ValueError(
+            f"report: {place}: a record lacks {', '.join(missing)}; it has {sorted(record)}. "
+            f"The file does not follow format {FORMAT} of the credit log; delete that line."
+        )
+
+
+def _check_lengths(record: dict[str, Any], names: tuple[str, ...], length: int, place: str) -> None:
+    """All per-token lists of a completion are as long as it has tokens."""
+    for name in names:
+        values = record[name]
+        if values is None and name in MAY_BE_NULL:
+            continue
+        if not isinstance(values, list) or len(values) != length:
+            came = len(values) if isinstance(values, list) else repr(values)
+            raise ValueError(
+                f"report: {place}: row {record['row']}: {name} must have one entry for each of the "
+                f"{length} tokens, got {came}. Delete that line."
+            )

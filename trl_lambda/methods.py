@@ -1,0 +1,150 @@
+"""The method's options, their neutral values, and the named methods: every default, once.
+
+`rule.resolve` turns the options that were given into what trains.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Literal, get_args
+
+TraceStyle = Literal["none", "recent", "both"]
+TraceMode = Literal["advantage", "ratio", "weight"]
+TRACE_STYLES: tuple[str, ...] = get_args(TraceStyle)
+TRACE_MODES: tuple[str, ...] = get_args(TraceMode)
+TOKEN_LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo")
+SEQUENCE_LOSSES = ("luspo", "vespo")
+
+NO_FLOOR = -math.inf
+
+# What an option is where neither the user nor the method says otherwise. With these values the
+# method is TRL's GRPO. None: normalize_trace follows the TD error, the last two stay TRL's.
+NEUTRAL: Mapping[str, Any] = MappingProxyType(
+    {
+        "td_error": "group",
+        "trace_style": "none",
+        "trace_mode": "advantage",
+        "trace_lambda": 0.99,
+        "normalize_trace": None,
+        "advantage_floor": NO_FLOOR,
+        "process_set_weighting": False,
+        "loss_type": None,
+        "scale_rewards": None,
+    }
+)
+OPTIONS = tuple(NEUTRAL)
+TRACE_OPTIONS = ("trace_mode", "trace_lambda", "normalize_trace")
+TRL_OPTIONS = ("loss_type", "scale_rewards")  # TRL has them, too
+# What says which credit a token gets.
+CREDIT_OPTIONS = tuple(name for name in OPTIONS if name not in TRL_OPTIONS)
+
+# Options of earlier versions, and what to do in their place.
+RETIRED: Mapping[str, str] = {
+    "trace_gamma": "only the product γ·λ was ever used, so the option is gone; leave it out, and "
+    "use trace_lambda for the product"
+}
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A named method: the options that it sets, each with the source of its value.
+
+    Attributes:
+        paper: where it is from.
+        when: what it is for, in a few words.
+        values: by option, (value, source of the value). Other options have their neutral values.
+    """
+
+    paper: str
+    when: str
+    values: Mapping[str, tuple[Any, str]]
+
+
+# Presets of papers are frozen: a run that names one trains the same with every later version. Only
+# "default" moves, to what `recipes/benchmarks` finds best.
+METHODS: Mapping[str, Preset] = MappingProxyType(
+    {
+        "default": Preset(
+            "ours; the trace is GRPO-λ's, arXiv 2510.00194",
+            "what did best in recipes/benchmarks/learning",
+            {
+                "trace_style": ("recent", "best of the styles there"),
+                "trace_mode": ("advantage", "costs nothing in the loss"),
+                "trace_lambda": (0.99, "GRPO-λ's"),
+                "advantage_floor": (-0.1, "GRPO-λ's"),
+            },
+        ),
+        "grpo": Preset(
+            "DeepSeekMath, arXiv 2402.03300", "the baseline: TRL's GRPO, bit for bit", {}
+        ),
+        "dr_grpo": Preset(
+            "Dr. GRPO, arXiv 2503.20783",
+            "no bias towards long wrong completions",
+            {
+                "loss_type": ("dr_grpo", "section 3.1: a constant in place of 1/|o|"),
+                "scale_rewards": ("none", "section 3.1: no division by the standard deviation"),
+            },
+        ),
+        "dapo": Preset(
+            "DAPO, arXiv 2503.14476",
+            "long completions: one normaliser for all tokens",
+            {
+                "loss_type": ("dapo", "section 3.3, eq. 12: the token-level loss"),
+                "scale_rewards": ("group", "eq. 9"),
+            },
+        ),
+        "grpo_lambda": Preset(
+            "GRPO-λ, arXiv 2510.00194",
+            "the paper's ε-trace: credit spreads over neighbouring tokens",
+            {
+                "trace_style": ("both", "section 3.2, eq. 2; the better style there"),
+                "trace_mode": ("ratio", "section 3.3: the trace of the log-ratio, ε-trace"),
+                "trace_lambda": (0.99, "section 4; γ is not told, and taken for 1"),
+                "normalize_trace": (False, "section 3.2: the trace is used as it is"),
+                "advantage_floor": (-0.1, "section 4: negative advantages are clamped"),
+                "loss_type": ("grpo", "the GRPO that it builds on"),
+                "scale_rewards": ("group", "the GRPO that it builds on"),
+            },
+        ),
+        "lambda_grpo": Preset(
+            "λ-GRPO, arXiv 2509.21154",
+            "groups whose completions share prefixes: each distinct prefix counts once",
+            {
+                "process_set_weighting": (True, "section 4: 1/|process set|"),
+                "loss_type": ("grpo", "the authors' training script"),
+                "scale_rewards": ("group", "the authors' training script"),
+            },
+        ),
+        "tempo": Preset(
+            "TEMPO, arXiv 2509.18314",
+            "groups whose completions share prefixes: a critic from the tree they form",
+            {
+                "td_error": ("tree", "section 3: V(s') − V(s) from the prefix tree"),
+                "loss_type": ("grpo", "the GRPO that it builds on"),
+                "scale_rewards": ("group", "section 3: the deviation divides both terms"),
+            },
+        ),
+        "process": Preset(
+            "DeepSeekMath, arXiv 2402.03300, process supervision",
+            "rewards of single steps",
+            {
+                "td_error": ("process", "section 4.1.3"),
+                "trace_style": ("recent", "section 4.1.3: a sum over later steps"),
+                "trace_mode": ("advantage", "section 4.1.3: the sum is the advantage"),
+                "trace_lambda": (1.0, "section 4.1.3: the sum is not discounted"),
+                "normalize_trace": (False, "section 4.1.3: the sum is no mean"),
+                "loss_type": ("grpo", "eq. 3"),
+                "scale_rewards": ("group", "section 4.1.3: over all steps of the group"),
+            },
+        ),
+    }
+)
+
+
+def preset_value(method: str, option: str) -> Any:
+    """What a method has for an option: its own value, or the neutral one."""
+    preset = METHODS[method].values
+    return preset[option][0] if option in preset else NEUTRAL[option]

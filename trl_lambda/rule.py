@@ -1,0 +1,340 @@
+"""The rule of credit: options resolved, and what is refused and why; without TRL.
+
+An option that is None is *unset*: it is what the method has. `resolve` turns the options that were
+given into a `Method`, or raises the reason why they mean nothing. Whether an option was given is
+never guessed from its value: one that would be ignored is refused, whatever its value.
+"""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from .functional.normalization import SCALES
+from .methods import (
+    CREDIT_OPTIONS,
+    METHODS,
+    NEUTRAL,
+    NO_FLOOR,
+    OPTIONS,
+    RETIRED,
+    SEQUENCE_LOSSES,
+    TOKEN_LOSSES,
+    TRACE_MODES,
+    TRACE_OPTIONS,
+    TRACE_STYLES,
+    TRL_OPTIONS,
+    preset_value,
+)
+from .td_errors import TD_ERRORS, TDError, TDErrorFunction, find_td_error, td_error_name
+
+# The default method's values, for rules that are built by hand.
+_DEFAULT = {option: preset_value("default", option) for option in OPTIONS}
+
+
+@dataclass(frozen=True)
+class CreditRule:
+    """How credit is assigned; the fields are the options of the same name, resolved.
+
+    Attributes:
+        td_error: a built-in name, a function, or the dotted path of one.
+        decay: c = `trace_lambda`, in [0, 1].
+        advantage_floor: None for no bound.
+    """
+
+    td_error: str | TDErrorFunction = _DEFAULT["td_error"]
+    trace_style: str = _DEFAULT["trace_style"]
+    trace_mode: str = _DEFAULT["trace_mode"]
+    decay: float = _DEFAULT["trace_lambda"]
+    normalize_trace: bool = True
+    advantage_floor: float | None = _DEFAULT["advantage_floor"]
+    process_set_weighting: bool = _DEFAULT["process_set_weighting"]
+
+    @property
+    def entry(self) -> TDError:
+        """The TD error's entry in the table, or one for the user's function."""
+        return find_td_error(self.td_error)
+
+    @property
+    def traced(self) -> bool:
+        return self.trace_style != "none"
+
+    @property
+    def traces_ratio(self) -> bool:
+        """Whether the loss needs z in place of the log-ratio."""
+        return self.traced and self.trace_mode == "ratio"
+
+    @property
+    def shares_prefixes(self) -> bool:
+        """Whether credit depends on which completions share a prefix."""
+        return self.process_set_weighting or self.entry.shares_prefixes
+
+    @property
+    def token_level(self) -> bool:
+        """Whether tokens of one completion can differ in credit."""
+        return self.traced or self.td_error != "group" or self.process_set_weighting
+
+
+@dataclass(frozen=True)
+class Method:
+    """Options resolved: what trains, and where it is from.
+
+    Attributes:
+        name: of the preset.
+        given: the options that the user set, as they were given.
+        credit: how credit is assigned.
+        loss_type, scale_rewards: what takes the place of TRL's; None leaves TRL's.
+        stepped_back: why the unset default gave way to TRL's own credit; None if it did not.
+    """
+
+    name: str
+    given: Mapping[str, Any]
+    credit: CreditRule
+    loss_type: str | None
+    scale_rewards: str | None
+    stepped_back: str | None = None
+
+    def values(self) -> dict[str, Any]:
+        """By option, what trains; None where TRL's own value does."""
+        rule = self.credit
+        floor = NO_FLOOR if rule.advantage_floor is None else rule.advantage_floor
+        return {
+            "td_error": td_error_name(rule.td_error),
+            "trace_style": rule.trace_style,
+            "trace_mode": rule.trace_mode,
+            "trace_lambda": rule.decay,
+            "normalize_trace": rule.normalize_trace,
+            "advantage_floor": floor,
+            "process_set_weighting": rule.process_set_weighting,
+            "loss_type": self.loss_type,
+            "scale_rewards": self.scale_rewards,
+        }
+
+    def describe(self, trl: Mapping[str, Any]) -> str:
+        """One line: what the method changes of TRL's GRPO.
+
+        Args:
+            trl: `loss_type` and `scale_rewards` that train.
+        """
+        if self.stepped_back:
+            return f"method={self.name!r} leaves TRL's credit as it is: {self.stepped_back}."
+        idle = () if self.credit.traced else TRACE_OPTIONS
+        changed = [
+            f"{name}={value!r}"
+            for name, value in self.values().items()
+            if name not in idle and value is not None and value != NEUTRAL[name]
+        ]
+        what = f"changes {', '.join(changed)}" if changed else "changes nothing of TRL's GRPO"
+        kept = [f"{name}={trl[name]!r}" for name in TRL_OPTIONS if self.values()[name] is None]
+        rest = f"; TRL's are {' and '.join(kept)}" if kept else ""
+        return f"method={self.name!r} {what}{rest}."
+
+
+def resolve(given: Mapping[str, Any], trl: Mapping[str, Any] = MappingProxyType({})) -> Method:
+    """The method that the given options spell.
+
+    Args:
+        given: `method` and any of `OPTIONS`; None is unset.
+        trl: settings of TRL's that a method may not go with, as far as there are any:
+            `loss_type`, `importance_sampling_level`, `off_policy_mask_threshold`,
+            `top_entropy_quantile`, `multi_objective_aggregation`, `max_completion_length`.
+
+    Raises:
+        ValueError: an unknown option, a value out of range, or a combination that means nothing;
+            the message names the option, its value and the remedy.
+    """
+    given = {name: value for name, value in given.items() if value is not None}
+    name = given.pop("method", "default")
+    if fault := value_fault("method", name):
+        raise ValueError(_refusal("method", name, fault))
+    for option, value in given.items():
+        if fault := value_fault(option, value):
+            raise ValueError(_refusal(option, value, fault))
+    method = _combine(name, given)
+    trl = {**trl, "loss_type": method.loss_type or trl.get("loss_type")}
+    for option, reason in _ignored(method):
+        raise ValueError(_refusal(option, given[option], reason))
+    for option, value, reason in _unfit(trl):
+        raise ValueError(_refusal(option, value, reason))
+    for option, value, reason in _misfits(method, trl):
+        if name == "default" and not given.keys() & set(CREDIT_OPTIONS):
+            return _stepped_back(method, f"{option}={value!r} does not go with token-level credit")
+        source = "" if option in given or option in trl else f" (of method={name!r})"
+        raise ValueError(_refusal(option, value, reason, source))
+    return method
+
+
+def value_fault(option: str, value: Any) -> str | None:
+    """What an option's value must be, in words, where it is not that; None if it is.
+
+    Nothing is said about combinations of options, and None (unset) is no value.
+
+    Raises:
+        ValueError: there is no such option.
+    """
+    if option in _CHOICES:
+        return None if value in _CHOICES[option] else one_of(_CHOICES[option])
+    if option == "td_error":
+        return _td_error_fault(value)
+    if option in ("normalize_trace", "process_set_weighting"):
+        return None if isinstance(value, bool) else "it must be True or False"
+    if option == "trace_lambda":
+        inside = is_number(value) and 0.0 <= value <= 1.0
+        return None if inside else "it must be a number in [0, 1]"
+    if option == "advantage_floor":
+        allowed = is_number(value) and value <= 0.0
+        return None if allowed else "it must be a number ≤ 0; -inf is no floor"
+    if option in RETIRED:
+        return RETIRED[option]
+    raise ValueError(f"unknown option {option!r}; there are method, {', '.join(OPTIONS)}.")
+
+
+_CHOICES: Mapping[str, tuple[str, ...]] = {
+    "method": tuple(METHODS),
+    "trace_style": TRACE_STYLES,
+    "trace_mode": TRACE_MODES,
+    "loss_type": (*TOKEN_LOSSES, *SEQUENCE_LOSSES),
+    "scale_rewards": SCALES,
+}
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a real number; True and False are none."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def one_of(choices: tuple[str, ...]) -> str:
+    return f"it must be one of {', '.join(map(repr, choices))}"
+
+
+def _td_error_fault(value: Any) -> str | None:
+    is_name = isinstance(value, str) and (value in TD_ERRORS or "." in value.strip("."))
+    if is_name or callable(value):
+        return None
+    return f"{one_of(tuple(TD_ERRORS))}, a function, or its dotted path, package.module.function"
+
+
+def _refusal(option: str, value: Any, reason: str, source: str = "") -> str:
+    shown = td_error_name(value) if callable(value) else value
+    return f"{option}={shown!r}{source}: {reason}."
+
+
+def _combine(name: str, given: Mapping[str, Any]) -> Method:
+    values = {option: given.get(option, preset_value(name, option)) for option in OPTIONS}
+    entry = find_td_error(values["td_error"])
+    normalize, floor = values["normalize_trace"], values["advantage_floor"]
+    return Method(
+        name=name,
+        given=MappingProxyType(dict(given)),
+        credit=CreditRule(
+            td_error=values["td_error"],
+            trace_style=values["trace_style"],
+            trace_mode=values["trace_mode"],
+            decay=values["trace_lambda"],
+            normalize_trace=not entry.sparse if normalize is None else normalize,
+            advantage_floor=None if entry.reads_steps or floor == NO_FLOOR else floor,
+            process_set_weighting=values["process_set_weighting"],
+        ),
+        loss_type=values["loss_type"],
+        scale_rewards=values["scale_rewards"],
+    )
+
+
+def _stepped_back(method: Method, reason: str) -> Method:
+    plain = _combine("grpo", method.given)
+    return Method(
+        method.name,
+        method.given,
+        plain.credit,
+        method.loss_type,
+        method.scale_rewards,
+        stepped_back=reason,
+    )
+
+
+def _ignored(method: Method) -> Iterator[tuple[str, str]]:
+    """Options that were given and would have no effect: (option, reason)."""
+    if not method.credit.traced:
+        for option in TRACE_OPTIONS:
+            if option in method.given:
+                yield (
+                    option,
+                    "without a trace (trace_style='none') there is nothing for it to act on; leave "
+                    "it out, or set trace_style to 'recent' or 'both'",
+                )
+    floor = method.given.get("advantage_floor", NO_FLOOR)
+    if method.credit.entry.reads_steps and floor != NO_FLOOR:
+        yield (
+            "advantage_floor",
+            "it bounds the group-normalised outcome reward, and td_error='process' trains on step "
+            "rewards; leave it out",
+        )
+
+
+def _misfits(method: Method, trl: Mapping[str, Any]) -> Iterator[tuple[str, Any, str]]:
+    """Where the credit cannot go with something else: (option, value, reason)."""
+    rule = method.credit
+    if rule.traces_ratio and trl.get("top_entropy_quantile", 1.0) < 1.0:
+        yield (
+            "top_entropy_quantile",
+            trl["top_entropy_quantile"],
+            "with trace_mode='ratio' a token that it masks would still learn through the trace of "
+            "later ones; set it to 1.0, or use trace_mode='advantage'",
+        )
+    if rule.entry.adds_advantage:
+        name = td_error_name(rule.td_error)
+        if rule.traced and rule.trace_mode != "advantage":
+            yield (
+                "trace_mode",
+                rule.trace_mode,
+                f"td_error={name!r} adds the untraced group-normalised reward to the traced TD "
+                "errors, which only trace_mode='advantage' can; use that",
+            )
+        if trl.get("multi_objective_aggregation") == "normalize_then_sum":
+            yield (
+                "multi_objective_aggregation",
+                "normalize_then_sum",
+                f"td_error={name!r} needs one reward and one deviation per completion; use "
+                "'sum_then_normalize'",
+            )
+    if rule.token_level:
+        yield from _sequence_level(trl)
+
+
+def _sequence_level(trl: Mapping[str, Any]) -> Iterator[tuple[str, Any, str]]:
+    """What of TRL's settings has no place for token-level credit."""
+    plain = "or train without token-level credit: set method='grpo'"
+    if trl.get("importance_sampling_level", "token") != "token":
+        yield (
+            "importance_sampling_level",
+            trl["importance_sampling_level"],
+            "one ratio per sequence leaves nothing for token-level credit to act on; use 'token', "
+            f"{plain}",
+        )
+    if trl.get("loss_type") in SEQUENCE_LOSSES:
+        yield (
+            "loss_type",
+            trl["loss_type"],
+            f"it is a sequence-level loss; use one of {', '.join(TOKEN_LOSSES)}, {plain}",
+        )
+    if trl.get("off_policy_mask_threshold") is not None:
+        yield (
+            "off_policy_mask_threshold",
+            trl["off_policy_mask_threshold"],
+            "it masks whole sequences by the sign of their advantage, which token-level credit "
+            f"does not have; set it to None, {plain}",
+        )
+
+
+def _unfit(trl: Mapping[str, Any]) -> Iterator[tuple[str, Any, str]]:
+    """Settings of TRL's that do not go with each other, and end in a traceback there."""
+    if trl.get("loss_type") == "dr_grpo" and trl.get("max_completion_length", 1) is None:
+        yield (
+            "max_completion_length",
+            None,
+            "loss_type='dr_grpo' divides by it, the generation budget; set it to a number of "
+            "tokens, or use another loss_type",
+        )
