@@ -12,12 +12,15 @@ matters.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
+from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor
 
 from .normalization import summable_scale
+
+Averaging = Literal["leaves", "children"]
+AVERAGINGS: tuple[str, ...] = get_args(Averaging)
 
 
 def process_set_sizes(token_ids_BT: Tensor, lengths_B: Tensor, group_ids_B: Tensor) -> Tensor:
@@ -115,38 +118,115 @@ class PrefixSets:
         """See `process_set_sizes`."""
         t = torch.arange(self.stretch_T1.shape[0] - 1, device=self.lengths_B.device)
         size_BT = (t < self.lengths_B[:, None]).long()
-        size_BE = self._sum_over_sets(torch.ones_like(self.set_BE))
+        counted_B = (self.lengths_B > 0)[self.order_B].long()
+        size_BE = self.in_caller_order(sum_over_sets(self.set_BE, counted_B[:, None]))
         # Later prefixes are all singletons: usually most of a completion.
         stretch = self.stretch_T1[1 : self.longest_shared + 1]
         size_BT[:, : self.longest_shared] *= size_BE.index_select(1, stretch)
         return size_BT
 
-    def mean(self, rewards_B: Tensor) -> Tensor:
-        """See `prefix_values`."""
-        if rewards_B.shape != self.lengths_B.shape or not rewards_B.is_floating_point():
-            raise ValueError(
-                f"prefix_values: rewards must be floating point of shape "
-                f"{tuple(self.lengths_B.shape)}, got {rewards_B.dtype} {tuple(rewards_B.shape)}."
-            )
+    def mean(self, rewards_B: Tensor, values: Averaging = "leaves") -> Tensor:
+        """V of each prefix as in `prefix_values`, or with the mean of children in place of leaves.
+
+        Args:
+            rewards_B: `(B,)`, floating point, NaN where a reward abstains.
+            values: `"leaves"`: every completion that shares the prefix counts alike. `"children"`:
+                where a set splits, every part counts alike, however many completions it holds, at
+                each level. With the sets of `branch_sets` this is what the policy is worth there
+                even if forks oversample some roots.
+
+        Returns:
+            `(B, T+1)` in float32 or the wider dtype of `rewards_B`.
+
+        Raises:
+            ValueError: rewards that are not `(B,)` floating point, an unknown averaging.
+
+        Source: `"children"` is ours.
+        """
+        self.check_rewards(rewards_B, where="prefix_values")
         rewards_B = rewards_B.to(torch.promote_types(rewards_B.dtype, torch.float32))[self.order_B]
-        known_BE = (~rewards_B.isnan())[:, None].to(rewards_B.dtype).expand(self.set_BE.shape)
-        count_BE = self._sum_over_sets(known_BE)
+        known_B = ~rewards_B.isnan()
+        # A completion of length 0 counts in column 0 alone.
+        counted_B = known_B & (self.lengths_B > 0)[self.order_B]
         scale = summable_scale(rewards_B)
         scaled_B = rewards_B.nan_to_num(0.0) * scale
-        total_BE = self._sum_over_sets(scaled_B[:, None].expand_as(known_BE))
-        mean_BE = total_BE / count_BE.clamp(min=1.0) / scale
+        root_BE, any_root_BE = set_values(self.set_BE, scaled_B, known_B, values)
+        inner_BE, any_inner_BE = set_values(self.set_BE, scaled_B, counted_B, values)
+        mean_BE = torch.cat([root_BE[:, :1], inner_BE[:, 1:]], 1) / scale
+        known_BE = torch.cat([any_root_BE[:, :1], any_inner_BE[:, 1:]], 1)
         # Sets only shrink: a row's stretches with a known member come first. Stay on the last one.
-        last_known_B1 = (count_BE > 0).sum(1, keepdim=True).sub(1).clamp(min=0)
+        last_known_B1 = known_BE.sum(1, keepdim=True).sub(1).clamp(min=0)
         tokens_T1 = torch.arange(self.stretch_T1.shape[0], device=rewards_B.device)
         read_BT1 = self.stretch_T1[torch.minimum(tokens_T1, self.lengths_B[:, None])]
-        return mean_BE.gather(1, torch.minimum(read_BT1, last_known_B1))
+        last_known_B1 = self.in_caller_order(last_known_B1)
+        return self.in_caller_order(mean_BE).gather(1, torch.minimum(read_BT1, last_known_B1))
 
-    def _sum_over_sets(self, values_BE: Tensor) -> Tensor:
-        """Sum over each set, handed back to its members, in the caller's order."""
-        B, E = self.set_BE.shape
-        totals = values_BE.new_zeros(B + 1, E).scatter_add_(0, self.set_BE, values_BE)
-        in_sorted_order = totals.gather(0, self.set_BE)
-        return torch.empty_like(in_sorted_order).index_copy_(0, self.order_B, in_sorted_order)
+    def right_after_tokens(self, values_BE: Tensor) -> Tensor:
+        """`(B, T)`: what `(B, E)` values in sorted order say of the prefix that ends with a token.
+
+        Past a completion's end its last value stands.
+        """
+        T = self.stretch_T1.shape[0] - 1
+        values_BE = self.in_caller_order(values_BE)
+        at_end_B1 = values_BE.gather(1, self.stretch_T1[self.lengths_B.long()][:, None])
+        values_BT = at_end_B1.repeat(1, T)
+        # Later prefixes are all singletons: usually most of a completion.
+        shared = torch.arange(1, self.longest_shared + 1, device=self.lengths_B.device)
+        read = self.stretch_T1[torch.minimum(shared, self.lengths_B[:, None])]
+        values_BT[:, : self.longest_shared] = values_BE.gather(1, read)
+        return values_BT
+
+    def in_caller_order(self, values_BE: Tensor) -> Tensor:
+        """Rows in sorted order, handed back in the order of the caller."""
+        return torch.empty_like(values_BE).index_copy_(0, self.order_B, values_BE)
+
+    def check_rewards(self, rewards_B: Tensor, *, where: str) -> None:
+        """Raises ValueError, naming `where`, for rewards that are not `(B,)` floating point."""
+        if rewards_B.shape != self.lengths_B.shape or not rewards_B.is_floating_point():
+            raise ValueError(
+                f"{where}: rewards must be floating point of shape "
+                f"{tuple(self.lengths_B.shape)}, got {rewards_B.dtype} {tuple(rewards_B.shape)}."
+            )
+
+
+def sum_over_sets(set_BE: Tensor, values_BE: Tensor) -> Tensor:
+    """`(B, E)`: the sum over each set, handed to its members.
+
+    Args:
+        set_BE: columns of `PrefixSets.set_BE`.
+        values_BE: `(B, E)` or `(B, 1)`, rows in sorted order.
+    """
+    B, E = set_BE.shape
+    totals = values_BE.new_zeros(B + 1, E).scatter_add_(0, set_BE, values_BE.expand(B, E))
+    return totals.gather(0, set_BE)
+
+
+def opens_set(set_BE: Tensor) -> Tensor:
+    """`(B, E)` bool: whether a row, in sorted order, is the first of its set."""
+    first = torch.ones_like(set_BE[:1], dtype=torch.bool)
+    return torch.cat([first, set_BE[1:] != set_BE[:-1]])
+
+
+def set_values(
+    set_BE: Tensor, rewards_B: Tensor, known_B: Tensor, values: Averaging
+) -> tuple[Tensor, Tensor]:
+    """Mean reward of the known rows of each set, and whether it has any; rows in sorted order.
+
+    Returns:
+        `(B, E)` in the dtype of `rewards_B` (0 where none is known), and `(B, E)` bool.
+    """
+    if values not in AVERAGINGS:
+        raise ValueError(f"prefix values: values must be one of {AVERAGINGS}, got {values!r}.")
+    weight_B1 = known_B[:, None].to(rewards_B.dtype)
+    reward_B1 = rewards_B.where(known_B, 0.0)[:, None]
+    count_BE = sum_over_sets(set_BE, weight_B1)
+    if values == "leaves":
+        return sum_over_sets(set_BE, reward_B1) / count_BE.clamp(min=1.0), count_BE > 0
+    child_BE = (opens_set(set_BE) & (count_BE > 0))[:, 1:].to(rewards_B.dtype)
+    children_BE = sum_over_sets(set_BE[:, :-1], child_BE).clamp(min=1.0)
+    # From the leaves (last column) up: the weights of a set's rows always sum to 1.
+    share_BE = torch.cat([1.0 / children_BE, weight_B1], 1).flip(1).cumprod(1).flip(1)
+    return sum_over_sets(set_BE, share_BE * reward_B1), count_BE > 0
 
 
 def prefix_sets(token_ids_BT: Tensor, lengths_B: Tensor, group_ids_B: Tensor) -> PrefixSets:
@@ -155,7 +235,7 @@ def prefix_sets(token_ids_BT: Tensor, lengths_B: Tensor, group_ids_B: Tensor) ->
     One call synchronises with the device a few times: it is made once per generated batch, not
     once per optimiser step.
     """
-    _check(token_ids_BT, lengths_B, group_ids_B)
+    check_completions(token_ids_BT, lengths_B, group_ids_B)
     T = token_ids_BT.shape[1]
     rows_BT1 = _comparable_rows(token_ids_BT, lengths_B, group_ids_B)
     order_B = _lexicographic_rank(rows_BT1).argsort(stable=True)
@@ -209,7 +289,7 @@ def _shared_with_row_before(rows_BT1: Tensor) -> Tensor:
     return shared_B
 
 
-def _check(token_ids_BT: Tensor, lengths_B: Tensor, group_ids_B: Tensor) -> None:
+def check_completions(token_ids_BT: Tensor, lengths_B: Tensor, group_ids_B: Tensor) -> None:
     if token_ids_BT.ndim != 2 or token_ids_BT.shape[0] == 0:
         raise ValueError(
             "process sets: token_ids must be (B, T) with at least one completion, got shape "
