@@ -1,11 +1,17 @@
-"""The rooms of the package: which way imports run, and where privates of others may be touched."""
+"""The rooms of the package: which way imports run, and where internals of others may be touched."""
 
 import ast
+import inspect
 import re
+from collections.abc import Iterator
+from dataclasses import fields
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
+from transformers import Trainer
+from trl import GRPOConfig, GRPOTrainer
 
 PACKAGE = Path(__file__).parents[1] / "trl_lambda"
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -25,7 +31,7 @@ ARROWS = {
     "functional": {"functional"},
     "groups": {"functional", "scored_batch"},
     "health": {"rule"},
-    "hub": {"__version__", "atomic_write", "versions"},
+    "hub": {"__version__", "atomic_write", "templates", "versions"},
     "methods": set(),
     "metrics": {"functional"},
     "observer": {
@@ -88,6 +94,8 @@ PRIVATES = {
     "_log_metric": "seam/trainer.py",
     "_logs": "seam/trainer.py",
     "_metrics": "seam/trainer.py",
+    # transformers' pushes of what it has pickled
+    "_push_from_checkpoint": "hub/hub_trainer.py",
     # TRL's and transformers' state that a checkpoint must hold
     "_buffered_inputs": "checkpoints/trainer.py",
     "_get_output_dir": "checkpoints/trainer.py",
@@ -99,9 +107,72 @@ PRIVATES = {
     # TRL's model card
     "_name": "trainer.py",
     "_tag_names": "trainer.py",
-    # transformers' config
+    # transformers' config, and its word for "this is no call of a user's"
     "_name_or_path": "trainer.py",
+    "_internal_call": "hub/hub_trainer.py",
 }
+# Names of others without an underscore that no documentation promises, and the one file that may
+# say them.
+INTERNALS = {
+    # TRL's and transformers' trainer
+    "callback_handler": "seam/trainer.py",
+    "current_gradient_accumulation_steps": "seam/trainer.py",
+    "environment_factories": "seam/trainer.py",
+    "epsilon_low": "observer.py",
+    "is_fsdp_enabled": "evaluation/callback.py",
+    "ref_model": "checkpoints/trainer.py",
+    "reward_func_names": "hub/hub_trainer.py",
+    "vllm_generation": "seam/trainer.py",
+    # transformers' push in the background
+    "is_done": "hub/push.py",
+    "jobs": "hub/push.py",
+    "push_in_progress": "hub/push.py",
+    "wait_until_done": "hub/push.py",
+    # what TRL's scoring hands to its loss
+    "completion_mask": "seam/trainer.py",
+    "num_images": "seam/trainer.py",
+    "num_items_in_batch": "seam/trainer.py",
+    "old_per_token_logps": "seam/trainer.py",
+    "pixel_values": "seam/trainer.py",
+    "prompt_mask": "seam/trainer.py",
+    "ref_per_token_logps": "seam/trainer.py",
+    "tool_mask": "seam/trainer.py",
+    # TRL's functions below its top level
+    "compute_liger_loss": "seam/liger.py",
+    "disable_gradient_checkpointing": "evaluation/callback.py",
+    "get_comet_experiment_url": "hub/hub_trainer.py",
+    "get_config_model_id": "hub/hub_trainer.py",
+    "get_trackio_space_url": "hub/hub_trainer.py",
+    "sync_target_model": "checkpoints/reference.py",
+    "unwrap_model_for_generation": "evaluation/callback.py",
+    # transformers
+    "PREFIX_CHECKPOINT_DIR": "checkpoints/trainer.py",
+    "distributed_state": "config.py",
+    "model_tags": "hub/hub_trainer.py",
+    "unsloth_version": "hub/hub_trainer.py",
+    # DeepSpeed's mark on a sharded parameter
+    "ds_id": "checkpoints/reference.py",
+    # vLLM, and TRL's wrapper of it
+    "llm_engine": "seam/vllm_cpu.py",
+    "model_config": "seam/vllm_cpu.py",
+    "model_runner": "seam/vllm_cpu.py",
+    "process_weights_after_loading": "seam/vllm_cpu.py",
+    "quant_method": "seam/vllm_cpu.py",
+    "reload_weights": "seam/vllm_cpu.py",
+    "sync_weights": "seam/vllm_cpu.py",
+    # verl and its TransferQueue
+    "compute_advantage": "bridges/verl_batch.py",
+    "compute_advantage_for_multi_trajectories": "bridges/verl_batch.py",
+    "compute_response_mask": "bridges/verl_batch.py",
+    "kv_batch_get": "bridges/verl_batch.py",
+}
+# Attributes of the trainer that the documentation of transformers and TRL shows.
+DOCUMENTED = {"accelerator", "environments", "model_wrapped", "state"}
+
+
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
 
 
 def named(path: Path) -> str:
@@ -117,7 +188,7 @@ def imported(path: Path) -> set[str]:
     """Rooms of ours that a file imports, lazily or not."""
     depth = len(path.relative_to(PACKAGE).parts)
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.ImportFrom):
             if node.level == depth:
                 found |= (
@@ -150,21 +221,30 @@ def test_the_list_of_privates_is_current():
         assert re.search(rf"\b{name}\b", (PACKAGE / file).read_text()), name
 
 
-def named_by_us() -> set[str]:
-    """Functions, classes, attributes and fields of the whole package."""
+def defined_by_us() -> set[str]:
+    """Functions, classes and fields of the whole package."""
     own = set()
     for path in FILES:
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(parsed(path)):
             if isinstance(node, ast.FunctionDef | ast.ClassDef):
                 own.add(node.name)
-            elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
-                own.add(node.attr)
             elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
                 own.add(node.target.id)
     return own
 
 
-OURS = named_by_us()
+def stored_by_us() -> set[str]:
+    """Attributes that the package sets."""
+    return {
+        node.attr
+        for path in FILES
+        for node in ast.walk(parsed(path))
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
+    }
+
+
+DEFINED = defined_by_us()
+OURS = DEFINED | stored_by_us()
 
 
 @pytest.mark.parametrize("path", FILES, ids=named)
@@ -172,7 +252,7 @@ def test_no_private_of_others_is_left_out_of_the_list(path):
     """An underscored attribute is our own, or stands in PRIVATES."""
     read = {
         node.attr
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in ast.walk(parsed(path))
         if isinstance(node, ast.Attribute)
         and re.match(r"_[a-z]", node.attr)
         and not isinstance(node.ctx, ast.Store)
@@ -180,11 +260,70 @@ def test_no_private_of_others_is_left_out_of_the_list(path):
     assert read - OURS <= set(PRIVATES)
 
 
+def leaned_on(path: Path) -> set[str]:
+    """Names that a file imports or says as a whole string, and attributes that none of ours is."""
+    read, said = set(), set()
+    for node in ast.walk(parsed(path)):
+        if isinstance(node, ast.Attribute):
+            read.add(node.attr)
+        elif isinstance(node, ast.alias):
+            said.add(node.name)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            said.add(node.value)
+    return said | (read - DEFINED)
+
+
+@pytest.mark.parametrize("path", FILES, ids=named)
+def test_internals_of_others_are_touched_in_one_file(path):
+    if named(path) == "seam/contract.py":
+        return
+    said = leaned_on(path) & set(INTERNALS)
+    assert {name for name in said if INTERNALS[name] != named(path)} == set()
+
+
+def test_the_list_of_internals_is_current():
+    assert [n for n, file in INTERNALS.items() if n not in leaned_on(PACKAGE / file)] == []
+
+
+def read_of_the_trainer(path: Path) -> Iterator[str]:
+    """Attributes of `self` in our trainers, and of `trainer` everywhere."""
+    tree = parsed(path)
+    ours = [n for n in ast.walk(tree) if isinstance(n, ast.ClassDef) and "Trainer" in n.name]
+    places = [(tree, ("trainer", "self.trainer")), *((cls, ("self",)) for cls in ours)]
+    for place, owners in places:
+        for node in ast.walk(place):
+            if isinstance(node, ast.Attribute) and ast.unparse(node.value) in owners:
+                yield node.attr
+            elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("getattr", "hasattr"):
+                owner, name = node.args[:2]
+                yield from {name.value} if ast.unparse(owner) in owners else ()
+
+
+@pytest.mark.parametrize("path", FILES, ids=named)
+def test_no_internal_of_the_trainer_is_left_out_of_the_list(path):
+    """What we read of a trainer has the name of an argument or a setting, is a documented method,
+    or stands in a table."""
+    public = set(inspect.signature(GRPOTrainer.__init__).parameters) | DOCUMENTED
+    public |= {one.name for one in fields(GRPOConfig)}
+    public |= {n for n, member in vars(Trainer).items() if callable(member) and member.__doc__}
+    read = {name for name in read_of_the_trainer(path) if not name.startswith("_")}
+    assert read - OURS - public - set(INTERNALS) == set()
+
+
+@pytest.mark.parametrize("path", FILES, ids=named)
+def test_no_function_below_the_top_of_trl_is_left_out_of_the_list(path):
+    if named(path) == "seam/contract.py":
+        return
+    for node in ast.walk(parsed(path)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("trl."):
+            assert {alias.name for alias in node.names} <= set(INTERNALS)
+
+
 def test_functional_needs_torch_alone():
     third_party = set()
     for path in FILES:
         if room(path) == "functional":
-            for node in ast.walk(ast.parse(path.read_text())):
+            for node in ast.walk(parsed(path)):
                 names = []
                 if isinstance(node, ast.Import):
                     names = [alias.name for alias in node.names]

@@ -273,14 +273,14 @@ def test_neutral_is_stock_on_images(tmp_path, beta):
     tiny.assert_same_run(runs[1], runs[0])
 
 
-def look(count: int) -> list:
+def look(count: str) -> list:
     """Takes pictures.
 
     Args:
         count: How many.
     """
     picture = {"type": "image", "image": tiny_vision.image(50)}
-    return [picture] * count + [{"type": "text", "text": "seen"}]
+    return [picture] * int(count) + [{"type": "text", "text": "seen"}]
 
 
 @pytest.mark.parametrize("data", [rows(), with_images("image"), with_images("images")])
@@ -294,7 +294,7 @@ def test_images_from_tools_are_refused(tmp_path, callers, data):
 
 
 def test_images_from_environments_are_refused(tmp_path):
-    trainer = build(tmp_path, vision=True, environment_factory=worlds([look(1)]))
+    trainer = build(tmp_path, vision=True, environment_factory=worlds([look("1")]))
     script(trainer, ["b"])
     with pytest.raises(NotImplementedError, match="A tool or an environment returned images"):
         score(trainer)
@@ -302,7 +302,9 @@ def test_images_from_environments_are_refused(tmp_path):
 
 def test_images_of_environments_are_fine_where_no_prefix_is_shared(tmp_path):
     settings = {"process_set_weighting": False}
-    trainer = build(tmp_path, vision=True, environment_factory=worlds([look(1)]), settings=settings)
+    trainer = build(
+        tmp_path, vision=True, environment_factory=worlds([look("1")]), settings=settings
+    )
     script(trainer, ["b"])
     assert score(trainer)["num_images"] == [1] * 8
 

@@ -98,8 +98,8 @@ class CreditObserver:
         """Records what the loss saw of the rows that it watches."""
         if not self.watches(inputs):
             return
-        advantages = inputs["advantages"]  # (B,) where the rule leaves TRL's
-        logps_BT, reference_BT = plan.logps_BT.detach(), inputs.get("ref_per_token_logps")
+        advantages = plan.advantages  # (B,) where the rule leaves TRL's
+        logps_BT, reference_BT = plan.logps_BT.detach(), plan.reference_logps_BT
         update = FirstUpdate(
             logps_BT=logps_BT,
             old_logps_BT=plan.old_logps_BT,
@@ -108,7 +108,7 @@ class CreditObserver:
             if reference_BT is None
             else per_token_kl(logps_BT, reference_BT, logps_BT, bias_correction=False),
             advantage_BT=advantages.view(len(advantages), -1).expand_as(logps_BT),
-            lengths_B=inputs["completion_mask"].sum(1),
+            lengths_B=plan.lengths_B,
         )
         self.recorder.record_update(inputs["credit_row"], update)
 
@@ -157,7 +157,7 @@ class CreditObserver:
             recorder.log.write_meta(run_description(args, trainer._method_values()))
             trainer.add_callback(LogToCreditLog(recorder.log))
             # First: when training ends, Trackio's own callback closes the run.
-            trainer.callback_handler.callbacks.insert(0, TrackCreditFigures(recorder.log))
+            trainer._add_callback_first(TrackCreditFigures(recorder.log))
         return recorder
 
     def _record(

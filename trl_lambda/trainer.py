@@ -22,7 +22,7 @@ from transformers.trainer_utils import TrainOutput
 from trl import GRPOConfig
 
 from .batch_plan import BatchPlan, plan_batches
-from .checkpoints.reference import reference_sync, sync_taken_from_trl
+from .checkpoints.reference import sync_taken_from_trl
 from .checkpoints.trainer import ResumableTrainer
 from .config import LambdaGRPOConfig, batch_sizes, check_config, trl_fields_filled, trl_values
 from .credit import Z_LIMIT, Credit, assign_credit, traced_log_ratio
@@ -37,6 +37,7 @@ from .methods import OPTIONS
 from .observer import CreditObserver
 from .rule import CreditRule
 from .scored_batch import ScoredBatch
+from .seam.liger import refuse_liger_loss
 from .seam.trainer import LossPlan, SeamTrainer
 from .seam.user_functions import (
     RaisedElsewhereError,
@@ -104,6 +105,7 @@ class LambdaGRPOTrainer(HubTrainer, ResumableTrainer, SeamTrainer):
         elif callable(process_reward_funcs):
             process_reward_funcs = [process_reward_funcs]
         _check_process_rewards(self._rule, process_reward_funcs)
+        refuse_liger_loss(args)
         refuse_sleep_on_cpu(args)
         with sync_taken_from_trl(args) as synced, trl_fields_filled(args, self._method):
             super().__init__(
@@ -124,7 +126,7 @@ class LambdaGRPOTrainer(HubTrainer, ResumableTrainer, SeamTrainer):
                 process_reward_funcs=process_reward_funcs,
             )
         if synced:
-            self.add_callback(reference_sync(self.model, self.ref_model, self.accelerator))
+            self._move_reference()
         logger.warning(
             "LambdaGRPOTrainer: %s", self._method.describe(trl_values(args, self._method))
         )
@@ -133,7 +135,7 @@ class LambdaGRPOTrainer(HubTrainer, ResumableTrainer, SeamTrainer):
                 logger.warning(warning)
         self._observer = CreditObserver(self)
         self.add_callback(_MethodOfTheConfig(self))
-        if not any(isinstance(c, WarnOfNoLearning) for c in self.callback_handler.callbacks):
+        if not self._has_callback(WarnOfNoLearning):
             self.add_callback(WarnOfNoLearning(_symptoms(self._rule)))
         if self.use_vllm:
             self.add_callback(SamplingMismatchWarning())
@@ -275,7 +277,6 @@ class LambdaGRPOTrainer(HubTrainer, ResumableTrainer, SeamTrainer):
             trace=trace if self._rule.traces_ratio else None,
             kl_weight_BT=kl_weight_BT,
             mask_BT=mask_BT,
-            old_logps_BT=inputs.get("old_per_token_logps"),
         )
 
     def _observe_loss(self, inputs: dict[str, Any], plan: LossPlan) -> None:

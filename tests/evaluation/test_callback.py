@@ -62,6 +62,17 @@ def test_training_does_not_notice(cls, tmp_path):
         assert set(theirs) - set(ours) <= {n for n in theirs if "time" in n or "per_second" in n}
 
 
+def test_checkpointing_goes_on_as_it_was_asked_for(tmp_path):
+    asked = {"use_reentrant": True, "preserve_rng_state": False}
+    settings = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": asked}
+    made, _ = trainer(tmp_path, evaluated=False, settings=settings)
+    made.model.gradient_checkpointing_enable(asked)
+    with callback_module._generator(made, 4, 0):
+        assert not made.model.is_gradient_checkpointing
+    assert made.model.is_gradient_checkpointing
+    assert made.model.model.layers[0]._gradient_checkpointing_func.keywords == asked
+
+
 def test_it_logs_before_training_and_every_n_steps(tmp_path):
     made, tracker = trainer(tmp_path)
     made.train()
@@ -135,6 +146,38 @@ def test_the_best_checkpoint_is_kept_the_earlier_of_equals(tmp_path, monkeypatch
         (tmp_path / name / "model.safetensors").read_bytes() for name in ("best", "checkpoint-1")
     ]
     assert weights[0] == weights[1]
+
+
+class Folders(TrainerCallback):
+    """Whether there is a best model when training begins, and after each step."""
+
+    def __init__(self, folder):
+        self.folder, self.seen = folder, []
+
+    def on_step_begin(self, *args, **kwargs):
+        self.seen.append((self.folder / "best").exists())
+
+
+def test_the_untrained_model_is_not_kept(tmp_path, monkeypatch, caplog):
+    """Also where no trained one comes up to it."""
+    script_values(monkeypatch, [0.9, 0.3, 0.4])
+    made, tracker = trainer(tmp_path, keep_best="avg@3")
+    made.add_callback(folders := Folders(tmp_path))
+    made.train()
+    assert [step for step, _ in tracker.evaluations()] == [0, 2, 4]
+    assert folders.seen == [False, False, True, True]
+    kept = json.loads((tmp_path / "best" / "evaluation.json").read_text())
+    assert (kept["step"], kept["metrics"]["avg@3"]["value"]) == (4, 0.4)
+    said = [record.getMessage() for record in caplog.records if "keep_best" in record.getMessage()]
+    assert ["step 2" in said[0], "step 4" in said[1], "0.9" in said[1]] == [True] * 3
+
+
+def test_the_best_may_equal_the_untrained(tmp_path, monkeypatch, caplog):
+    script_values(monkeypatch, [0.5, 0.5, 0.2])
+    made, _ = trainer(tmp_path, keep_best="avg@3")
+    made.train()
+    assert json.loads((tmp_path / "best" / "evaluation.json").read_text())["step"] == 2
+    assert "keep_best" not in caplog.text
 
 
 @pytest.mark.parametrize(("value", "kept_step"), [(0.6, 2), (0.8, 4)])

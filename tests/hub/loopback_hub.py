@@ -40,6 +40,7 @@ class Fault:
 
 @dataclass
 class Repo:
+    private: bool = False
     files: dict[str, bytes] = field(default_factory=dict)
     as_lfs: set[str] = field(default_factory=set)
     commits: list[str] = field(default_factory=list)
@@ -58,8 +59,9 @@ class LoopbackHub(ThreadingHTTPServer):
         self.repos: dict[str, Repo] = {}
         self.objects: dict[str, bytes] = {}
         self.faults: list[Fault] = []
-        self.delays: dict[str, float] = {}  # seconds by method
+        self.gates: dict[str, threading.Event] = {}  # by method: it waits for them
         self.requests: list[str] = []
+        self.bodies: list[bytes] = []
         self.lock = threading.Lock()
 
     def __enter__(self) -> LoopbackHub:
@@ -110,8 +112,10 @@ class _Handler(BaseHTTPRequestHandler):
         if fault and fault.status is None:
             self._cut()
             return
-        time.sleep(self.server.delays.get(self.command, 0.0))
+        if gate := self.server.gates.get(self.command):
+            gate.wait(60)
         body = self._body()
+        self.server.bodies.append(body)
         if fault:
             self._error(fault.status, "the loopback hub was told to fail")
             return
@@ -167,7 +171,8 @@ class _Handler(BaseHTTPRequestHandler):
         asked = json.loads(body)
         repo = f"{asked.get('organization') or 'somebody'}/{asked['name']}"
         known = repo in self.server.repos
-        self.server.repos.setdefault(repo, Repo())
+        private = bool(asked.get("private")) or asked.get("visibility") == "private"
+        self.server.repos.setdefault(repo, Repo(private))  # of a known one it stays as it was
         self._answer({"url": f"{self.server.url}/{repo}", "name": repo}, 409 if known else 200)
 
     def validate_yaml(self, body: bytes) -> None:

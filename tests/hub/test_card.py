@@ -223,6 +223,50 @@ def test_nothing_secret_and_no_path_is_shown(tmp_path):
         assert name in settings.left_out
 
 
+HIDDEN = {
+    "x-api-key": "planted",
+    "wandb_key": "planted",
+    "WANDB_API_KEY": "planted",
+    "headers": {"Authorization": "Bearer planted"},
+    "auth": ["me", "planted"],
+    "judge": "https://me:planted@judge.example/v1",
+    "note": "use sk-planted0 for it",
+    "env": ["HF_TOKEN=planted", "--password=planted"],
+    "sk-planted1": 1,
+    "of sk-planted2\nlearning_rate: 9.0\n#": {"secret": "planted"},
+}
+
+
+@pytest.mark.parametrize("place", ["generation_kwargs", "chat_template_kwargs", "script"])
+def test_secrets_of_all_kinds_stand_in_no_setting(place):
+    given = {} if place == "script" else {place: HIDDEN | {"kept": 7}}
+    settings = run_settings(config(**given), HIDDEN | {"kept": 7} if place == "script" else {})
+    for text in (settings.as_yaml(), settings.shown_in_card([], LambdaGRPOConfig)):
+        assert "planted" not in text
+        read = yaml.safe_load(text)
+        assert (read if place == "script" else read[place])["kept"] == 7
+        assert read.get("learning_rate") != 9.0  # a name breaks out of no comment
+        assert "WANDB_API_KEY" in text.splitlines()[-1]
+
+
+def test_secrets_stand_nowhere_else_in_the_card(tmp_path):
+    def reward(completions, log_metric, **columns):
+        log_metric("calls with hf_planted0123456789abcdef", 1.0)
+        return [float(len(c)) for c in completions]
+
+    reward.__name__ = "judge_sk-planted0"
+    data = tiny.prompts().add_column("ghp_planted0123456789abcdef", [0] * 8)
+    trainer = tiny.trainer(
+        tmp_path / "run", reward_funcs=reward, train_dataset=data, settings={"max_steps": 1}
+    )
+    trainer.train()
+    trainer.create_model_card("sk-planted1", dataset_name="sk-planted2", tags=["sk-planted3"])
+    text = (tmp_path / "run" / "README.md").read_text()
+    assert "planted" not in text
+    assert "judge_SECRET-LEFT-OUT" in text
+    assert front_matter_errors(text) == []
+
+
 def test_who_reads_the_settings_back_pushes_nothing():
     pushing = config(push_to_hub=True, hub_model_id="somebody/x", hub_strategy="checkpoint")
     text = run_settings(pushing, {}).as_yaml()

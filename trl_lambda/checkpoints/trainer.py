@@ -30,7 +30,7 @@ from .manifest import (
     newest_checkpoint,
     write_manifest,
 )
-from .reference import adapter_pair, load_reference, save_reference
+from .reference import adapter_pair, load_reference, reference_sync, save_reference
 
 logger = get_logger(__name__)
 
@@ -49,6 +49,10 @@ class ResumableTrainer(GRPOTrainer):
         elif resume_from_checkpoint:
             self._check_whole(resume_from_checkpoint)
         return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def _move_reference(self) -> None:
+        """Has the reference follow the policy as `sync_ref_model` asks for, also under PEFT."""
+        self.add_callback(reference_sync(self.model, self.ref_model, self.accelerator))
 
     def moving_reference(self) -> list[Any]:
         """Parameters of a reference that moves while training; none where it stays or is absent."""

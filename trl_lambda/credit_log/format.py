@@ -24,6 +24,8 @@ META, LOGS, DROPPED, SEGMENTS = "meta.json", "logs.jsonl", "dropped.json", "reco
 GROUP_LISTS = ("pieces", "ids", "mask", "advantage", "weight", "trace_weight", "size")
 UPDATE_LISTS = ("logps", "old_logps", "z_abs", "ratio", "kl", "clipped")
 MAY_BE_NULL = ("z_abs", "kl")
+# A record of an update may have these, too: entropy of the next-token distribution, in nats.
+OPTIONAL_UPDATE_LISTS = ("entropy",)
 
 
 @dataclass(frozen=True)

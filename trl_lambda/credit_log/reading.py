@@ -20,6 +20,7 @@ from .format import (
     LOGS,
     MAY_BE_NULL,
     META,
+    OPTIONAL_UPDATE_LISTS,
     SEGMENTS,
     UPDATE_LISTS,
 )
@@ -153,8 +154,10 @@ def _join(update: dict[str, Any], rows: dict[str, dict[str, Any]], place: str) -
     _require(update, ("row", *UPDATE_LISTS), place)
     completion = rows.get(update["row"])
     if completion is not None and completion["update"] is None:
-        _check_lengths(update, UPDATE_LISTS, len(completion["pieces"]), place)
-        completion["update"] = {name: update[name] for name in UPDATE_LISTS}
+        optional = [name for name in OPTIONAL_UPDATE_LISTS if update.get(name) is not None]
+        names = (*UPDATE_LISTS, *optional)
+        _check_lengths(update, names, len(completion["pieces"]), place)
+        completion["update"] = {name: update[name] for name in names}
 
 
 def _require(record: dict[str, Any], names: tuple[str, ...], place: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from accelerate.utils import gather_object
 from transformers import Trainer, TrainerCallback
 from trl.models import unwrap_model_for_generation
+from trl.models.utils import disable_gradient_checkpointing
 
 from trl_lambda.atomic_write import replace_json
 from trl_lambda.evaluation.generate import Sampling
@@ -44,7 +45,8 @@ class EvaluationCallback(TrainerCallback):
         batch_size: Completions sampled at a time, in each process.
         keep_best: Metric, such as `avg@4` or `pass@4`, whose best checkpoint is kept in
             `<output_dir>/best`, the earlier of equals, with `evaluation.json` beside it; `None` to
-            keep none.
+            keep none. The untrained model is evaluated and not kept, so the best of the trained
+            ones may be worse than it: the log says so.
 
     Raises:
         ValueError: `every` < 1, a `keep_best` that is no metric, or a trainer under FSDP.
@@ -80,6 +82,7 @@ class EvaluationCallback(TrainerCallback):
         self.batch_size = batch_size
         self.keep_best = keep_best
         self.best: float | None = None
+        self.untrained: float | None = None
         if keep_best is not None and keep_best not in (names := _metric_names(self.k)):
             raise ValueError(f"keep_best is {keep_best!r}, expected one of {', '.join(names)}.")
 
@@ -151,12 +154,25 @@ class EvaluationCallback(TrainerCallback):
         if self.keep_best is None:
             return
         value = summary["metrics"][self.keep_best]["value"]
+        if summary["step"] == 0:  # nothing is trained yet, and who trains has that model already
+            self.untrained = value
+            return
         if self.best is not None and value <= self.best:
             return
         self.best = value
         self.trainer.save_model(str(self._best_folder))
-        if self.trainer.accelerator.is_main_process:
-            replace_json(self._best_folder / "evaluation.json", summary)
+        if not self.trainer.accelerator.is_main_process:
+            return
+        replace_json(self._best_folder / "evaluation.json", summary)
+        if self.untrained is not None and value < self.untrained:
+            logger.warning(
+                "keep_best: step %d is the best so far with %s %.4g, and worse than the untrained "
+                "model with %.4g.",
+                summary["step"],
+                self.keep_best,
+                value,
+                self.untrained,
+            )
 
 
 @contextmanager
@@ -164,11 +180,13 @@ def _generator(trainer: Any, batch_size: int, step: int) -> Iterator[Transformer
     """The policy as it is now, in eval mode."""
     training = trainer.model.training
     tokenizer = getattr(trainer.processing_class, "tokenizer", trainer.processing_class)
-    with unwrap_model_for_generation(
-        trainer.model_wrapped,
-        trainer.accelerator,
-        gradient_checkpointing_kwargs=trainer.args.gradient_checkpointing_kwargs,
-    ) as model:
+    kwargs = trainer.args.gradient_checkpointing_kwargs
+    # Checkpointing is off before the model is unwrapped: TRL before 1.16 would turn it on again
+    # without these keyword arguments.
+    with (
+        disable_gradient_checkpointing(trainer.model, kwargs),
+        unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator) as model,
+    ):
         model.eval()
         try:
             yield TransformersGenerator(

@@ -13,6 +13,7 @@ from .citations import TRL, arxiv_id, bibtex, methods
 from .markdown import code_block, code_span, hub_link, is_repo_id, one_line
 from .plot import PLOT_FILE
 from .settings import Settings
+from .usage import PromptForm, use_section
 
 CONFIG_FILE = "training_config.yaml"
 HOME = "https://github.com/trl-lambda/trl-lambda"
@@ -38,7 +39,7 @@ class Run:
         settings: the same and the script's, fit to be published.
         log_history, step, max_steps: the trainer's state.
         processes: how many trained.
-        conversational: whether prompts are messages.
+        prompts: their form; None where it is not known.
         vision: whether the model takes images.
         no_plot: why there is no plot; None if there is one.
         tags: further ones for the front matter.
@@ -58,7 +59,7 @@ class Run:
     step: int
     max_steps: int
     processes: int
-    conversational: bool
+    prompts: PromptForm | None
     vision: bool = False
     no_plot: str | None = None
     tags: list[str] = field(default_factory=list)
@@ -116,28 +117,15 @@ def _summary(run: Run) -> str:
 
 
 def _use(run: Run) -> str:
-    repo = run.hub_id or "REPOSITORY"
-    prompt = '[{"role": "user", "content": "What is 7 * 8?"}]'
-    if not run.conversational:
-        prompt = '"What is 7 * 8?"'
     if run.vision:
         return ""
-    if run.adapter:
-        load = (
-            "from peft import AutoPeftModelForCausalLM\n"
-            "from transformers import AutoTokenizer, pipeline\n\n"
-            f'model = AutoPeftModelForCausalLM.from_pretrained("{repo}", device_map="auto")\n'
-            f'tokenizer = AutoTokenizer.from_pretrained("{repo}")\n'
-            'generator = pipeline("text-generation", model=model, tokenizer=tokenizer)\n'
-        )
-    else:
-        load = (
-            "from transformers import pipeline\n\n"
-            f'generator = pipeline("text-generation", model="{repo}", device_map="auto")\n'
-        )
-    ask = f"answer = generator({prompt}, max_new_tokens=256, return_full_text=False)\n"
-    code = f'{load}{ask}print(answer[0]["generated_text"])'
-    return "## Use\n\n" + code_block(code, "python")
+    return use_section(
+        run.prompts,
+        repo=run.hub_id or "REPOSITORY",
+        adapter=run.adapter is not None,
+        max_new_tokens=run.config.max_completion_length or 256,
+        chat_template_kwargs=run.settings.values.get("chat_template_kwargs"),
+    )
 
 
 def _facts(run: Run) -> str:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from accelerate.logging import get_logger
+from huggingface_hub import get_token
 from trl.trainer.utils import (
     get_comet_experiment_url,
     get_config_model_id,
@@ -19,13 +22,15 @@ from ..atomic_write import replace_text
 from .card import CONFIG_FILE, Run, model_card
 from .markdown import code_span, is_repo_id
 from .plot import write_reward_plot
-from .push import HubPushError, Push, WatchPushes
+from .push import HubPushError, Push, WatchPushes, push_under_way, wait_for_push
+from .redaction import known_secrets, without_secrets
+from .secrets import environment_secrets, redacted
 from .settings import function_path, lora_settings, public_name, run_settings
+from .usage import prompt_form
 
 logger = get_logger(__name__)
 
 SHOWN_COLUMNS = 8
-SHORTEST_TOKEN = 8  # looked for in all settings; what is shorter stands in too many words
 
 
 class HubTrainer:
@@ -42,14 +47,53 @@ class HubTrainer:
     config_fields_shown: tuple[str, ...] = ()
     _card_tags: tuple[str, ...] = ()
     _saved_in: Path | None = None
+    _private: bool | None = None
+    _args_in_full: Any = None
 
     def __init__(self, model: Any, reward_funcs: Any, args: Any, *rest: Any, **options: Any):
         if args.hub_token is not None:
             args.hub_token = SecretText(args.hub_token)
         super().__init__(model, reward_funcs, args, *rest, **options)
-        self.push_watch = WatchPushes(self)
+        self._rename_secret_rewards()
+        self.push_watch = WatchPushes(self, self._push)
         if args.push_to_hub:
             self.add_callback(self.push_watch)
+
+    # -- secrets -------------------------------------------------------------------------------
+
+    def _rename_secret_rewards(self) -> None:
+        """A name of a reward goes into metrics, records and the trainer's state, all pushed."""
+        secrets = self._secrets()
+        for i, name in enumerate(self.reward_func_names):
+            self.reward_func_names[i] = redacted(name, secrets)
+            if self.reward_func_names[i] != name:
+                logger.warning(
+                    "The name of reward function %d holds a secret; it is logged as %s.",
+                    i,
+                    self.reward_func_names[i],
+                )
+
+    def _secrets(self) -> tuple[str, ...]:
+        """Texts that may stand in no file: from settings, environment and login."""
+        args = self._args_in_full or self.args
+        logged_in = get_token() if getattr(self, "hub_model_id", None) else None
+        login = {"token": logged_in}
+        return known_secrets(vars(args), dict(self.card_settings), environment_secrets(), login)
+
+    @contextmanager
+    def _args_without_secrets(self) -> Iterator[None]:
+        """transformers pickles `self.args` to `training_args.bin`, and pushes it with the model."""
+        outer = self.args
+        self._args_in_full = self._args_in_full or outer
+        self.args = without_secrets(self._args_in_full, self._secrets())
+        # A push needs it. It pickles as None.
+        token = self._args_in_full.hub_token
+        self.args.hub_token = None if token is None else SecretText(token)
+        try:
+            yield
+        finally:
+            self._args_in_full = None if outer is self._args_in_full else self._args_in_full
+            self.args = outer
 
     # -- the card ------------------------------------------------------------------------------
 
@@ -75,11 +119,12 @@ class HubTrainer:
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Saves the model, and the card beside it: in checkpoints too, and for adapters."""
         folder = Path(output_dir or self.args.output_dir)
-        if _internal_call:
-            super().save_model(output_dir, _internal_call)
-            self._saved_in = folder
-        else:
-            super().save_model(output_dir)
+        with self._args_without_secrets():
+            if _internal_call:
+                super().save_model(output_dir, _internal_call)
+                self._saved_in = folder
+            else:
+                super().save_model(output_dir)
         # PEFT has put a card of its own there.
         self._write_card(folder, None)
 
@@ -95,20 +140,17 @@ class HubTrainer:
             run, always_shown=list(self.config_fields_shown), config_class=type(self.args)
         )
         replace_text(folder / CONFIG_FILE, run.settings.as_yaml())
-        replace_text(folder / "README.md", text)
+        # Names of metrics, columns and tags are no settings, and may hold secrets all the same.
+        replace_text(folder / "README.md", redacted(text, self._secrets()))
 
     def _being_pushed(self, folder: Path) -> bool:
-        progress = getattr(self, "push_in_progress", None)
-        if progress is None or progress.is_done():
-            return False
-        return folder.absolute() == Path(self.args.output_dir).absolute()
+        return push_under_way(self) and folder.absolute() == Path(self.args.output_dir).absolute()
 
     def _described_run(self, model_name: str | None, no_plot: str | None) -> Run:
-        args, script = self.args, self._script_settings()
-        # TrainingArguments may hold the token; so may a text that a user put somewhere else.
-        tokens = (args.hub_token, os.environ.get("HF_TOKEN"))
-        secrets = tuple(token for token in tokens if token and len(token) >= SHORTEST_TOKEN)
+        args, script = self._args_in_full or self.args, self._script_settings()
+        settings = run_settings(args, script, self._secrets())
         hub_id = self.hub_model_id or args.hub_model_id
+        vision = hasattr(self.processing_class, "image_processor")
         return Run(
             name=model_name or (hub_id or Path(args.output_dir).absolute().name).split("/")[-1],
             hub_id=hub_id if is_repo_id(hub_id) else None,
@@ -118,13 +160,13 @@ class HubTrainer:
             dataset_facts=_data_facts(self.train_dataset),
             reward_names=list(self.reward_func_names),
             config=args,
-            settings=run_settings(args, script, secrets),
+            settings=settings,
             log_history=self.state.log_history,
             step=self.state.global_step,
             max_steps=self.state.max_steps,
             processes=self.accelerator.num_processes,
-            conversational=bool(getattr(self.processing_class, "chat_template", None)),
-            vision=hasattr(self.processing_class, "image_processor"),
+            prompts=None if vision else prompt_form(self.train_dataset, settings.values),
+            vision=vision,
             no_plot=no_plot,
             tags=self._all_tags(),
             links=_tracker_links(),
@@ -168,11 +210,17 @@ class HubTrainer:
 
     # -- pushing -------------------------------------------------------------------------------
 
-    def init_hf_repo(self, *args: Any, **options: Any) -> None:
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        with self._args_without_secrets():
+            super()._push_from_checkpoint(checkpoint_folder)
+
+    def init_hf_repo(self, token: str | None = None, *rest: Any, **options: Any) -> None:
+        if rest or "private" in options:
+            self._private = rest[0] if rest else options["private"]
         try:
-            super().init_hf_repo(*args, **options)
+            super().init_hf_repo(token, *rest, **options)
         except Exception as error:
-            failed = self._push(private=options.get("private")).failed(error)
+            failed = self._push().failed(error)
             if hasattr(self, "push_watch"):  # not in __init__: push_to_hub says the rest
                 raise failed from error
             raise HubPushError(
@@ -197,11 +245,11 @@ class HubTrainer:
             HubPushError: the Hub did not take it. The model is saved locally before that, also
                 where it was the repository that could not be made.
         """
-        if progress := getattr(self, "push_in_progress", None):
-            progress.wait_until_done()  # before its files are written anew
+        wait_for_push(self)  # before its files are written anew
         self._saved_in = None
-        private = kwargs.get("private")  # older transformers have no such argument
-        push = self._push(message=commit_message, revision=revision, private=private)
+        if kwargs.get("private") is not None:  # older transformers have no such argument
+            self._private = kwargs["private"]
+        push = self._push(message=commit_message, revision=revision)
         try:
             answer = super().push_to_hub(commit_message, blocking, token, revision, **kwargs)
         except Exception as error:
@@ -213,12 +261,10 @@ class HubTrainer:
             cause = error.__cause__ if isinstance(error, HubPushError) else error
             raise push.failed(cause) from error
         if not blocking and answer is not None:
-            self.push_watch.watch(answer, self._push(message=commit_message, revision=revision))
+            self.push_watch.watch(answer, push)
         return answer
 
-    def _push(
-        self, message: str | None = None, revision: str | None = None, private: bool | None = None
-    ) -> Push:
+    def _push(self, message: str | None = None, revision: str | None = None) -> Push:
         args, folder = self.args, Path(self.args.output_dir)
         hub_id = getattr(self, "hub_model_id", None) or args.hub_model_id
         return Push(
@@ -226,7 +272,8 @@ class HubTrainer:
             folder=folder,
             message=message or "End of training",
             revision=revision or args.hub_revision,
-            private=args.hub_private_repo if private is None else private,
+            private=args.hub_private_repo if self._private is None else self._private,
+            secrets=self._secrets(),
         )
 
 

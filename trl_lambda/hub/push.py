@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
@@ -13,6 +14,8 @@ from weakref import WeakSet
 from accelerate.logging import get_logger
 from huggingface_hub.errors import HfHubHTTPError
 from transformers import TrainerCallback
+
+from .secrets import redacted
 
 logger = get_logger(__name__)
 
@@ -45,7 +48,8 @@ class Push:
         path: the folder in the repository.
         message: of the commit.
         revision: branch, None for the main one.
-        private: whether the repository was to be private.
+        private: whether the repository was to be private: who retries must not publish it.
+        secrets: texts that no message may contain.
     """
 
     repo: str
@@ -54,6 +58,7 @@ class Push:
     message: str = "End of training"
     revision: str | None = None
     private: bool | None = None
+    secrets: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def command(self) -> str:
@@ -75,7 +80,7 @@ class Push:
         if not weights:
             where = f"The folder {self.folder.absolute()} is there, {kept}"
         return HubPushError(
-            f"Pushing to {self.repo} on the Hub failed: {hub_answer(error)}\n"
+            f"Pushing to {self.repo} on the Hub failed: {hub_answer(error, self.secrets)}\n"
             f"{where}; nothing in it was touched. {remedy(error)}push it with\n"
             f"    {self.command}",
             folder=self.folder,
@@ -83,13 +88,14 @@ class Push:
         )
 
 
-def hub_answer(error: BaseException) -> str:
-    """What went wrong, from the error that was raised down to its cause; no query strings."""
+def hub_answer(error: BaseException, secrets: tuple[str, ...] = ()) -> str:
+    """What went wrong, from the error that was raised down to its cause; nothing secret."""
     lines: list[str] = []
     for link in _chain(error):
         text = next((line.strip() for line in str(link).splitlines() if line.strip()), "")
         line = f"{type(link).__name__}: {text}" if text else type(link).__name__
-        line = re.sub(r"\?\S*", "?…", line)  # a signed URL is a password
+        # A signed URL is a password.
+        line = redacted(re.sub(r"\?\S*", "?…", line), secrets)
         if line not in lines:
             lines.append(line[:LONGEST_ANSWER])
     return " ← ".join(lines)
@@ -119,20 +125,41 @@ def _chain(error: BaseException) -> list[BaseException]:
     return chain[: answered[0] + 1] if answered else chain[:3]
 
 
+def push_under_way(trainer: Any) -> bool:
+    """Whether transformers is pushing in the background, while training goes on."""
+    progress = _progress(trainer)
+    return progress is not None and not progress.is_done()
+
+
+def wait_for_push(trainer: Any) -> None:
+    """Returns when nothing is being pushed any more."""
+    if (progress := _progress(trainer)) is not None:
+        progress.wait_until_done()
+
+
+def _progress(trainer: Any) -> Any:
+    """transformers' handle on the push in the background; None before the first one."""
+    return getattr(trainer, "push_in_progress", None)
+
+
 class WatchPushes(TrainerCallback):
     """Says so when a push in the background fails. transformers does not look at its outcome.
+
+    Args:
+        trainer: whose pushes.
+        push: makes a push of the trainer's output_dir from a commit message.
 
     Attributes:
         failed: how many did.
     """
 
-    def __init__(self, trainer: Any):
-        self.trainer = trainer
+    def __init__(self, trainer: Any, push: Callable[[str], Push]):
+        self.trainer, self.push = trainer, push
         self.seen: WeakSet[Future] = WeakSet()
         self.failed = 0
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        progress = getattr(self.trainer, "push_in_progress", None)
+        progress = _progress(self.trainer)
         fresh = [job for job in (progress.jobs if progress else []) if job not in self.seen]
         for place, job in enumerate(fresh):
             self.seen.add(job)
@@ -150,10 +177,9 @@ class WatchPushes(TrainerCallback):
     def _push_of(self, place: int) -> Push:
         """transformers pushes the model first, then with some strategies the checkpoint."""
         args, step = self.trainer.args, self.trainer.state.global_step
-        output_dir = Path(args.output_dir)
-        message = f"Training in progress, step {step}"
+        push = self.push(f"Training in progress, step {step}")
         if place == 0:
-            return Push(self.trainer.hub_model_id, output_dir, ".", message, args.hub_revision)
-        checkpoint = output_dir / f"checkpoint-{step}"
+            return push
+        checkpoint = push.folder / f"checkpoint-{step}"
         path = "last-checkpoint" if args.hub_strategy == "checkpoint" else checkpoint.name
-        return Push(self.trainer.hub_model_id, checkpoint, path, message, args.hub_revision)
+        return replace(push, folder=checkpoint, path=path)

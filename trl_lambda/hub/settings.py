@@ -15,7 +15,9 @@ from typing import Any
 import torch
 import yaml
 
-from .markdown import is_repo_id
+from .markdown import is_repo_id, one_line
+from .redaction import Secret, marked
+from .secrets import holds_secret, is_secret_name, redacted
 
 # Where a run happened and where its model went, not what was run: who reads the settings back must
 # not push over the model they come from. generation_batch_size follows from steps_per_generation
@@ -39,10 +41,6 @@ OF_THE_MACHINE = (
     "vllm_group_port",
 )
 LONGEST_SHOWN = 2000  # characters of one value in the card; the file has it whole
-_SECRET_NAME = re.compile(
-    r"(^|_)(token|password|passwd|secret|credentials?|authorization|api_?key|access_?key)$", re.I
-)
-_SECRET_VALUE = re.compile(r"\bhf_[A-Za-z0-9]{16,}|://[^/\s]*:[^/\s]*@")
 _PATH = re.compile(r"(~|\.{1,2})?[/\\]\S*|[A-Za-z]:[/\\]\S*|file:\S*")
 
 
@@ -90,10 +88,12 @@ def run_settings(config: Any, script: Mapping[str, Any], secrets: tuple[str, ...
     """
     own = {f.name: getattr(config, f.name) for f in fields(config) if f.init}
     settings = Settings({})
-    for name, value in {**script, **own}.items():
-        kept = _publishable(name, value, settings.left_out, secrets)
+    for name, value in marked({**script, **own}, secrets).items():
+        kept = _publishable(name, value, settings.left_out)
         if kept is not _LEFT_OUT:
             settings.values[name] = kept
+    # A name may be a secret itself, or break out of the comment that it stands in.
+    settings.left_out = [one_line(redacted(name, secrets), 100) for name in settings.left_out]
     return settings
 
 
@@ -121,31 +121,25 @@ def default_values(dataclass_type: type) -> dict[str, Any]:
 _LEFT_OUT = object()
 
 
-def _publishable(path: str, value: Any, left_out: list[str], secrets: tuple[str, ...]) -> Any:
+def _publishable(path: str, value: Any, left_out: list[str]) -> Any:
     """`value` in YAML's types; `_LEFT_OUT` where it may not be shown, then named in `left_out`."""
-    name = path.rsplit(".", 1)[-1]
     if path in OF_THE_MACHINE:
         return _LEFT_OUT
-    if _SECRET_NAME.search(name):
-        if value is not None:
-            left_out.append(path)
-        return _LEFT_OUT
     value = _simpler(value)
+    name = path.rsplit(".", 1)[-1]
     if value is None:
-        return None
+        return _LEFT_OUT if is_secret_name(name) else None
     if isinstance(value, Mapping):
-        items = {
-            str(k): _publishable(f"{path}.{k}", v, left_out, secrets) for k, v in value.items()
-        }
+        items = {str(k): _publishable(f"{path}.{k}", v, left_out) for k, v in value.items()}
         return {k: v for k, v in items.items() if v is not _LEFT_OUT}
     if isinstance(value, list | tuple | set | frozenset):
         ordered = sorted(value, key=str) if isinstance(value, set | frozenset) else value
-        parts = [_publishable(f"{path}.{i}", v, left_out, secrets) for i, v in enumerate(ordered)]
+        parts = [_publishable(f"{path}.{i}", v, left_out) for i, v in enumerate(ordered)]
         return [part for part in parts if part is not _LEFT_OUT]
-    if not isinstance(value, str | bool | int | float):
+    if isinstance(value, Secret) or not isinstance(value, str | bool | int | float):
         left_out.append(path)
         return _LEFT_OUT
-    if isinstance(value, str) and (_is_secret(value, secrets) or is_local_path(name, value)):
+    if isinstance(value, str) and is_local_path(name, value):
         left_out.append(path)
         return _LEFT_OUT
     return value
@@ -163,10 +157,6 @@ def _simpler(value: Any) -> Any:
     if type(value) is not str and isinstance(value, str):
         return str(value)
     return value.item() if hasattr(value, "item") and getattr(value, "ndim", 1) == 0 else value
-
-
-def _is_secret(value: str, secrets: tuple[str, ...]) -> bool:
-    return bool(_SECRET_VALUE.search(value)) or any(s and s in value for s in secrets)
 
 
 def is_local_path(name: str, value: str) -> bool:
@@ -207,7 +197,8 @@ def function_path(func: Any) -> str | None:
 
 def public_name(name: str | None) -> str | None:
     """A model's or data set's name on the Hub; None for what is on this machine only."""
-    return name if is_repo_id(name) and not os.path.exists(name) else None
+    shown = is_repo_id(name) and not os.path.exists(name) and not holds_secret(name)
+    return name if shown else None
 
 
 def _dump(value: Any) -> str:

@@ -16,6 +16,7 @@ from matplotlib.patches import Rectangle
 
 from ..credit_log.reading import Run
 from .curves import Chart, Line, charts
+from .opening import most_credited, telling_group
 from .tree import Branch, prefix_tree
 from .visible import visible
 
@@ -30,14 +31,14 @@ ADVANCE = 0.602  # width of a character of the monospace font, in font sizes
 def write_figures(runs: list[Run], stem: Path) -> list[Path]:
     """Writes `<stem>-run.png`, and where groups are recorded `-tree.png` and `-completion.png`.
 
-    Tree and completion are those of the newest group in which completions share a prefix (else
-    the newest), the completion the one whose credit varies most.
+    Tree and completion are those of the newest group with credit, if possible one in which some
+    completions share a prefix; the completion is the one with the largest credit.
     """
     figures = {"run": run_figure(charts(runs))}
     group = telling_group([group for run in runs for group in run.groups])
     if group:
         figures["tree"] = tree_figure(group)
-        figures["completion"] = completion_figure(max(group["completions"], key=_credit_range))
+        figures["completion"] = completion_figure(most_credited(group))
     paths = []
     for name, figure in figures.items():
         paths.append(stem.with_name(f"{stem.name}-{name}.png"))
@@ -45,27 +46,9 @@ def write_figures(runs: list[Run], stem: Path) -> list[Path]:
     return paths
 
 
-def telling_group(groups: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The newest group with a process set between a singleton and the whole."""
-    newest_first = sorted(groups, key=lambda group: group["step"], reverse=True)
-    for group in newest_first:
-        if any(1 < len(b.rows) < len(group["completions"]) for b in _branches(group)):
-            return group
-    return newest_first[0] if newest_first else None
-
-
-def _branches(group: dict[str, Any]) -> list[Branch]:
-    return prefix_tree(group["completions"])
-
-
 def _credit(completion: dict[str, Any]) -> list[float]:
     """Credit of each token, 0 where the record has none."""
     return [value or 0.0 for value in completion["advantage"]]
-
-
-def _credit_range(completion: dict[str, Any]) -> float:
-    credit = _credit(completion) or [0.0]
-    return max(credit) - min(credit)
 
 
 def run_figure(drawn: list[Chart]) -> Figure:
@@ -125,7 +108,7 @@ def _draw_chart(axes: Axes, chart: Chart) -> None:
 
 def tree_figure(group: dict[str, Any]) -> Figure:
     """The process sets of a group: width by completions, colour by mean reward."""
-    branches = _branches(group)
+    branches = prefix_tree(group["completions"])
     lefts, levels = tree_places(branches)
     figure = Figure(figsize=(9, 0.62 * (max(levels) + 1) + 0.7), layout="constrained")
     axes = figure.add_subplot()
@@ -182,7 +165,10 @@ def _draw_branch(
 
 
 def completion_figure(completion: dict[str, Any]) -> Figure:
-    """A completion as text, each token shaded by its credit; of a long one the beginning."""
+    """A completion as text, each token shaded by its credit; of a long one the beginning.
+
+    Credit and blame have a scale each: a floor leaves of blame a small part of what credit is.
+    """
     fragments = list(laid_out(completion["pieces"]))
     lines = fragments[-1][2] + 1 if fragments else 1
     drawn = min(lines, LINES)
@@ -192,17 +178,23 @@ def completion_figure(completion: dict[str, Any]) -> Figure:
     axes.set(xlim=(0, COLUMNS), ylim=(drawn, 0))
     axes.axis("off")
     credit = _credit(completion)
-    largest = max((abs(value) for value in credit), default=0.0) or 1.0
+    blamed, credited = -min(credit, default=0.0), max(credit, default=0.0)
     for t, column, line, text in fragments:
         if line < drawn:
-            _draw_token(axes, credit[t] / largest, column, line, text)
-    cut = f", first {drawn} of {lines} lines" if drawn < lines else ""
-    axes.set_title(
-        f"Credit from −{largest:.3g} (orange) over 0 to {largest:.3g} (blue){cut}",
-        loc="left",
-        fontsize=9,
-    )
+            largest = credited if credit[t] > 0 else blamed
+            _draw_token(axes, credit[t] / (largest or 1.0), column, line, text)
+    cut = f". First {drawn} of {lines} lines" if drawn < lines else ""
+    axes.set_title(f"{credit_scales(blamed, credited)}{cut}", loc="left", fontsize=9)
     return figure
+
+
+def credit_scales(blamed: float, credited: float) -> str:
+    """What the colours mean, in words; both are the largest there is, 0 for none."""
+    parts = [
+        f"credit up to {credited:.3g} (darkest blue)" if credited > 0 else "no credit",
+        f"blame down to −{blamed:.3g} (darkest orange)" if blamed > 0 else "no blame",
+    ]
+    return "Tokens with " + ", ".join(parts)
 
 
 def laid_out(pieces: list[str]) -> Iterator[tuple[int, int, int, str]]:

@@ -15,8 +15,10 @@ from dataclasses import asdict
 from importlib.resources import files
 from typing import Any
 
-from ..credit_log.reading import GROUP_LISTS, UPDATE_LISTS, Run
+from ..credit_log.reading import GROUP_LISTS, Run
 from .curves import charts, same_but_for_seed
+from .opening import has_credit, largest_credit
+from .prompts import prompt_ends
 from .selection import spread
 from .tree import prefix_tree
 
@@ -35,7 +37,7 @@ POLICY = (
     "base-uri 'none'; form-action 'none'"
 )
 # Characters of a prompt in the list of groups.
-PROMPT_BEGINNING = 60
+PROMPT_END = 60
 # Room for what is neither data nor library.
 MARGIN = 65_536
 
@@ -55,7 +57,11 @@ def page(runs: list[Run], *, max_bytes: int) -> tuple[str, str]:
     library = _library()
     packed_library = packed(library)
     script = "\n".join(_static(name) for name in SCRIPTS)
-    frame = {"runs": [_about(run) for run in runs], **_run_view(runs)}
+    frame = {
+        "runs": [_about(run) for run in runs],
+        "has_entropy": any(_has_entropy(group) for run in runs for group in run.groups),
+        **_run_view(runs),
+    }
     room = max_bytes - len(packed_library) - len(script) - len(embedded(frame)) - MARGIN
     if room < 0:
         raise ValueError(
@@ -136,7 +142,10 @@ def _run_view(runs: list[Run]) -> dict[str, Any]:
 
 def _groups(runs: list[Run], room: int) -> tuple[list[dict[str, Any]], str]:
     """The groups that fit, and a sentence on those that do not."""
-    groups = [_entry(index, group) for index, run in enumerate(runs) for group in run.groups]
+    ends = iter(prompt_ends([group["prompt"] for run in runs for group in run.groups], PROMPT_END))
+    groups = [
+        _entry(index, group, next(ends)) for index, run in enumerate(runs) for group in run.groups
+    ]
     shown = spread([len(embedded(group)) + 1 for group in groups], room)
     if len(shown) == len(groups):
         return groups, ""
@@ -147,7 +156,7 @@ def _groups(runs: list[Run], room: int) -> tuple[list[dict[str, Any]], str]:
     return [groups[index] for index in shown], sentence
 
 
-def _entry(run: int, group: dict[str, Any]) -> dict[str, Any]:
+def _entry(run: int, group: dict[str, Any], prompt_end: str) -> dict[str, Any]:
     """What the list of groups says, and the group itself, packed."""
     content = _group(group)
     return {
@@ -155,10 +164,14 @@ def _entry(run: int, group: dict[str, Any]) -> dict[str, Any]:
         "step": group["step"],
         "mode": group["mode"],
         "mean_reward": content["branches"][0]["mean_reward"],
-        "varied": len({c["reward"] for c in group["completions"]} - {None}) > 1,
-        "prompt": group["prompt"][:PROMPT_BEGINNING],
+        "credited": has_credit(group),
+        "prompt_end": prompt_end,
         "packed": packed(embedded(content)),
     }
+
+
+def _has_entropy(group: dict[str, Any]) -> bool:
+    return any("entropy" in (completion["update"] or {}) for completion in group["completions"])
 
 
 def _group(group: dict[str, Any]) -> dict[str, Any]:
@@ -176,8 +189,9 @@ def _completion(completion: dict[str, Any]) -> dict[str, Any]:
         **{name: completion[name] for name in names},
         "rewards": completion.get("rewards") or {},
         "extra": completion.get("extra") or {},
+        "largest_credit": largest_credit(completion),
         **{name: _short(completion[name]) for name in GROUP_LISTS if name != "pieces"},
-        "update": update and {name: _short(update[name]) for name in UPDATE_LISTS},
+        "update": update and {name: _short(values) for name, values in update.items()},
     }
 
 

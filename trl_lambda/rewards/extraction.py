@@ -43,8 +43,11 @@ def extract_answer(response: str) -> str | None:
 
 
 def bare(text: str) -> str:
-    r"""Strips blanks, one full stop, and `$…$`, `\(…\)`, `\[…\]`, `**…**` around the whole text."""
-    text = text.strip()
+    r"""Strips blanks, one full stop, and `$…$`, `\(…\)`, `\[…\]`, `**…**` around the whole text.
+
+    Of the blanks at the end `\ ` is one too.
+    """
+    text = _without_blanks(text)
     if text.endswith(".") and not text.endswith(".."):
         text = text[:-1].rstrip()
     for opening, closing in _WRAPPERS:
@@ -52,6 +55,14 @@ def bare(text: str) -> str:
         whole = text.startswith(opening) and text.endswith(closing) and closing not in inner
         if whole and len(text) > len(opening) + len(closing):
             return bare(inner)
+    return text
+
+
+def _without_blanks(text: str) -> str:
+    text = text.strip()
+    # An odd backslash at the end has lost the blank that it escaped.
+    while (len(text) - len(text.rstrip("\\"))) % 2:
+        text = text[:-1].rstrip()
     return text
 
 

@@ -23,7 +23,7 @@ def grade(
             `trl_lambda.rewards`.
         golds: The right answer or several, any of which is right: LaTeX in `$…$` or not, a number,
             or a worked solution that marks its answer.
-        timeout: Seconds the comparison may take.
+        timeout: Seconds of processor time that the comparison may take.
 
     Returns:
         The verdict, its reason and the text that was taken for the answer.
@@ -47,8 +47,10 @@ def grade_many(
     Args:
         responses: The texts of the completions.
         golds: For each response what `grade` takes as `golds`.
-        timeout: Seconds one comparison may take. One that overruns costs this time and the restart
-            of a worker; the others do not wait for it unless all workers are held up.
+        timeout: Seconds of processor time that one comparison may take, so that no verdict depends
+            on what else the machine does; see the limits in this folder's README. One that overruns
+            costs this time and the restart of a worker; the others do not wait for it unless all
+            workers are held up.
         pool: The workers to use; those of this process by default.
 
     Returns:
@@ -92,7 +94,8 @@ def equivalent_many(
 
     Args:
         pairs: Answers as `Grade.extracted` gives them.
-        timeout: Seconds one comparison may take; one that overruns counts as unequal.
+        timeout: Seconds of processor time that one comparison may take; one that overruns counts as
+            unequal.
         pool: The workers to use; those of this process by default.
     """
     tasks = [((gold,), answer) for pair in pairs for gold, answer in (pair, pair[::-1])]

@@ -7,6 +7,9 @@ looks at the two texts alone; each is shown by cases in the tests.
 
 import re
 
+from trl_lambda.rewards.spelling import TEXT
+from trl_lambda.rewards.words import changes_number
+
 _PERCENT = re.compile(r"\\?%|(?:\\text\{\s*)?\b(?:percent(?:age)?|pct)\b(?:\s*\})?", re.IGNORECASE)
 
 # A numeral and its base: 4210_5, 4210_{5}, (4210)_5, \text{4210}_5, 4210_{\text{five}}; but
@@ -37,11 +40,8 @@ _SIDE_BY_SIDE = re.compile(
     r"|\d\s*\{\d+\}|(?<![a-zA-Z}\]])\{\d+\}\s*\{\d+\}"
 )
 
-_TRAILING_TEXT = re.compile(r"\S\s*\\(?:text|mbox|mathrm)\s*\{([^{}]*)\}(?:\^\{?\d\}?)?\s*$")
-_HEDGE = re.compile(r"(?<![\w^])\d|\b(?:or|and|not|nor|either|any|except|maybe)\b", re.IGNORECASE)
-
-# What math-verify's list of units would take for one, where a gold means variables: 2m, 3ab.
-_TRAILING_VARIABLE = re.compile(r"[\d\s}](?:[a-zA-Z]|ab|bc)$")
+_TEXT = re.compile(TEXT)
+_CONNECTOR = re.compile(r"^\s*(?:,|and\b|or\b)?\s*$|[\s,;]*\b(?:and|or)?\s*$")
 
 
 def is_refused(gold: str, answer: str) -> bool:
@@ -62,11 +62,6 @@ def without_percent(text: str) -> str:
     return _PERCENT.sub("", text)
 
 
-def ends_in_variable(gold: str) -> bool:
-    """Whether the gold's last letters are variables although they could be read as a unit."""
-    return _TRAILING_VARIABLE.search(gold) is not None
-
-
 def _bases(text: str) -> list[str]:
     """The bases of the text's numerals, without ten: 11_{10} is 11."""
     bases = (_BASE_NAMES.get(base, base) for base in _BASE.findall(text))
@@ -74,12 +69,17 @@ def _bases(text: str) -> list[str]:
 
 
 def _numerals_side_by_side(text: str) -> bool:
-    return _SIDE_BY_SIDE.search(_ARGUMENTS.sub("", text)) is not None
+    return _SIDE_BY_SIDE.search(_ARGUMENTS.sub("#", text)) is not None
 
 
 def _hedges(answer: str, gold: str) -> bool:
-    r"""Whether text the parser strips as a unit offers more answers: `6\text{ or 7}`."""
-    trailing = _TRAILING_TEXT.search(answer)
-    if trailing is None or trailing[1] in gold:
-        return False
-    return _HEDGE.search(trailing[1]) is not None
+    r"""Whether a text beside the number, which counts as a unit, changes it: `6\text{ or 7}`."""
+    gold = _squeezed(gold)
+    return any(
+        changes_number(_CONNECTOR.sub("", found[1])) and _squeezed(found[1]) not in gold
+        for found in _TEXT.finditer(answer)
+    )
+
+
+def _squeezed(text: str) -> str:
+    return re.sub(r"\s+", "", text).lower()

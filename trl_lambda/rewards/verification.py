@@ -1,28 +1,32 @@
-r"""The comparison of an answer with its golds, by math-verify.
+r"""The comparison of an answer with its golds: math-verify, and what it leaves open.
 
 Runs in worker processes only: a text such as `9^{9^{9^{9}}}` holds the interpreter for ever, and
 no signal handler or thread of the same process can stop it. math-verify's own timeout is such a
 handler, so it is off.
+
+A pair of texts passes these stations:
+
+1. `spelling`, `numerals`: one spelling for what can be spelled in many ways.
+2. `forms`: lettered choices, times of day, ratios of three.
+3. `units`: taken off; compared where a text states several quantities.
+4. `reading`, `comparison`: the expressions.
+5. `refusals`: what the wording rules out although the expressions are equal.
 """
 
 import logging
-from functools import lru_cache
 
-from latex2sympy2_extended import NormalizationConfig
-from math_verify import LatexExtractionConfig, parse, verify
-from sympy import And, Basic, Eq, FiniteSet, Interval, MatrixBase, Tuple
-
-from trl_lambda.rewards.refusals import ends_in_variable, is_refused, without_percent
+from trl_lambda.rewards.comparison import proportional, same
+from trl_lambda.rewards.forms import choice, clock, is_time, ratio_terms, with_both_signs
+from trl_lambda.rewards.letters import letters_in_both_cases, same_words, with_case
+from trl_lambda.rewards.numerals import has_euler, respell_numerals
+from trl_lambda.rewards.reading import Reading, read
+from trl_lambda.rewards.refusals import is_refused, without_percent
 from trl_lambda.rewards.spelling import respell
+from trl_lambda.rewards.units import Measured, mark_words, measure, variables
 from trl_lambda.rewards.verdict import Reason
 
 # math-verify warns once that its timeout is off, which is the point here.
 logging.getLogger("math_verify").setLevel(logging.ERROR)
-
-Parsed = list[Basic | MatrixBase | str]
-
-# Golds of the usual sets nest two deep; the time of the parser doubles with every level.
-MAX_BRACE_DEPTH = 16
 
 # The first verdict that one of several golds gives. A gold that cannot be read might have been the
 # one that is right, so it comes before "wrong".
@@ -42,74 +46,80 @@ def judge(golds: tuple[str, ...], answer: str) -> Reason:
 
 
 def _judge_one(gold: str, answer: str) -> Reason:
-    units = not ends_in_variable(gold)
-    parsed_gold = _parsed_gold(gold, units)
-    parsed_answer = _parsed(answer, units)
-    # Gold first: math-verify turns the answer into the gold's form, not the other way round.
-    equal = verify(parsed_gold, parsed_answer, timeout_seconds=None)
-    if equal and not is_refused(gold, answer) and not _differ_in_kind(parsed_gold, parsed_answer):
+    gold, answer = _spelled_alike(gold, answer)
+    quantities = measure(gold), measure(answer, variables(gold))
+    try:
+        equal = _equal(gold, answer, *quantities)
+    except Exception:  # SymPy fails in many ways, none of which shows that two things are equal.
+        equal = False
+    if equal and not is_refused(gold, answer):
         return "ok"
-    if not _is_mathematics(parsed_gold):
+    if not _is_mathematics(quantities[0]):
         return "unparseable_gold"
-    return "wrong" if _is_mathematics(parsed_answer) else "unparseable_answer"
+    return "wrong" if _is_mathematics(quantities[1]) else "unparseable_answer"
 
 
-def _parsed(text: str, units: bool) -> Parsed:
-    r"""math-verify's reading: an expression and the normalised text, or the text alone.
-
-    The text is boxed, since bare LaTeX such as `\frac43` is read only where something marks it as
-    LaTeX. Plain expressions are not tried: from LaTeX that cannot be read they would fish a number.
-    """
-    if not _has_sound_braces(text) or r"\boxed" in text or r"\fbox" in text:
-        return []
-    boxed = rf"\boxed{{{without_percent(text)}}}"
-    return parse(boxed, extraction_config=(_latex_config(units),), parsing_timeout=None)
+def _spelled_alike(gold: str, answer: str) -> tuple[str, str]:
+    """Numerals and words after them in one spelling, with regard to the other text."""
+    euler_in_gold, euler_in_answer = has_euler(gold), has_euler(answer)
+    gold = mark_words(respell_numerals(gold, euler=euler_in_answer), answer=False)
+    answer = respell_numerals(answer, euler=euler_in_gold)
+    # Where the gold has variables, a letter of the answer is one too, and no unit.
+    return gold, answer if variables(gold) else mark_words(answer, answer=True)
 
 
-# A group of completions shares its gold, and half the time of a grading is reading it.
-_parsed_gold = lru_cache(maxsize=1024)(_parsed)
+def _equal(gold: str, answer: str, ours: Measured, theirs: Measured) -> bool:
+    if is_time(gold) or is_time(answer):
+        times = clock(gold), clock(answer)
+        return times[0] is not None and times[1] is not None and times[0].same(times[1])
+    by_choice = _equal_choices(gold, answer)
+    return _equal_quantities(ours, theirs) if by_choice is None else by_choice
 
 
-@lru_cache
-def _latex_config(units: bool) -> LatexExtractionConfig:
-    return LatexExtractionConfig(
-        boxed_match_priority=0,
-        try_extract_without_anchor=False,
-        normalization_config=NormalizationConfig(
-            basic_latex=True, units=units, malformed_operators=True, nits=True, boxed="last"
-        ),
-    )
+def _equal_choices(gold: str, answer: str) -> bool | None:
+    """Compares a letter with its value; `None` where neither text has both."""
+    ours, theirs = choice(gold), choice(answer)
+    if ours is not None and ours.value:
+        if theirs is None:
+            return _judge_one(ours.value, answer) == "ok"
+        same_value = not theirs.value or _judge_one(ours.value, theirs.value) == "ok"
+        return ours.letter == theirs.letter and same_value
+    if theirs is None or not theirs.value:
+        return None
+    if ours is not None:
+        return ours.letter == theirs.letter
+    return None if variables(gold) else _judge_one(gold, theirs.value) == "ok"
 
 
-def _has_sound_braces(text: str) -> bool:
-    """Whether braces are balanced, and not nested so deep that they are only there to stall."""
-    depth = 0
-    for character in text.replace(r"\{", "").replace(r"\}", ""):
-        depth += (character == "{") - (character == "}")
-        if not 0 <= depth <= MAX_BRACE_DEPTH:
-            return False
-    return depth == 0
+def _equal_quantities(ours: Measured, theirs: Measured) -> bool:
+    """Compares expressions; where a text states several quantities, each with that of its unit."""
+    sides = [sorted(side.parts, key=lambda part: part.unit) for side in (ours, theirs)]
+    units = [[part.unit for part in side] for side in sides]
+    by_unit = ours.units_differ and theirs.units_differ and units[0] == units[1]
+    if ours.joined or theirs.joined or by_unit:
+        return units[0] == units[1] and all(
+            _equal_expressions(mine.number, other.number)
+            for mine, other in zip(*sides, strict=True)
+        )
+    return _equal_expressions(ours.text, theirs.text)
 
 
-def _is_mathematics(parsed: Parsed) -> bool:
-    return any(not isinstance(part, str) for part in parsed)
-
-
-def _differ_in_kind(gold: Parsed, answer: Parsed) -> bool:
-    """Whether one is ordered and the other is not, or the answer states a falsehood."""
-    if not (_is_mathematics(gold) and _is_mathematics(answer)):
+def _equal_expressions(gold: str, answer: str) -> bool:
+    if same_words(gold, answer):
+        return True
+    cased = letters_in_both_cases(gold) | letters_in_both_cases(answer)
+    ratios = ratio_terms(gold), ratio_terms(answer)
+    if ratios[0] is None and ratios[1] is None:
+        return same(_read(gold, cased), _read(answer, cased), cases_differ=bool(cased))
+    if ratios[0] is None or ratios[1] is None:
         return False
-    ordered = [isinstance(parsed[0], (Interval, Tuple)) for parsed in (gold, answer)]
-    a_set = any(isinstance(parsed[0], FiniteSet) for parsed in (gold, answer))
-    return (a_set and any(ordered)) or _states_falsehood(answer[0])
+    return proportional(*([_read(term, cased) for term in terms] for terms in ratios))
 
 
-def _states_falsehood(expression: Basic | MatrixBase | str) -> bool:
-    """Whether the answer is a chain such as 1 = 2 = 5, of which only the end would be compared."""
-    relations = expression.args if isinstance(expression, And) else [expression]
-    return any(
-        isinstance(relation, Eq)
-        and not relation.free_symbols
-        and relation.lhs.equals(relation.rhs) is False
-        for relation in relations
-    )
+def _is_mathematics(quantities: Measured) -> bool:
+    return _read(quantities.text).expression is not None
+
+
+def _read(text: str, cased: frozenset[str] = frozenset()) -> Reading:
+    text = with_both_signs(without_percent(text))
+    return read(with_case(text, cased), True) if cased else read(text)

@@ -10,9 +10,12 @@ import os
 import resource
 import signal
 import sys
+import traceback
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 
-from trl_lambda.rewards.verification import judge
+from trl_lambda.rewards.limits import MISSING_PACKAGE, wall_seconds
+from trl_lambda.rewards.verdict import Reason
 
 # A power tower can fill a machine's memory within its timeout. Beyond this the parser gets a
 # MemoryError, which reads as "cannot be parsed".
@@ -26,20 +29,36 @@ GRADINGS_PER_WORKER = 100_000
 # at once, unless a process that the parent forked holds the other end too.
 PARENT_CHECK_SECONDS = 5.0
 
+# The kernel's timers, and how a worker whose time is up ends: of processor time, and of the clock.
+TIMERS = {signal.ITIMER_PROF: signal.SIGPROF, signal.ITIMER_REAL: signal.SIGALRM}
+
+Judge = Callable[[tuple[str, ...], str], Reason]
+
 
 def main(descriptor: int) -> None:
     """Serves gradings until the parent closes the connection or is gone."""
-    # Control-C goes to the whole process group; the parent decides what ends.
+    # Control-C goes to the whole process group; the parent decides what ends. It has blocked the
+    # signal until here, lest it end a worker that is starting.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # The kernel ends an overrun, and no handler runs: the interpreter may be held. It works
     # without the parent too, so a killed parent leaves no hanging worker. A parent may have blocked
-    # or ignored the signal, and both are inherited.
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
+    # or ignored the signals, and both are inherited.
+    for ending in TIMERS.values():
+        signal.signal(ending, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT, *TIMERS.values()])
     if sys.platform == "linux":  # Elsewhere the limit is refused or not kept.
         _limit_memory()
     with Connection(descriptor) as connection:
-        serve(connection)
+        serve(connection, _load_judge())
+
+
+def _load_judge() -> Judge:
+    try:
+        from trl_lambda.rewards.verification import judge
+    except ImportError:
+        traceback.print_exc()
+        sys.exit(MISSING_PACKAGE)
+    return judge
 
 
 def _limit_memory() -> None:
@@ -48,7 +67,7 @@ def _limit_memory() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
-def serve(connection: Connection) -> None:
+def serve(connection: Connection, judge: Judge) -> None:
     """Answers requests until the connection ends or the worker has done its share."""
     parent = os.getppid()
     graded = 0
@@ -62,13 +81,20 @@ def serve(connection: Connection) -> None:
         try:
             tasks, timeout = connection.recv()
             for golds, answer in tasks:
-                signal.setitimer(signal.ITIMER_REAL, timeout)
-                reason = judge(golds, answer)
-                signal.setitimer(signal.ITIMER_REAL, 0)
-                connection.send(reason)
+                connection.send(_judge_in_time(judge, golds, answer, timeout))
             graded += len(tasks)
         except (EOFError, ConnectionError):
             return
+
+
+def _judge_in_time(judge: Judge, golds: tuple[str, ...], answer: str, timeout: float) -> Reason:
+    """Judges, or ends this process: at the timeout, in seconds of processor time."""
+    signal.setitimer(signal.ITIMER_PROF, timeout)
+    signal.setitimer(signal.ITIMER_REAL, wall_seconds(timeout))
+    reason = judge(golds, answer)
+    for timer in TIMERS:
+        signal.setitimer(timer, 0)
+    return reason
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from typing import Any
 import torch
 from accelerate.utils import gather, gather_object
 from torch import Tensor
+from transformers import TrainerCallback
 from trl import GRPOTrainer
 
 from ..functional.td_errors import StepRewards
@@ -34,6 +35,7 @@ from ..td_errors import Continuation
 from .continuations import continuation_log_probs
 from .loss_terms import LossScale, per_token_kl
 from .user_functions import (
+    function_name,
     gathered_steps,
     images_added,
     raise_everywhere,
@@ -68,22 +70,33 @@ class LossPlan:
     Attributes:
         trace: maps the log-ratio x to z, or None to leave the ratio alone.
         kl_weight_BT: weight of the KL term (ones where it is unweighted), or None to leave TRL's.
+        inputs: what the loss reads, a copy: the buffered inputs serve the next iteration, too.
+        advantages: what the loss trains on, `(B,)` or `(B, T)`.
+        lengths_B: tokens of each completion.
+        old_logps_BT: log π_old; where TRL stored none, log π_θ as the loss asked for it.
+        reference_logps_BT: log π_ref, or None without a KL term.
         logps_BT: the raw log-probabilities, once the loss has asked for them.
         z_BT: what stood for the log-ratio.
-        inputs: what the loss reads, a copy: the buffered inputs serve the next iteration, too.
     """
 
     trace: Any
     kl_weight_BT: Tensor | None
     mask_BT: Tensor
-    old_logps_BT: Tensor | None
+    inputs: dict[str, Any] | None = None
+    advantages: Tensor | None = None
+    lengths_B: Tensor | None = None
+    old_logps_BT: Tensor | None = None
+    reference_logps_BT: Tensor | None = None
     logps_BT: Tensor | None = None
     z_BT: Tensor | None = None
-    inputs: dict[str, Any] | None = None
 
     def inputs_of_loss(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """A copy for TRL's loss, zeros in the place of `old` where it sees a trace."""
         self.inputs = dict(inputs)
+        self.advantages = inputs["advantages"]
+        self.lengths_B = inputs["completion_mask"].sum(1)
+        self.old_logps_BT = inputs.get("old_per_token_logps")
+        self.reference_logps_BT = inputs.get("ref_per_token_logps")
         if self.trace is not None:
             zeros_BT = torch.zeros(self.mask_BT.shape, device=self.mask_BT.device)
             self.inputs["old_per_token_logps"] = zeros_BT
@@ -130,6 +143,13 @@ class SeamTrainer(GRPOTrainer):
         """Called after a loss that had a plan, which holds what the loss saw by then."""
 
     # -- for subclasses ------------------------------------------------------------------------
+
+    def _has_callback(self, kind: type[TrainerCallback]) -> bool:
+        return any(isinstance(one, kind) for one in self.callback_handler.callbacks)
+
+    def _add_callback_first(self, callback: TrainerCallback) -> None:
+        """As `add_callback`, but it is called before all others."""
+        self.callback_handler.callbacks.insert(0, callback)
 
     @property
     def _mode(self) -> str:
@@ -250,7 +270,7 @@ class SeamTrainer(GRPOTrainer):
         assert plan.old_logps_BT is not None
         kl_BT = per_token_kl(
             plan.logps_BT,
-            inputs["ref_per_token_logps"],
+            plan.reference_logps_BT,
             plan.old_logps_BT,
             bias_correction=self.args.use_bias_correction_kl,
         )
@@ -335,7 +355,7 @@ class SeamTrainer(GRPOTrainer):
     def _images_added(self, inputs: list[dict[str, Any]], output: dict[str, Any]) -> bool:
         if not self.tools and self.environment_factories is None:
             return False  # on all processes: nothing to ask the others
-        return any(gather_object([images_added(inputs, output)]))
+        return any(gather_object([images_added(inputs, output.get("num_images"))]))
 
     def _reward_columns(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         """The keyword arguments that TRL gives a reward function, but for the completions."""
@@ -353,7 +373,7 @@ class SeamTrainer(GRPOTrainer):
         if infinite:
             raise_everywhere(error)
             row, func = infinite[0]
-            names = dict(enumerate(self.reward_func_names))
+            names = dict(enumerate(map(function_name, self.reward_funcs)))
             raise ValueError(
                 f"The reward function {names.get(func, func)!r} returned "
                 f"{rewards_NF[row, func].item()} for completion {row} of the batch; rewards must "

@@ -125,9 +125,14 @@ def function_name(func: Any) -> str:
     return getattr(func, "__name__", type(func).__name__)
 
 
-def images_added(inputs: list[dict[str, Any]], output: dict[str, Any]) -> bool:
-    """Whether the model saw images that the data set does not hold: a tool's, an environment's."""
-    return "num_images" in output and output["num_images"] != list(map(_image_count, inputs))
+def images_added(inputs: list[dict[str, Any]], counts: list[int] | None) -> bool:
+    """Whether the model saw images that the data set does not hold: a tool's, an environment's.
+
+    Args:
+        inputs: rows of the data set.
+        counts: images that the model saw, by row; None where it saw none.
+    """
+    return counts is not None and counts != list(map(_image_count, inputs))
 
 
 def _image_count(row: dict[str, Any]) -> int:

@@ -90,7 +90,15 @@ def only(plan: Plan, methods: Sequence[str]) -> Plan:
     if unknown:
         raise SystemExit(f"--methods: no {', '.join(unknown)}; there are {', '.join(METHODS)}.")
     chosen = tuple(dict.fromkeys([REFERENCE, *methods]))
-    return replace(plan, screening_methods=chosen, always=chosen, best_of=(), methods=len(chosen))
+    return replace(
+        plan,
+        screening_methods=chosen,
+        screening_tasks=("early",),  # its scores choose nothing here
+        screening_seeds=(2000,),
+        always=chosen,
+        best_of=(),
+        methods=len(chosen),
+    )
 
 
 def applies(method: str, task: str) -> bool:

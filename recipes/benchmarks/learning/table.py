@@ -153,22 +153,22 @@ def interval(estimate: list[float] | None) -> str:
     return f"{number(value, 3)} [{number(low, 3)}, {number(high, 3)}]"
 
 
-def insert(readme: Path, text: str) -> bool:
+def insert(readme: Path, text: str, *, mark: str = MARK) -> bool:
     """Puts the text between the two marks of the file; False, with nothing changed, if it has none.
 
     Raises:
         SystemExit: one mark, or more than two.
     """
-    parts = readme.read_text(encoding="utf-8").split(MARK) if readme.exists() else [""]
+    parts = readme.read_text(encoding="utf-8").split(mark) if readme.exists() else [""]
     if len(parts) == 1:
-        print(f"{readme} has no two lines {MARK}: the table is in learning.json only.")
+        print(f"{readme} has no two lines {mark}: the table is in learning.json only.")
         return False
     if len(parts) != 3:
-        raise SystemExit(f"{readme} has {len(parts) - 1} times {MARK}; it needs two, or none.")
-    replace_text(readme, f"{parts[0]}{MARK}\n\n{text}\n{MARK}{parts[2]}")
+        raise SystemExit(f"{readme} has {len(parts) - 1} times {mark}; it needs two, or none.")
+    replace_text(readme, f"{parts[0]}{mark}\n\n{text}\n{mark}{parts[2]}")
     return True
 
 
-def between_marks(readme: Path) -> str:
+def between_marks(readme: Path, *, mark: str = MARK) -> str:
     """What `insert` has put there."""
-    return readme.read_text(encoding="utf-8").split(MARK)[1].strip() + "\n"
+    return readme.read_text(encoding="utf-8").split(mark)[1].strip() + "\n"

@@ -2,9 +2,9 @@
    plain text (so that find-in-page works and its height is right) until it comes near the window. */
 
 const CHUNK = { tokens: 150, characters: 2500, atMost: 400 };
-// What is on show: `largest` and `signed` make the scale, `focus` is the token that Tab reaches.
+// What is on show: `largest` of each sign makes its scale, `focus` is the token that Tab reaches.
 const view = { group: null, completion: null, branch: null, shade: SHADES[0], signed: true,
-  largest: 0, focus: 0 };
+  largest: { plus: 0, minus: 0 }, focus: 0 };
 let chunks = [];
 let watcher = null;
 
@@ -83,7 +83,8 @@ function paint(token, t) {
   if (shade.key === "clipped" && value) names.push("clipped");
   if (branch.parent !== null && t >= branch.start && t < branch.end) names.push("in-branch");
   token.className = names.join(" ");
-  token.style.setProperty("--a", value && largest ? (Math.abs(value) / largest).toFixed(3) : "0");
+  const most = value < 0 ? largest.minus : largest.plus;
+  token.style.setProperty("--a", value && most ? (Math.abs(value) / most).toFixed(3) : "0");
 }
 
 function hue(value) {
@@ -107,7 +108,8 @@ function whyPlain() {
   const { completion, shade, largest } = view;
   if (!completion.pieces.length) return "";
   if (completion.pieces.some((_, t) => (shade.value(completion, t) ?? null) !== null)) {
-    return largest ? "" : `Nothing to shade: ${shade.title} is 0 all over the group.`;
+    return largest.plus || largest.minus ? ""
+      : `Nothing to shade: ${shade.title} is 0 all over the group.`;
   }
   return completion.update
     ? `Nothing to shade: the run did not compute ${shade.title}.`
@@ -117,20 +119,36 @@ function whyPlain() {
 
 function chooseShade(shade) {
   view.shade = shade;
-  view.largest = extent(view.group, shade);
-  view.signed = shade.signed && (shade.key === "credit" || goesBelowZero(view.group, shade));
+  view.largest = extents(view.group, shade);
+  view.signed = Boolean(shade.signed) && (shade.key === "credit" || view.largest.minus > 0);
 }
 
 function showLegend() {
-  const { shade, largest, signed } = view;
-  const ends = signed
-    ? [`−${brief(largest)} ${shade.low}`, "0", `${brief(largest)} ${shade.high}`]
-    : shade.key === "clipped" ? ["not clipped", "clipped"] : ["0", brief(largest)];
+  const { shade, signed } = view;
+  const unit = shade.unit ? ` ${shade.unit}` : "";
   byId("legend").replaceChildren(
     element("div", { class: `scale ${signed ? "signed" : "unsigned"}` }),
-    element("div", { class: "ends" }, ...ends.map((end) => element("span", {}, end))),
-    element("p", { class: "hint" },
-      "The scale is the group's. Grey italics: no policy token (a tool's output, say)."));
+    element("div", { class: "ends" }, ...legendEnds(unit).map((end) => element("span", {}, end))),
+    element("p", { class: "hint" }, shade.about),
+    element("p", { class: "hint" }, legendNote()));
+}
+
+/** What stands below the ends of the scale, and below its middle where it has two sides. */
+function legendEnds(unit) {
+  const { shade, signed, largest } = view;
+  if (shade.key === "clipped") return ["not clipped", "clipped"];
+  if (!signed) return ["0", `${brief(largest.plus)}${unit}`];
+  const low = largest.minus ? `−${brief(largest.minus)}${unit}, ${shade.low}` : "no blame here";
+  const high = largest.plus ? `${brief(largest.plus)}${unit}, ${shade.high}` : "no credit here";
+  return [low, "0", high];
+}
+
+function legendNote() {
+  const scales = view.signed
+    ? "Each sign has a scale of its own, so one shade of orange and of blue need not be the same size. "
+    : "";
+  const range = view.shade.top ? "" : "The darkest shade is the largest value in this group. ";
+  return `${scales}${range}Grey italics: not written by the policy (a tool's output, say).`;
 }
 
 function buildShades() {

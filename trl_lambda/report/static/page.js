@@ -2,9 +2,13 @@
 
 const choice = { run: 0, group: null, entry: null };
 
-function describe({ step, mode, mean_reward: reward, prompt }) {
-  const known = reward === null ? "no reward" : `reward ${brief(reward)}`;
-  return `step ${step} · ${mode} · ${known} · ${beginning(prompt, 40)}`;
+// Groups of an evaluation are named as such; where all are of the training it goes without saying.
+const MODES = new Set(DATA.groups.map(({ mode }) => mode));
+
+function describe({ step, mode, mean_reward: reward, prompt_end: prompt }) {
+  const parts = [`step ${step}`, MODES.size > 1 ? mode : null,
+    reward === null ? "no reward" : `mean reward ${brief(reward)}`, oneLine(prompt)];
+  return parts.filter(Boolean).join(" · ");
 }
 
 const groupsOfRun = () => DATA.groups.filter(({ run }) => run === choice.run);
@@ -17,7 +21,7 @@ function chooseRun(run) {
   byId("group-view").classList.toggle("nothing", !groups.length);
   byId("earlier").disabled = byId("later").disabled = true;
   // Where all rewards are equal there is no credit to see: begin with the last group that has some.
-  const telling = groups.findLastIndex(({ varied }) => varied);
+  const telling = groups.findLastIndex(({ credited }) => credited);
   if (groups.length) chooseGroup(telling >= 0 ? telling : groups.length - 1);
 }
 
@@ -31,10 +35,19 @@ async function chooseGroup(index) {
   byId("later").disabled = index === groups.length - 1;
   const group = JSON.parse(await unpack(entry.packed));
   if (choice.entry !== entry) return; // another one was chosen meanwhile
-  byId("prompt").replaceChildren(isolated(shown(group.prompt)));
+  showPrompt(group.prompt);
   view.group = group;
   chooseShade(view.shade);
   chooseBranch(group.branches[0]);
+}
+
+/** Prompts begin alike, so the end is what is seen first; scrolling up shows the rest. */
+function showPrompt(prompt) {
+  const box = byId("prompt");
+  box.replaceChildren(isolated(shownEnd(prompt)));
+  box.scrollTop = box.scrollHeight;
+  byId("prompt-note").textContent = box.scrollHeight > box.clientHeight + 1
+    ? "Its end; scroll up for the rest." : "";
 }
 
 function chooseBranch(branch) {
@@ -45,14 +58,27 @@ function chooseBranch(branch) {
   showRows(group, branch);
   drawTree(group, branch, chooseBranch);
   if (kept) shadeTokens();
-  else chooseCompletion(group.completions[branch.rows[0]]);
+  else chooseCompletion(mostCredited(branch.rows.map((index) => group.completions[index])));
+}
+
+/** The completion with the largest credit or blame, the first of equals. */
+function mostCredited(completions) {
+  return completions.reduce((most, completion) =>
+    Math.abs(completion.largest_credit) > Math.abs(most.largest_credit) ? completion : most,
+    completions[0]);
+}
+
+/** The largest credit of a completion, with its sign. */
+function creditOf({ largest_credit: credit }) {
+  if (!credit) return "no credit";
+  return credit > 0 ? `credit up to ${brief(credit)}` : `blame down to ${brief(credit)}`;
 }
 
 function showRows(group, branch) {
   const { completions } = group;
   const all = branch.rows.length === completions.length;
   byId("filter").replaceChildren(
-    all ? `All ${completions.length}, by index` :
+    all ? `All ${completions.length} of the group` :
       `${branch.rows.length} of ${completions.length} in the branch `,
     all ? "" : element("button", { class: "branch-link",
       onclick: () => chooseBranch(group.branches[0]) }, "show all"));
@@ -62,6 +88,7 @@ function showRows(group, branch) {
       onclick: () => chooseCompletion(completion) },
       element("strong", {}, `${index + 1}`),
       element("span", {}, `reward ${brief(completion.reward)}`),
+      element("span", { class: "hint" }, creditOf(completion)),
       element("span", { class: "hint" }, counted(completion.pieces.length, "token")));
   }));
 }

@@ -23,9 +23,21 @@ function shown(text, longest = LONGEST_TEXT) {
   return `${visible(text.slice(0, longest))}⟨… ${more} more characters⟩`;
 }
 
+/** The end of a text, where its beginning would be a book of its own. */
+function shownEnd(text, longest = LONGEST_TEXT) {
+  if (text.length <= longest) return visible(text);
+  const more = (text.length - longest).toLocaleString("en");
+  return `⟨${more} more characters …⟩${visible(text.slice(-longest))}`;
+}
+
+/** A text on one line. */
+function oneLine(text) {
+  return visible(text).replace(/\s+/g, " ");
+}
+
 /** The beginning of a text on one line. */
 function beginning(text, length) {
-  const line = visible(text.slice(0, length)).replace(/\s+/g, " ");
+  const line = oneLine(text.slice(0, length));
   return text.length > length ? `${line}…` : line;
 }
 

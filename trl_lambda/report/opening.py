@@ -1,0 +1,38 @@
+"""Where a reader begins: at a group and a completion that have credit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .tree import prefix_tree
+
+
+def largest_credit(completion: dict[str, Any]) -> float:
+    """The credit of the policy token that got most, or was blamed most; 0 where there is none."""
+    tokens = zip(completion["advantage"], completion["mask"], strict=True)
+    credit = (value or 0.0 for value, policy in tokens if policy)
+    return max(credit, key=abs, default=0.0)
+
+
+def has_credit(group: dict[str, Any]) -> bool:
+    return any(map(largest_credit, group["completions"]))
+
+
+def most_credited(group: dict[str, Any]) -> dict[str, Any]:
+    """The completion with the largest credit or blame, the first of equals."""
+    return max(group["completions"], key=lambda completion: abs(largest_credit(completion)))
+
+
+def telling_group(groups: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The newest group with credit, if possible one in which some of the completions share a prefix.
+
+    None where there is no group.
+    """
+    newest_first = sorted(groups, key=lambda group: group["step"], reverse=True)
+    return max(newest_first, key=lambda g: (has_credit(g), _shares_prefixes(g)), default=None)
+
+
+def _shares_prefixes(group: dict[str, Any]) -> bool:
+    """Whether a process set lies between a single completion and the whole group."""
+    rows = group["completions"]
+    return any(1 < len(branch.rows) < len(rows) for branch in prefix_tree(rows))
