@@ -343,6 +343,7 @@ RECIPES = PACKAGE.parent / "recipes"
 RECIPE_FILES = sorted(RECIPES.rglob("*.py"))
 # What each recipe may import of ours: modules of the package, other recipes by their room.
 RECIPE_ARROWS = {
+    "benchmarks.front_page": {"benchmarks.learning"},
     "benchmarks.gradient_scale": {"benchmarks.quiet", "benchmarks.scripted", "trl_lambda"},
     "benchmarks.grading": {"trl_lambda.rewards"},
     "benchmarks.learning": {
@@ -352,6 +353,12 @@ RECIPE_ARROWS = {
         "trl_lambda.atomic_write",
         "trl_lambda.evaluation.intervals",
         "trl_lambda.versions",
+    },
+    "benchmarks.process_sets": {
+        "trl_lambda.credit",
+        "trl_lambda.functional",
+        "trl_lambda.report.figures",
+        "trl_lambda.rule",
     },
     "benchmarks.quiet": set(),
     "benchmarks.scripted": set(),

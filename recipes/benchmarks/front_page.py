@@ -14,9 +14,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-BENCHMARKS = Path(__file__).resolve().parent
 if __name__ == "__main__":  # the folder `recipes` takes the place of this one
-    sys.path[0] = str(BENCHMARKS.parent)
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import matplotlib
 import numpy as np
@@ -25,6 +24,7 @@ from benchmarks.learning.table import between_marks, insert
 matplotlib.use("Agg")
 from matplotlib import pyplot
 
+BENCHMARKS = Path(__file__).resolve().parent
 MARK = "<!-- front -->"
 # Name in the results: (name on the front page, line and colour in the figure, or None).
 ROWS: dict[str, tuple[str, tuple[str, str] | None]] = {

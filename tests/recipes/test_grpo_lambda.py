@@ -127,7 +127,7 @@ def test_resuming_equals_never_having_stopped(train, tmp_path):
     assert all((parts[name] == whole[name]).all() for name in whole)
 
 
-def test_rows_are_chosen_counted_and_put_into_the_template(train, tmp_path):
+def test_rows_are_chosen_counted_and_put_into_the_template(train, tiny_model, tmp_path):
     """MATH's levels, worked solutions and Qwen-Math's template, as Dr. GRPO's files ask for."""
     rows = [
         {
