@@ -176,6 +176,8 @@ def _oriented(expression: Expression) -> Expression:
         relations = expression._unsorted_args
         if all(isinstance(relation, (Gt, Ge)) for relation in relations):
             return And(*(relation.reversed for relation in reversed(relations)))
+    elif isinstance(expression, (Gt, Ge)):
+        return expression.reversed
     elif isinstance(expression, FiniteSet):
         return FiniteSet(*map(_oriented, expression._unsorted_args))
     elif isinstance(expression, Eq) and not isinstance(expression.lhs, (Symbol, AppliedUndef)):
