@@ -52,6 +52,9 @@ _MOST_DIGITS = 1000
 # What is computed by quadrature or summation is known to fewer.
 _MOST_DIGITS_OF_SERIES = 30
 
+# Longer lists are compared only in the order that SymPy gives them.
+_MOST_ELEMENTS = 8
+
 Decimals = dict[Rational, Decimal]
 
 
@@ -97,8 +100,11 @@ def _same_lists(gold: Reading, answer: Reading) -> bool:
     ours, theirs = _elements(gold), _elements(answer)
     if len(ours) != len(theirs):
         return False
-    if not (_repeats(ours) or _repeats(theirs)):
-        return _equal(gold.expression, answer.expression)
+    repeated = _repeats(ours) or _repeats(theirs)
+    if not repeated and _equal(gold.expression, answer.expression):
+        return True
+    if not repeated and (len(ours) == 1 or len(ours) > _MOST_ELEMENTS):
+        return False
     for element in ours:
         match = next((other for other in theirs if _equal(element, other)), None)
         if match is None:

@@ -27,6 +27,7 @@ _LETTER_AND_VALUE = re.compile(
     rf"{_BLANK}*(?P<value>.*)",
     re.DOTALL,
 )
+_SECOND_CHOICE = re.compile(r"\(\s*[A-J]\s*\)|(?<![a-zA-Z])[A-J][.:)]|\b(?:or|and|not)\b")
 
 
 class Clock(NamedTuple):
@@ -97,7 +98,7 @@ def choice(text: str) -> Choice | None:
         return None
     letter = found["in_text"] or found["dotted_text"] or found["in_parentheses"] or found["dotted"]
     value = f"{found['inside'] or ''} {found['value']}".strip()
-    return Choice(letter, value) if value else None
+    return Choice(letter, value) if value and not _SECOND_CHOICE.search(value) else None
 
 
 def with_both_signs(text: str) -> str:

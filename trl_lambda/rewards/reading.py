@@ -181,6 +181,8 @@ def _oriented(expression: Expression) -> Expression:
         relations = as_written(expression)
         if all(isinstance(relation, (Gt, Ge)) for relation in relations):
             return And(*(relation.reversed for relation in reversed(relations)))
+    elif isinstance(expression, (Gt, Ge)):
+        return expression.reversed
     elif isinstance(expression, FiniteSet):
         return FiniteSet(*map(_oriented, as_written(expression)))
     elif isinstance(expression, Eq) and not isinstance(expression.lhs, (Symbol, AppliedUndef)):

@@ -5,7 +5,6 @@ compares: what two texts have to do with each other is the business of the modul
 """
 
 import re
-from collections.abc import Callable
 from functools import lru_cache
 
 # A text group; its content is the last group of the expression.
@@ -28,7 +27,9 @@ _CHARACTERS = str.maketrans(
         **dict.fromkeys("∅⌀", r"\emptyset "),
         **dict.fromkeys("€£¥₹₩", r"\$"),
         "¢": r"\text{ cents}",
-        "×": r"\times ",
+        **dict.fromkeys("×✕✖⨯", r"\times "),
+        "∠": r"\angle ",
+        "△": r"\triangle ",
         "÷": r"\div ",
         "，": ", ",
         "；": "; ",
@@ -59,73 +60,66 @@ _CHARACTERS = str.maketrans(
     }
 )
 
-_TEXT_COMMAND = r"\\(?:text(?:rm|bf|it|normal)?|mbox|math(?:rm|bf|it))"
+_UPRIGHT = r"\\(?:text(?:rm|bf|it|normal)?|mbox|math(?:rm|bf|it))"
 _CURRENCY = r"(?:Rs\.?|USD|EUR|GBP|INR|CAD|AUD|CNY|RMB)"
+_END = r"(?![a-zA-Z])"
 
-Rule = tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]
-
-_RULES: tuple[Rule, ...] = (
-    # `\ ` at the end of a line, and `~`, are blanks; `\\ ` is a line break.
-    (re.compile(r"(?<!\\)((?:\\\\)*)\\\s|~"), r"\1 "),
-    (re.compile(r"\\\\\s*\[\s*-?[\d.]+\s*(?:pt|em|ex|mm|cm|in|pc|bp|sp|mu)\s*\]"), r"\\\\ "),
-    (re.compile(r"^\s*=|(?:\\\\\s*)+$"), ""),
-    (re.compile(r"\*\*"), "^"),
-    (re.compile(r"\\(?:display|text|script)style\b"), " "),
-    # The parser drops the degrees of an angle, which only units can do without.
+_RULES: tuple[tuple[str, str], ...] = (
+    # Blanks: `\ ` and `~`. A line break, `\\ `, is none, but goes at the end and loses its height.
+    (r"(?<!\\)((?:\\\\)*)\\\s|~", r"\1 "),
+    (r"\\\\\s*\[\s*-?[\d.]+\s*(?:pt|em|ex|mm|cm|in|pc|bp|sp|mu)\s*\]", r"\\\\ "),
+    (r"(?:\\\\\s*)+$|^\s*=", ""),
+    (r"\\(?:display|text|script)style" + _END, " "),
+    # Typefaces. Numerals need none, and words at the beginning of an answer may follow a number.
+    (r"\{\s*\\(?:rm|bf|it)\b\s*(?!d\s*\})([^{}]*)\}", r"\\text{\1}"),
+    (r"\\(?:rm|bf|it)\b\s*([^\\{}]*)$", r"\\text{\1}"),
+    (rf"(?:{_UPRIGHT}|\\boldsymbol|\\bm)\s*\{{\s*(-?[\d.,]*\d)\s*\}}", r"\1"),
+    (rf"^{_UPRIGHT}\s*\{{\s*([-+]?\s*(?:\\?\$)?\s*[\d.][^{{}}]*)\}}$", r"\1"),
+    (rf"({_UPRIGHT}\s*\{{\s*(?:\([A-J]\)|[A-J][.:)]))\s*([^{{}}]+)\}}", r"\1} \2"),
+    # Upright e and i are the constants; 3.2\text{e}-12 is e-notation, 5^{\text{th}} an ordinal.
+    (rf"(\d)\s*{_UPRIGHT}\s*\{{\s*[eE]\s*\}}\s*(?=\{{?[+-]?\d)", r"\1E"),
+    (r"\\(?:math(?:rm|it)|operatorname)\s*\{\s*([ei])\s*\}", r" \1"),
+    (r"(\d)\s+(?=e\s*\{?[+-]?\d)", r"\1"),
+    (rf"(\d)\s*\^\s*\{{\s*(?:{_UPRIGHT}\s*\{{\s*)?(?:st|nd|rd|th)[\s}}]*\}}", r"\1"),
+    # Commands with a plainer name.
+    (rf"\\(?:varnothing|O){_END}", r"\\emptyset "),
+    (r"(?:\\left\s*)?\\\{\s*(?:\\right\s*)?\\\}", r"\\emptyset "),
+    (rf"{_UPRIGHT}\s*\{{\s*infinity\s*\}}", r"\\infty "),
+    (rf"\\(?:text)?degree{_END}", r"^{\\circ}"),
+    (rf"\\colon{_END}|\{{\s*:\s*\}}|\\math(?:bin|rel|ord)\s*\{{\s*:\s*\}}", ":"),
+    (rf"\\lbrace{_END}", r"\\{"),
+    (rf"\\rbrace{_END}", r"\\}"),
+    (r"\{smallmatrix\}", "{matrix}"),
+    (r"\\([dt]?binom)\s*([a-zA-Z\d])\s*([a-zA-Z\d])", r"\\\1{\2}{\3}"),
+    (r"\*\*", "^"),
+    (r"√\s*(\d+(?:\.\d+)?|[a-zA-Z])", r"\\sqrt{\1}"),
+    (r"√\s*(?=[({])", r"\\sqrt"),
+    (r"\\sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
+    # The parser drops the degrees of an angle, which only a unit can do without.
     (
-        re.compile(
-            r"(\\(?:sin|cos|tan|cot|sec|csc))\s*(?:\\left)?\(?\s*(\d+(?:\.\d+)?)\s*"
-            r"\^\s*\{?\s*\\circ(?![a-zA-Z])\s*\}?\s*(?:\\right)?\)?"
-        ),
+        r"(\\(?:sin|cos|tan|cot|sec|csc))\s*(?:\\left)?\(?\s*(\d+(?:\.\d+)?)\s*"
+        r"\^\s*\{?\s*\\circ(?![a-zA-Z])\s*\}?\s*(?:\\right)?\)?",
         r"\1(\\frac{\2\\pi}{180})",
     ),
-    (re.compile(r"\{\s*\\(?:rm|bf|it)\b\s*(?!d\s*\})([^{}]*)\}"), r"\\text{\1}"),
-    (re.compile(r"\\(?:rm|bf|it)\b\s*([^\\{}]*)$"), r"\\text{\1}"),
-    (
-        re.compile(
-            r"\\(?:text(?:bf|rm|it|normal)?|mbox|math(?:bf|rm|it)|boldsymbol|bm)"
-            r"\s*\{\s*(-?[\d.,]*\d)\s*\}"
-        ),
-        r"\1",
-    ),
-    (re.compile(rf"^{_TEXT_COMMAND}\s*\{{\s*([-+]?\s*(?:\\?\$)?\s*[\d.][^{{}}]*)\}}$"), r"\1"),
-    (re.compile(rf"({_TEXT_COMMAND}\s*\{{\s*\([A-J]\))\s*([^{{}}]+)\}}"), r"\1} \2"),
-    (re.compile(rf"(\d)\s*{_TEXT_COMMAND}\s*\{{\s*[eE]\s*\}}\s*(?=\{{?[+-]?\d)"), r"\1E"),
-    (re.compile(r"\\(?:math(?:rm|it)|operatorname)\s*\{\s*([ei])\s*\}"), r" \1"),
-    # Ordinals: 5^{\text{th}}.
-    (
-        re.compile(rf"(\d)\s*\^\s*\{{\s*(?:{_TEXT_COMMAND}\s*\{{\s*)?(?:st|nd|rd|th)[\s}}]*\}}"),
-        r"\1",
-    ),
-    (re.compile(r"\\([dt]?binom)\s*([a-zA-Z\d])\s*([a-zA-Z\d])"), r"\\\1{\2}{\3}"),
-    (re.compile(r"(\d)\s+(?=e\s*\{?[+-]?\d)"), r"\1"),
-    (re.compile(r"\\(?:varnothing|O)(?![a-zA-Z])"), r"\\emptyset "),
-    (re.compile(r"\\(?:text)?degree(?![a-zA-Z])"), r"^{\\circ}"),
-    (re.compile(r"\\colon(?![a-zA-Z])|\{\s*:\s*\}|\\math(?:bin|rel|ord)\s*\{\s*:\s*\}"), ":"),
-    (re.compile(r"\\lbrace(?![a-zA-Z])"), r"\\{"),
-    (re.compile(r"\\rbrace(?![a-zA-Z])"), r"\\}"),
-    (re.compile(r"\\smallmatrix|\{smallmatrix\}"), "{matrix}"),
-    (re.compile(r"√\s*(\d+(?:\.\d+)?|[a-zA-Z])"), r"\\sqrt{\1}"),
-    (re.compile(r"√\s*(?=[({])"), r"\\sqrt"),
-    (re.compile(r"\\sqrt\s*\(([^()]*)\)"), r"\\sqrt{\1}"),
     # Currencies before the number; `$` itself is the parser's business.
-    (re.compile(r"\\(?:textdollar|pounds|euro|texteuro|textsterling|yen)(?![a-zA-Z])"), r"\\$"),
-    (re.compile(r"\\(?:text|mathrm)\s*\{\s*\\?\$\s*\}"), r"\\$"),
-    (re.compile(rf"\\(?:text|mathrm)\s*\{{\s*{_CURRENCY}\s*\}}\s*(?=\d)"), ""),
-    (re.compile(rf"(?<![a-zA-Z\\]){_CURRENCY}\s*(?=\\?\$?\s*\d)|US(?=\\?\$)"), ""),
+    (rf"\\(?:textdollar|pounds|euro|texteuro|textsterling|yen){_END}", r"\\$"),
+    (rf"{_UPRIGHT}\s*\{{\s*\\?\$\s*\}}", r"\\$"),
+    (rf"{_UPRIGHT}\s*\{{\s*{_CURRENCY}\s*\}}\s*(?=\d)", ""),
+    (rf"(?<![a-zA-Z\\]){_CURRENCY}\s*(?=\\?\$?\s*\d)|US(?=\\?\$)", ""),
     # An index in words: v_{\max}, v_\max, v_{\text{max}}; but no base, as in 11_{\text{two}}.
     (
-        re.compile(
-            r"(?<![\d)}\s])_\s*\{?\s*\\(?:text|mathrm|operatorname|mbox)\s*"
-            r"\{\s*([a-zA-Z]{2,})\s*\}\s*\}?"
-        ),
+        r"(?<![\d)}\s])_\s*\{?\s*\\(?:text|mathrm|operatorname|mbox)\s*"
+        r"\{\s*([a-zA-Z]{2,})\s*\}\s*\}?",
         r"_{\1}",
     ),
-    (re.compile(r"_\s*\{?\s*\\?(max|min|sup|lim|det)(?![a-zA-Z])\s*\}?"), r"_{\1}"),
+    (rf"_\s*\{{?\s*\\?(max|min|sup|lim|det){_END}\s*\}}?", r"_{\1}"),
 )
+_COMPILED_RULES = [(re.compile(pattern), spelling) for pattern, spelling in _RULES]
 
-# The parser reads E_1, e_1 and I otherwise than other letters.
-_SPECIAL_LETTER = re.compile(rf"{TEXT}|\\[a-zA-Z]+|(?<![a-zA-Z])(?:[Ee](?=\s*_)|I(?![a-zA-Z]))")
+# The parser reads E_1, e_1 and I otherwise than other letters, and `d\cdot` as a differential.
+_SPECIAL_LETTER = re.compile(
+    rf"{TEXT}|\\[a-zA-Z]+|(?<![a-zA-Z])(?:[Ee](?=\s*_)|I(?![a-zA-Z]))|d(?=\s*\\[a-zA-Z])"
+)
 # It takes i for the imaginary unit only where the letter stands alone: `3i` would have a variable,
 # and differ from `\frac{6}{2}i`.
 _IMAGINARY = re.compile(r"(?<=\d)i\b")
@@ -137,12 +131,14 @@ def respell(text: str) -> str:
     if text.isdigit():
         return text
     text = text.translate(_CHARACTERS)
-    for pattern, spelling in _RULES:
+    for pattern, spelling in _COMPILED_RULES:
         text = pattern.sub(spelling, text)
-    return _IMAGINARY.sub(" i", _SPECIAL_LETTER.sub(_as_text, text)).strip()
+    return _IMAGINARY.sub(" i", _SPECIAL_LETTER.sub(_set_apart, text)).strip()
 
 
-def _as_text(found: re.Match[str]) -> str:
+def _set_apart(found: re.Match[str]) -> str:
     letter = found[0]
+    if letter == "d":
+        return "{d}"
     # Italic: an upright letter could be a unit.
     return rf"\mathit{{{letter}}}" if len(letter) == 1 else letter

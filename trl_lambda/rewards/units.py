@@ -47,6 +47,7 @@ _ITALIC = re.compile(r"\\mathit\{([a-zA-Z])\}")
 _ASSIGNED = re.compile(r"(?:^|(?<!\\)[,;])[^,;=<>]*=")
 
 _NUMBER_END = re.compile(r"(?:[\d)}!%$]|\\pi|\\infty)(?:\s|\\[,;:! ])*$")
+_LOOSE = re.compile(r"(?:\s|/|\\[,;:!])$")
 _IN_PARENTHESES = re.compile(r"\(\s*([a-zA-Z][a-zA-Z .'-]*)\)\s*$")
 _WITHIN_RUN = re.compile(r"(?:\^\s*(?:\{\s*-?\d\s*\}|-?\d)|[²³])?[\s/.·*-]*(?:\\cdot\s*)?")
 _AFTER_RUN = re.compile(r"(?:\^\s*(?:\{\s*-?\d\s*\}|-?\d)|[²³])?\.?")
@@ -219,6 +220,6 @@ def _is_unit(masked: str, run: list[re.Match[str]], alone: bool, *, last: bool) 
         run = run[:-1]
     return all(
         (word[0] in FILLERS and (index > 0 or word[0] == "of"))
-        or is_plain(word[0], tight=not masked[: word.start()].endswith((" ", "/")), alone=alone)
+        or is_plain(word[0], tight=_LOOSE.search(masked[: word.start()]) is None, alone=alone)
         for index, word in enumerate(run)
     )
