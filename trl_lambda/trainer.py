@@ -83,6 +83,7 @@ class LambdaGRPOTrainer(HubTrainer, ResumableTrainer, SeamTrainer):
     _tag_names = ["trl", "trl-lambda", "grpo"]  # noqa: RUF012 (TRL's attribute, TRL's type)
     _name = "LambdaGRPO"
     config_fields_shown = (*method_fields(), "loss_type", "scale_rewards")
+    credit_fields = tuple(method_fields())
 
     def __init__(
         self,

@@ -33,6 +33,9 @@ _SIGNATURES = {
     "_save_checkpoint": ["self", "model", "trial"],
     "_save_rng_state": ["self", "output_dir"],
     "_load_rng_state": ["self", "checkpoint"],
+    "_load_from_checkpoint": ["self", "resume_from_checkpoint", "model"],
+    "_load_best_model": ["self"],
+    "_load_optimizer_and_scheduler": ["self", "checkpoint"],
 }
 # What the source of a method must say, and how often (None: at least once).
 _SOURCE: dict[str, dict[str, int | None]] = {

@@ -32,7 +32,7 @@ from .user_functions import (
     raise_everywhere,
     without_empty_completions,
 )
-from .vllm_cpu import mend_weight_sync
+from .vllm_cpu import leave_out_reference, mend_weight_sync
 
 
 @dataclass
@@ -72,6 +72,7 @@ class SeamTrainer(GRPOTrainer):
         self._loss_plan: LossPlan | None = None
         super().__init__(*args, **kwargs)
         if self.use_vllm:
+            leave_out_reference(self.vllm_generation)
             mend_weight_sync(self.vllm_generation)
         if self.rollout_func is not None:
             self.rollout_func = without_empty_completions(self.rollout_func)
@@ -125,6 +126,12 @@ class SeamTrainer(GRPOTrainer):
         return {name: list(column)[-count:] for name, column in columns.items()}
 
     # -- TRL's methods -------------------------------------------------------------------------
+
+    def train(self, *args, **kwargs):
+        """As TRL's; what an interrupted training had yet to log stays out of this one's logs."""
+        for unlogged in (self._metrics["train"], self._pending_metrics, self._pending_extra_logs):
+            unlogged.clear()
+        return super().train(*args, **kwargs)
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
         error = None
