@@ -60,7 +60,7 @@ def load_renamed_weights(model: nn.Module, folder: Path) -> bool:
 
 
 def check_adapter(model: Any, folder: Path) -> None:
-    """Raises ValueError if a PEFT model has parameters that the adapter in `folder` lacks."""
+    """Raises ValueError if a PEFT model has parameters that `folder` had no values for."""
     from peft import get_peft_model_state_dict
 
     name = model.active_adapters[0]
@@ -75,6 +75,12 @@ def check_adapter(model: Any, folder: Path) -> None:
     saved = set() if found is None else set(_shapes_in(found))
     if lacking := [parameter for parameter in own if parameter not in saved]:
         raise ValueError(_refusal(folder, lacking))
+    if whole := _files(folder):
+        raise ValueError(
+            f"{folder} has {whole[0].name} beside the adapter: transformers reads that in the "
+            "adapter's place, and the adapter would stay as it was before training. Move the "
+            "whole weights out of the checkpoint."
+        )
 
 
 def is_adapter(model: Any) -> bool:
