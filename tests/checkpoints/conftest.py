@@ -2,9 +2,9 @@
 
 import pytest
 
-pytest.register_assert_rewrite("runs")
-
 from trl_lambda.hub.hub_trainer import HubTrainer
+
+pytest.register_assert_rewrite("runs")
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,6 @@ import shutil
 import pytest
 import runs
 import tiny
-import torch
 from datasets import Dataset
 from peft import LoraConfig
 from runs import assert_same_end
@@ -98,23 +97,3 @@ def test_true_without_any_whole_checkpoint(tmp_path):
     (tmp_path / "checkpoint-3").mkdir()
     with pytest.raises(ValueError, match=r"no complete checkpoint in .*there: checkpoint-3"):
         run(tmp_path, "generates_each_step", True)
-
-
-def test_other_settings_begin_a_new_window_and_say_so(tmp_path, caplog):
-    run(tmp_path, "inside_a_window")
-    shutil.rmtree(tmp_path / "checkpoint-6")
-    with caplog.at_level(logging.WARNING):
-        run(tmp_path, "inside_a_window", True, settings={"num_iterations": 1})
-    assert "num_iterations 2 → 1" in caplog.text
-    assert "new completions are generated" in caplog.text
-
-
-def test_a_window_holds_no_more_than_its_own_rows(tmp_path):
-    """A slice must not be saved with the tensor that it was cut from."""
-    run(tmp_path, "inside_a_window")
-    window = torch.load(tmp_path / "checkpoint-5" / "generation_window_0.pt")
-    for batch in window["batches"]:
-        ids = batch["completion_ids"]
-        assert ids.untyped_storage().nbytes() == ids.numel() * ids.element_size()
-    at_its_end = torch.load(tmp_path / "checkpoint-4" / "generation_window_0.pt")
-    assert at_its_end["batches"] is None

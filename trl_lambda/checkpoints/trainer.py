@@ -79,8 +79,11 @@ class ResumableTrainer(GRPOTrainer):
         return list(self.ref_model.parameters())
 
     def credit_settings(self) -> dict[str, Any]:
-        """What of the method decides the credit of a generated batch, by name."""
-        return {name: getattr(self.args, name) for name in self.credit_fields}
+        """What of the method decides the credit of a generated batch, by name.
+
+        A window that was saved under other values is generated anew.
+        """
+        return {n: getattr(self.args, n) for n in self.credit_fields if hasattr(self.args, n)}
 
     # -- methods of transformers and TRL ---------------------------------------------------------
 
