@@ -18,6 +18,8 @@ class Place(TrainerCallback):
         passes: whole passes over the data.
         updates: optimiser steps in the pass begun.
         micro_batches: TRL's counter, which a checkpoint amid an update finds further on.
+        carried: micro-batches at the end of a stream's pass that made no whole update: their
+            gradient waits for the next pass.
     """
 
     def __init__(self, begin: Callable[[], None], micro_batches: Callable[[], int]):
@@ -27,7 +29,7 @@ class Place(TrainerCallback):
             micro_batches: returns TRL's counter.
         """
         self._begin, self._micro_batches = begin, micro_batches
-        self.passes = self.updates = self.micro_batches = 0
+        self.passes = self.updates = self.micro_batches = self.carried = 0
         self._start: tuple[int, int] | None = None
 
     def start_at(self, passes: int, updates: int) -> None:
@@ -38,13 +40,14 @@ class Place(TrainerCallback):
         self._begin()
         self.passes, self.updates = self._start or (0, state.global_step)
         self._start = None
-        self.micro_batches = self._micro_batches()
+        self.micro_batches, self.carried = self._micro_batches(), 0
 
     def on_step_end(self, args, state, control, **kwargs):
         self.updates += 1
-        self.micro_batches = self._micro_batches()
+        self.micro_batches, self.carried = self._micro_batches(), 0
 
     def on_epoch_end(self, args, state, control, **kwargs):
         if not control.should_training_stop:  # then the pass may have data left
             self.passes, self.updates = self.passes + 1, 0
-            self.micro_batches = self._micro_batches()
+            self.carried = self._micro_batches() - self.micro_batches
+            self.micro_batches += self.carried

@@ -114,6 +114,14 @@ class ResumableTrainer(GRPOTrainer):
         if self.args.save_only_model:  # which the reference is one, too
             folder.mkdir(parents=True, exist_ok=True)
             self._save_reference(folder)
+        if self._place.carried:
+            logger.warning(
+                "%s is saved between two passes over a stream that is no whole number of updates "
+                "long: the gradient of %d micro-batches, which the next update adds, is not in it. "
+                "Resume from one that is saved after an update (save_strategy='steps').",
+                folder,
+                self._place.carried,
+            )
         super()._save_checkpoint(model, trial)
 
     def _save_rng_state(self, output_dir):
