@@ -102,10 +102,18 @@ PRIVATES = {
     # transformers' pushes of what it has pickled
     "_push_from_checkpoint": "hub/hub_trainer.py",
     "_pending_extra_logs": "seam/trainer.py",
+    "_pending_metrics": "seam/trainer.py",
     # TRL's and transformers' state that a checkpoint must hold
     "_buffered_inputs": "checkpoints/trainer.py",
     "_get_output_dir": "checkpoints/trainer.py",
     "_get_train_sampler": "checkpoints/trainer.py",
+    "_init_training_state": "checkpoints/trainer.py",
+    "_keys_to_ignore_on_save": "checkpoints/weights.py",
+    "_last_loaded_step": "checkpoints/trainer.py",
+    "_last_world_entropy": "checkpoints/trainer.py",
+    "_load_best_model": "checkpoints/trainer.py",
+    "_load_from_checkpoint": "checkpoints/trainer.py",
+    "_load_optimizer_and_scheduler": "checkpoints/trainer.py",
     "_load_rng_state": "checkpoints/trainer.py",
     "_save_checkpoint": "checkpoints/trainer.py",
     "_save_rng_state": "checkpoints/trainer.py",

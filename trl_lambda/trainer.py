@@ -164,6 +164,10 @@ class LambdaGRPOTrainer(HubTrainer, ResumableTrainer, SeamTrainer):
         values = self._method.values() | trl_values(self.args, self._method)
         return {"method": self._method.name, **values}
 
+    def _credit_settings(self) -> dict[str, Any]:
+        """A window that was saved under another method is generated anew."""
+        return self._method_values()
+
     def _method_line(self) -> str:
         """What the method changes of TRL's GRPO."""
         trained = trl_values(self.args, self._method)

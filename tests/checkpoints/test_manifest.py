@@ -1,5 +1,7 @@
 """Which checkpoints count as whole."""
 
+import json
+
 import pytest
 
 from trl_lambda.checkpoints.manifest import (
@@ -10,11 +12,26 @@ from trl_lambda.checkpoints.manifest import (
     write_manifest,
 )
 
+STATE = (
+    "optimizer.pt",
+    "scheduler.pt",
+    "scaler.pt",
+    "rng_state.pth",
+    "generation_window_0.pt",
+    "reference.pt",
+)
+
 
 def saved(folder, *, whole=True):
     (folder / "shards").mkdir(parents=True)
     (folder / "model.safetensors").write_bytes(b"12345")
     (folder / "shards" / "0.bin").write_bytes(b"123")
+    (folder / "shards" / ".metadata").write_bytes(b"12")
+    for name in STATE:
+        (folder / name).write_bytes(b"1234")
+    (folder / "tokenizer.json").write_text('{"model": "a"}')
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
+    (folder / "merges.txt").write_text("")
     write_manifest(folder)
     if whole:
         (folder / "trainer_state.json").write_text("{}")
@@ -50,6 +67,24 @@ def test_no_folder_at_all(tmp_path):
             lambda c: (c / "model.safetensors").write_bytes(b"1"),
             "model.safetensors has 1 bytes, and had 5 when it was saved",
         ),
+        (
+            lambda c: (c / "shards" / ".metadata").write_bytes(b"123"),
+            "shards/.metadata has 3 bytes, and had 2 when it was saved",
+        ),
+        *(
+            (
+                lambda c, name=name: (c / name).write_bytes(b"12345"),
+                f"{name} has 5 bytes, and had 4 when it was saved",
+            )
+            for name in STATE
+        ),
+        (lambda c: (c / "tokenizer.json").unlink(), "tokenizer.json is missing"),
+        (lambda c: (c / "tokenizer.json").write_text('{"model":'), "tokenizer.json is torn"),
+        (
+            lambda c: (c / "chat_template.jinja").write_text(""),
+            "chat_template.jinja has 0 bytes, and had 14 when it was saved",
+        ),
+        (lambda c: (c / "merges.txt").unlink(), "merges.txt is missing"),
     ],
 )
 def test_what_is_missing_is_named_and_the_one_before_is_taken(tmp_path, spoil, fault):
@@ -65,6 +100,22 @@ def test_an_edited_card_changes_nothing(tmp_path):
     (folder / "README.md").write_text("card")
     saved(folder)
     (folder / "README.md").write_text("a better card")
+    assert missing_part(folder) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("tokenizer.json", '{"model": "ab"}\n'),
+        ("tokenizer.json", "{}"),
+        ("chat_template.jinja", "{{ messages }}\n"),
+        ("chat_template.jinja", "-"),
+        ("merges.txt", "a b"),
+    ],
+)
+def test_files_that_people_edit_may_be_edited(tmp_path, name, text):
+    folder = saved(tmp_path / "checkpoint-1")
+    (folder / name).write_text(text)
     assert missing_part(folder) is None
 
 
@@ -90,3 +141,15 @@ def test_saving_over_an_older_one_makes_it_none_first(tmp_path):
     mark_unfinished(folder)
     assert missing_part(folder) == "trainer_state.json is missing"
     mark_unfinished(tmp_path / "checkpoint-2")  # not there yet
+
+
+def test_nothing_of_another_run_is_left_where_a_checkpoint_is_saved_over_it(tmp_path):
+    folder = saved(tmp_path / "checkpoint-1")
+    (folder / "mine.pt").write_bytes(b"somebody's")
+    (tmp_path / "outside.pt").write_bytes(b"somebody's")
+    sizes = json.loads((folder / "files.json").read_text()) | {"../outside.pt": 1}
+    (folder / "files.json").write_text(json.dumps(sizes))
+    mark_unfinished(folder)
+    left = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert left == {"tokenizer.json", "chat_template.jinja", "merges.txt", "mine.pt"}
+    assert (tmp_path / "outside.pt").exists()

@@ -8,7 +8,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import TrainerCallback
 
-from trl_lambda.checkpoints.reference import adapter_pair
+from trl_lambda.checkpoints.manifest import missing_part
+from trl_lambda.checkpoints.reference import adapter_pair, load_reference, save_reference
 
 # Traces and process sets are on by default.
 SYNCED = {"beta": 0.04, "sync_ref_model": True, "ref_model_sync_steps": 2, "max_steps": 5}
@@ -144,3 +145,75 @@ def test_whole_models_are_synced_by_trl(tmp_path):
 def test_without_kl_there_is_nothing_to_sync(tmp_path):
     with pytest.raises(ValueError, match=r"beta=0\.0"):
         tiny.trainer(tmp_path, settings=SYNCED | {"beta": 0.0}, peft_config=lora())
+
+
+# -- in checkpoints ------------------------------------------------------------------------------
+
+MOVING = SYNCED | {"max_steps": 4, "ref_model_mixup_alpha": 0.7, "save_strategy": "steps"}
+
+
+def options(kind):
+    return {"peft_config": lora()} if kind == "adapter" else {}
+
+
+def moved(trainer):
+    return torch.cat([p.detach().flatten() for p in trainer._moving_reference()]).clone()
+
+
+@pytest.mark.parametrize("kind", ["adapter", "whole"])
+def test_a_model_that_is_saved_alone_has_its_reference_with_it(tmp_path, kind):
+    settings = MOVING | {"save_only_model": True, "save_steps": 2, "max_steps": 2}
+    trainer = tiny.trainer(tmp_path, settings=settings, **options(kind))
+    start = moved(trainer)
+    trainer.train()
+    saved = moved(trainer)
+    assert not torch.equal(saved, start)
+    assert not (tmp_path / "checkpoint-2" / "optimizer.pt").exists()
+    again = tiny.trainer(
+        tmp_path, settings=MOVING | {"max_steps": 3, "save_strategy": "no"}, **options(kind)
+    )
+    again.train(resume_from_checkpoint=True)
+    assert torch.equal(moved(again), saved), "step 3 moves it not"
+
+
+@pytest.mark.parametrize("kind", ["adapter", "whole"])
+def test_a_reference_that_was_never_saved_is_named_as_that(tmp_path, kind):
+    settings = MOVING | {"sync_ref_model": False, "max_steps": 1, "save_steps": 1}
+    tiny.trainer(tmp_path, settings=settings, **options(kind)).train()
+    again = tiny.trainer(tmp_path, settings=MOVING, **options(kind))
+    message = r"checkpoint-1 holds no reference \(reference\.pt\): it was saved without"
+    with pytest.raises(ValueError, match=message):
+        again.train(resume_from_checkpoint=True)
+
+
+def test_one_of_other_processes_or_another_model_is_named_as_that(tmp_path):
+    parameters = [torch.nn.Parameter(torch.zeros(2, 2)), torch.nn.Parameter(torch.zeros(3))]
+    (tmp_path / "reference_0.pt").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"no reference\.pt, but reference_0\.pt: .*processes"):
+        load_reference(tmp_path, parameters, process=0)
+    save_reference(tmp_path, parameters, process=0, writes_whole=True)
+    with pytest.raises(ValueError, match="has 2 parameters, and this one has 1"):
+        load_reference(tmp_path, parameters[:1], process=0)
+    other = [parameters[0], torch.nn.Parameter(torch.zeros(4))]
+    with pytest.raises(ValueError, match=r"of shape \(3,\) where this one has \(4,\)"):
+        load_reference(tmp_path, other, process=0)
+
+
+def test_nothing_of_a_whole_checkpoint_is_left_under_a_model_saved_alone(tmp_path):
+    """Another run's optimizer beside these weights would be taken for theirs."""
+    tiny.trainer(tmp_path, settings=MOVING | {"max_steps": 1, "save_steps": 1}).train()
+    folder = tmp_path / "checkpoint-1"
+    assert (folder / "optimizer.pt").exists()
+    settings = MOVING | {"max_steps": 1, "save_steps": 1, "save_only_model": True}
+    tiny.trainer(tmp_path, settings=settings).train()
+    tensors = {p.name for p in folder.iterdir() if p.suffix in (".pt", ".pth", ".safetensors")}
+    assert tensors == {"model.safetensors", "reference.pt"}
+
+
+@pytest.mark.parametrize("kind", ["adapter", "whole"])
+def test_its_size_is_checked(tmp_path, kind):
+    settings = MOVING | {"max_steps": 1, "save_steps": 1}
+    tiny.trainer(tmp_path, settings=settings, **options(kind)).train()
+    path = tmp_path / "checkpoint-1" / "reference.pt"
+    path.write_bytes(path.read_bytes()[:-1])
+    assert missing_part(path.parent).startswith("reference.pt has ")

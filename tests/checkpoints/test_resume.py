@@ -4,18 +4,12 @@ import logging
 import shutil
 
 import pytest
+import runs
 import tiny
-import torch
 from datasets import Dataset
 from peft import LoraConfig
+from runs import assert_same_end
 
-WINDOW = {
-    "per_device_train_batch_size": 4,
-    "gradient_accumulation_steps": 2,
-    "max_steps": 6,
-    "save_strategy": "steps",
-    "save_steps": 1,
-}
 # Windows of the tests: 4 updates (2 generated batches' worth of micro-batches, twice), 1 and 3.
 CASES = {
     "inside_a_window": {"steps_per_generation": 4, "num_iterations": 2, "beta": 0.04},
@@ -35,18 +29,8 @@ CASES = {
 
 
 def run(output_dir, case, checkpoint=None, **options):
-    settings = {**WINDOW, **CASES[case], **options.pop("settings", {})}
-    trainer = tiny.trainer(output_dir, settings=settings, **options)
-    trainer.train(resume_from_checkpoint=checkpoint)
-    return trainer
-
-
-def losses(trainer):
-    return [
-        {k: v for k, v in entry.items() if not any(word in k for word in tiny.TIMINGS)}
-        for entry in trainer.state.log_history
-        if "loss" in entry
-    ]
+    settings = CASES[case] | options.pop("settings", {})
+    return runs.run(output_dir, settings, checkpoint=checkpoint, **options)
 
 
 def assert_resumes_everywhere(tmp_path, case, **options):
@@ -54,8 +38,7 @@ def assert_resumes_everywhere(tmp_path, case, **options):
     for step in (1, 2, 3, 5):
         checkpoint = tmp_path / "whole" / f"checkpoint-{step}"
         resumed = run(tmp_path / f"from_{step}", case, str(checkpoint), **options)
-        assert losses(resumed) == losses(whole), f"from step {step}"
-        assert torch.equal(tiny.parameters(resumed), tiny.parameters(whole))
+        assert_same_end(resumed, whole)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -100,8 +83,7 @@ def test_true_takes_the_newest_whole_checkpoint_and_names_the_others(tmp_path, c
         resumed = run(tmp_path, "inside_a_window", True)
     assert "checkpoint-5 is incomplete (trainer_state.json is missing)" in caplog.text
     assert "checkpoint-4 is incomplete (model.safetensors has" in caplog.text
-    assert losses(resumed) == losses(whole)
-    assert torch.equal(tiny.parameters(resumed), tiny.parameters(whole))
+    assert_same_end(resumed, whole)
 
 
 def test_a_checkpoint_that_is_not_whole_is_refused_by_name(tmp_path):
@@ -115,23 +97,3 @@ def test_true_without_any_whole_checkpoint(tmp_path):
     (tmp_path / "checkpoint-3").mkdir()
     with pytest.raises(ValueError, match=r"no complete checkpoint in .*there: checkpoint-3"):
         run(tmp_path, "generates_each_step", True)
-
-
-def test_other_settings_begin_a_new_window_and_say_so(tmp_path, caplog):
-    run(tmp_path, "inside_a_window")
-    shutil.rmtree(tmp_path / "checkpoint-6")
-    with caplog.at_level(logging.WARNING):
-        run(tmp_path, "inside_a_window", True, settings={"num_iterations": 1})
-    assert "num_iterations 2 → 1" in caplog.text
-    assert "new completions are generated" in caplog.text
-
-
-def test_a_window_holds_no_more_than_its_own_rows(tmp_path):
-    """A slice must not be saved with the tensor that it was cut from."""
-    run(tmp_path, "inside_a_window")
-    window = torch.load(tmp_path / "checkpoint-5" / "generation_window_0.pt")
-    for batch in window["batches"]:
-        ids = batch["completion_ids"]
-        assert ids.untyped_storage().nbytes() == ids.numel() * ids.element_size()
-    at_its_end = torch.load(tmp_path / "checkpoint-4" / "generation_window_0.pt")
-    assert at_its_end["batches"] is None

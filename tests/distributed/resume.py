@@ -1,6 +1,6 @@
 """Run by `accelerate launch`: trains to the end, or until it is killed where it is told to be.
 
-    resume.py OUTPUT_DIR RESULT [--kill_at STEP] [--kill_while_saving STEP]
+    resume.py OUTPUT_DIR RESULT [--kill_at STEP] [--kill_while_saving STEP] [--stream]
 
 Goes on where OUTPUT_DIR has a whole checkpoint. The main process writes the logs of all steps and
 the parameters to RESULT.
@@ -17,7 +17,7 @@ import engines
 import on_cpu
 import tiny
 from accelerate import PartialState
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from transformers import TrainerCallback
 
 from trl_lambda.checkpoints.manifest import checkpoints
@@ -66,17 +66,25 @@ def main() -> None:
     parser.add_argument("result")
     parser.add_argument("--kill_at", type=int)
     parser.add_argument("--kill_while_saving", type=int)
+    # One that is over after four updates.
+    parser.add_argument("--stream", action="store_true")
     options = parser.parse_args()
     state = on_cpu.process_state()
     with on_cpu.leaving_together():
         train(options, state)
 
 
+def prompts():
+    yield from ({"prompt": f"{i}+1="} for i in range(4))
+
+
 def train(options: argparse.Namespace, state: PartialState) -> None:
     trainer = tiny.trainer(
         options.output_dir,
         settings=SETTINGS,
-        train_dataset=Dataset.from_list([{"prompt": f"{i}+1="} for i in range(4)]),
+        train_dataset=IterableDataset.from_generator(prompts)
+        if options.stream
+        else Dataset.from_list(list(prompts())),
     )
     if options.kill_at:
         trainer.add_callback(KillAt(options.kill_at))

@@ -9,12 +9,14 @@ from launching import launch
 pytestmark = pytest.mark.distributed
 
 
-@pytest.mark.parametrize("engine", ["ddp", "fsdp2", "zero3"])
-def test_a_killed_run_ends_as_one_that_was_not(engine, tmp_path):
+@pytest.mark.parametrize(
+    ("engine", "data"), [("ddp", ()), ("fsdp2", ()), ("zero3", ()), ("ddp", ("--stream",))]
+)
+def test_a_killed_run_ends_as_one_that_was_not(engine, data, tmp_path):
     results = tmp_path / "whole.json", tmp_path / "killed.json"
 
     def start(name, result, *arguments):
-        arguments = (str(tmp_path / name), str(result), *arguments)
+        arguments = (str(tmp_path / name), str(result), *data, *arguments)
         return launch(resume.__file__, *arguments, engine=engine)
 
     def killed(*arguments):

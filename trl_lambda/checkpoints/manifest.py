@@ -1,8 +1,9 @@
 """Which checkpoint is whole: a run that is killed while it saves leaves part of one behind.
 
 The trainer writes `files.json` (names and sizes) into a checkpoint when every process has written
-its part, and transformers writes `trainer_state.json` last of all. Who finds both, and every file
-at its size, has the whole checkpoint.
+its part, and transformers writes `trainer_state.json` last of all. Who finds both, and every file,
+has the whole checkpoint. Weights and other tensors must have their size; configurations, tokenizers
+and other text, which people edit, must be there, not empty and readable if they are JSON.
 """
 
 from __future__ import annotations
@@ -12,12 +13,15 @@ import re
 from pathlib import Path
 
 MANIFEST = "files.json"
-# The card and its plot say nothing of the state, and people edit them.
+# The card and its plot say nothing of the state, and people edit or delete them.
 NOT_STATE = (".md", ".png", ".yaml")
+# Tensors, of any engine: weights, optimizer, schedule, random numbers, window, reference.
+TENSORS = (".safetensors", ".bin", ".pt", ".pth", ".distcp", ".metadata")
 TRAINER_STATE = "trainer_state.json"
 # transformers' mark on a checkpoint that a signal asked for, there until it is whole.
 UNFINISHED = "checkpoint-is-incomplete.txt"
-# TRL writes it (use_adaptive_entropy) when all else has been written, the manifest too.
+# TRL writes it (use_adaptive_entropy) when all else has been written, the manifest too; the same
+# numbers are in the generation window.
 WRITTEN_LATER = "entropy_ctrl_state.json"
 
 
@@ -45,23 +49,42 @@ def missing_part(checkpoint: str | Path) -> str | None:
         return "there is no such folder"
     if (checkpoint / UNFINISHED).exists():
         return f"{UNFINISHED} says that saving it was cut off"
-    for name in (TRAINER_STATE, MANIFEST):
-        path = checkpoint / name
-        if not path.is_file():
-            if name == MANIFEST:
-                return None
-            return f"{name} is missing"
-        try:
-            content = json.loads(path.read_bytes())
-        except ValueError:
-            return f"{name} is torn"
-    for name, size in content.items():
-        path = checkpoint / name
-        if not path.is_file():
-            return f"{name} is missing"
-        if path.stat().st_size != size:
-            return f"{name} has {path.stat().st_size} bytes, and had {size} when it was saved"
+    if (fault := _json_fault(checkpoint / TRAINER_STATE)) is not None:
+        return fault
+    if not (checkpoint / MANIFEST).is_file():
+        return None
+    if (fault := _json_fault(checkpoint / MANIFEST)) is not None:
+        return fault
+    sizes = json.loads((checkpoint / MANIFEST).read_bytes())
+    faults = (_file_fault(checkpoint, name, size) for name, size in sizes.items())
+    return next(filter(None, faults), None)
+
+
+def _json_fault(path: Path) -> str | None:
+    if not path.is_file():
+        return f"{path.name} is missing"
+    try:
+        json.loads(path.read_bytes())
+    except ValueError:
+        return f"{path.name} is torn"
     return None
+
+
+def _file_fault(checkpoint: Path, name: str, size: int) -> str | None:
+    """What is wrong with a file that had `size` bytes when it was saved."""
+    path = checkpoint / name
+    if not path.is_file():
+        return f"{name} is missing"
+    now = path.stat().st_size
+    if now != size and (_holds_tensors(path) or not now):
+        return f"{name} has {now} bytes, and had {size} when it was saved"
+    if now != size and path.suffix == ".json":
+        return _json_fault(path)
+    return None
+
+
+def _holds_tensors(path: Path) -> bool:
+    return (path.suffix or path.name) in TENSORS
 
 
 def newest_checkpoint(output_dir: str | Path) -> tuple[Path | None, dict[Path, str]]:
@@ -93,6 +116,16 @@ def write_manifest(checkpoint: str | Path) -> None:
 
 
 def mark_unfinished(checkpoint: str | Path) -> None:
-    """Before a checkpoint is saved over one of the same step: it is none until it is whole."""
-    for name in (TRAINER_STATE, MANIFEST):
-        (Path(checkpoint) / name).unlink(missing_ok=True)
+    """Before a checkpoint is saved over one of the same step: it is none until it is whole.
+
+    Tensors that the older one listed are deleted: what is not saved anew (the optimizer with
+    save_only_model, whole weights where there is an adapter now) is another run's.
+    """
+    checkpoint = Path(checkpoint)
+    (checkpoint / TRAINER_STATE).unlink(missing_ok=True)
+    if _json_fault(checkpoint / MANIFEST) is None:
+        for name in map(Path, json.loads((checkpoint / MANIFEST).read_bytes())):
+            if _holds_tensors(name) and not name.is_absolute() and ".." not in name.parts:
+                (checkpoint / name).unlink(missing_ok=True)
+    for name in (MANIFEST, WRITTEN_LATER):
+        (checkpoint / name).unlink(missing_ok=True)

@@ -108,18 +108,40 @@ def load_reference(folder: Path, parameters: list[nn.Parameter], *, process: int
     """Puts back what `save_reference` wrote.
 
     Raises:
-        ValueError: no such file: another number of processes, or saved without sync_ref_model.
+        ValueError: no such file, or one of another model; the message has the likely cause.
     """
     path = _file(folder, parameters, process)
     if not path.is_file():
-        raise ValueError(
-            f"sync_ref_model=True: {folder} lacks {path.name}, where the reference is kept. Resume "
-            "with as many processes, and the same engine, as it was saved by; or without "
-            "sync_ref_model."
-        )
+        raise ValueError(_lacking(folder, path.name))
     saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    if len(saved) != len(parameters):
+        raise ValueError(
+            f"sync_ref_model=True: the reference in {path} has {len(saved)} parameters, and this "
+            f"one has {len(parameters)}. Resume with the model, or the adapter, that it was saved "
+            "with."
+        )
     for target, value in zip(_values(parameters, modified=True), saved, strict=True):
+        if target.shape != value.shape:
+            raise ValueError(
+                f"sync_ref_model=True: the reference in {path} has a parameter of shape "
+                f"{tuple(value.shape)} where this one has {tuple(target.shape)}. Resume with the "
+                "model, the adapter, and the engine that it was saved with."
+            )
         target.copy_(value)
+
+
+def _lacking(folder: Path, name: str) -> str:
+    others = sorted(path.name for path in folder.glob("reference*.pt"))
+    if others:
+        return (
+            f"sync_ref_model=True: {folder} has no {name}, but {', '.join(others)}: the reference "
+            "was saved by another number of processes or another engine. Resume with those."
+        )
+    return (
+        f"sync_ref_model=True: {folder} holds no reference ({name}): it was saved without "
+        "sync_ref_model, or by another trainer. Resume without sync_ref_model, or start a new "
+        "run from these weights, whose reference they then are."
+    )
 
 
 def _file(folder: Path, parameters: list[nn.Parameter], process: int) -> Path:

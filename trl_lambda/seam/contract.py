@@ -171,6 +171,9 @@ DEMANDS = (
     Demand("_save_checkpoint", ("self", "model", "trial")),
     Demand("_save_rng_state", ("self", "output_dir")),
     Demand("_load_rng_state", ("self", "checkpoint")),
+    Demand("_load_from_checkpoint", ("self", "resume_from_checkpoint", "model")),
+    Demand("_load_best_model", ("self",)),
+    Demand("_load_optimizer_and_scheduler", ("self", "checkpoint")),
     # -- for vLLM ----------------------------------------------------------------------------------
     Demand("_iter_named_params", ("self",), of="generation"),
 )

@@ -43,7 +43,7 @@ from .user_functions import (
     raise_everywhere,
     without_empty_completions,
 )
-from .vllm_cpu import mend_weight_sync
+from .vllm_cpu import leave_out_reference, mend_weight_sync
 
 logger = get_logger(__name__)
 
@@ -77,6 +77,7 @@ class SeamTrainer(GRPOTrainer):
         self._told_of_extras: set[str] = set()
         super().__init__(*args, **kwargs)
         if self.use_vllm:
+            leave_out_reference(self.vllm_generation)
             mend_weight_sync(self.vllm_generation)
         if self.rollout_func is not None:
             self.rollout_func = without_empty_completions(self.rollout_func)
@@ -158,6 +159,12 @@ class SeamTrainer(GRPOTrainer):
         )
 
     # -- TRL's methods -------------------------------------------------------------------------
+
+    def train(self, *args, **kwargs):
+        """As TRL's; what an interrupted training had yet to log stays out of this one's logs."""
+        for unlogged in (self._metrics["train"], self._pending_metrics, self._pending_extra_logs):
+            unlogged.clear()
+        return super().train(*args, **kwargs)
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
         error = None

