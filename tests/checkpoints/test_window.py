@@ -14,7 +14,7 @@ from trl import GRPOConfig
 
 from trl_lambda import LambdaGRPOConfig
 from trl_lambda.checkpoints.window import SAMPLING, SCORING, WITH_VLLM, changes, plain
-from trl_lambda.config import method_fields
+from trl_lambda.methods import OPTIONS
 
 # A window of 4 updates; the checkpoints of steps 1, 2, 3 and 5 are inside one.
 SETTINGS = {
@@ -30,7 +30,6 @@ CHANGES = [
     {"trace_mode": "weight"},
     {"trace_mode": "ratio"},
     {"trace_lambda": 0.5},
-    {"trace_gamma": 0.9},
     {"normalize_trace": False},
     {"advantage_floor": -0.2},
     {"process_set_weighting": False},
@@ -153,7 +152,7 @@ def test_what_decides_credit_comes_from_the_trainer(stopped, tmp_path, caplog):
 
 def test_every_option_of_the_method_is_in_the_shape(tmp_path):
     shape = runs.build(tmp_path, SETTINGS)._shape_of_window()
-    assert set(method_fields()) <= set(shape)
+    assert {"method", *OPTIONS} <= set(shape)
 
 
 def test_the_names_are_trls():
