@@ -6,6 +6,8 @@ A response without a marked ending is written out; `box` puts the others into a 
 
 from typing import Any
 
+import cases_by_gold
+
 Case = tuple[str, Any, str]
 
 
@@ -415,8 +417,18 @@ CASES: dict[str, list[Case]] = {
         ("\x00\ud800" + box("5"), "5", "ok"),
         (box(r"\sum_{k=1}^{\infty} \frac{\sin k^3}{k!+k^k}"), "5", "wrong"),
         (box(r"\int_0^1 x^{x^{x^x}} \sin(e^{x^2}) dx"), "5", "timeout"),
+        (box("10^{10^9}"), "5", "timeout"),
+        (box("((10^9)!)!"), "5", "timeout"),
+        (box("(" * 2000 + "5" + ")" * 2000), "5", "unparseable_answer"),
+        ("x" * 10_000_000 + box("5"), "5", "ok"),
+        (box("0:0:0"), "1:2:3", "wrong"),
+        (box(r"\infty:\infty:\infty"), "1:2:3", "wrong"),
+        (box("5\\text{" + "or " * 1000 + "}"), "5", "wrong"),
     ],
 }
+
+for kind, gold, answer, reason in cases_by_gold.rows():
+    CASES.setdefault(kind, []).append((box(answer), gold, reason))
 
 
 def all_cases() -> list[Case]:

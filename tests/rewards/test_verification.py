@@ -58,8 +58,11 @@ def test_equivalence_holds_in_both_directions(pool: GraderPool) -> None:
         ("10", r"10\%"),
         ("5", "6"),
         (r"\frac12", "0.6"),
+        (r"1.7 \times 10^{-18}", r"4.6 \times 10^{-24}"),
+        (r"2.3 \times 10^{8}", "230000000"),
+        (r"1-\frac1{2^{2023}}", r"1-\frac1{2^{2024}}"),
     ]
-    expected = [True, True, True, False, False, False]
+    expected = [True, True, True, False, False, False, False, True, False]
     assert equivalent_many(pairs, pool=pool) == expected
     assert equivalent_many([pair[::-1] for pair in pairs], pool=pool) == expected
 

@@ -23,12 +23,10 @@ trl, and the worker processes import neither.
 - A box in a box is that box; a box that holds a box and more is read as it stands, and fails.
 - An answer without a mark ("the value is 5") is none.
 
-**What is right** is decided by math-verify, the gold first, with these refusals of what it accepts:
-a percentage for a bare number (but 10 for the gold `10\%` is right, as MATH's own checker has it),
-another number base or a missing one, ordered for unordered (`(1,2)` for `\{1,2\}`) and the reverse,
-numerals side by side (`2\;3` for 5), a false equation (`1=2=5` for 5), alternatives in the text
-after a number (`6\text{ or 7}`), and 2 for `2m` where m is a variable. A unit, on either side, may
-be there or not, and is not compared.
+**What is right** is decided by math-verify's parser and comparison, with exact numbers. This
+folder's README has the policies, with examples that a test grades: decimals for fractions (six
+significant digits), percentages, bases, units and plain words after a number, several quantities,
+the case of letters, lettered choices, lists, ratios, times of day, and the known limits.
 
 **Workers** are separate programs, so a script needs no `if __name__ == "__main__"`. They start when
 first needed, as many as there are cores for this rank and at most 8;

@@ -114,6 +114,7 @@ _RULES: tuple[tuple[str, str], ...] = (
     ),
     (rf"_\s*\{{?\s*\\?(max|min|sup|lim|det){_END}\s*\}}?", r"_{\1}"),
 )
+_BLANKS = re.compile(r"\s+")
 _COMPILED_RULES = [(re.compile(pattern), spelling) for pattern, spelling in _RULES]
 
 # The parser reads E_1, e_1 and I otherwise than other letters, and `d\cdot` as a differential.
@@ -130,7 +131,7 @@ def respell(text: str) -> str:
     """Returns the text with characters, commands and letters spelled as the parser reads them."""
     if text.isdigit():
         return text
-    text = text.translate(_CHARACTERS)
+    text = _BLANKS.sub(" ", text.translate(_CHARACTERS))
     for pattern, spelling in _COMPILED_RULES:
         text = pattern.sub(spelling, text)
     return _IMAGINARY.sub(" i", _SPECIAL_LETTER.sub(_set_apart, text)).strip()
