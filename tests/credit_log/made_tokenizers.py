@@ -112,6 +112,13 @@ class Unspelt:
         return list(text.encode())
 
 
+class Backwards(Unspelt):
+    """Writes the last token first: no part of the ids gives a part of the text that begins it."""
+
+    def decode(self, ids):
+        return "".join(chr(0x100 + token) for token in reversed(ids))
+
+
 TOKENIZERS = {
     "byte-level": byte_level,
     "byte fallback": byte_fallback,
@@ -122,5 +129,6 @@ TOKENIZERS = {
     "word-piece": word_piece,
     "ctc": ctc,
     "names without a meaning": Unspelt,
+    "backwards": Backwards,
     "names that are bytes": lambda: Unspelt(names_are_bytes=True),
 }

@@ -209,3 +209,13 @@ def test_a_decoder_that_nobody_knows_costs_no_more(byte):
         assert token_pieces(tokenizer, ids) == [REPLACEMENT] * length
         decoded.append(tokenizer.decoded)
     assert decoded[1] <= 5 * decoded[0]
+
+
+def test_a_decoder_that_no_window_fits_costs_no_more():
+    decoded = []
+    for length in (200, 800):
+        tokenizer = Counting(TOKENIZERS["backwards"]())
+        ids = [i * 7 % 251 for i in range(length)]
+        assert "".join(token_pieces(tokenizer, ids)) == tokenizer.tokenizer.decode(ids)
+        decoded.append(tokenizer.decoded)
+    assert decoded[1] <= 5 * decoded[0]
