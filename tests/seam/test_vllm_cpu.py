@@ -1,15 +1,17 @@
 """The weight sync on a CPU, with a stand-in for the engine; the real one is in tests/real_vllm."""
 
+import contextlib
 import sys
 from types import ModuleType, SimpleNamespace
 
 import pytest
 import tiny
 import torch
+from peft import LoraConfig
 from torch import nn
 from trl.generation.vllm_generation import VLLMGeneration
 
-from trl_lambda.seam.vllm_cpu import mend_weight_sync, refuse_sleep_on_cpu
+from trl_lambda.seam.vllm_cpu import leave_out_reference, mend_weight_sync, refuse_sleep_on_cpu
 
 
 @pytest.fixture
@@ -128,6 +130,80 @@ def test_a_prefix_cache_that_stays_is_an_error(platform):
     mend_weight_sync(generation)
     with pytest.raises(RuntimeError, match="kept its prefix cache after the weights had changed"):
         generation.sync_weights()
+
+
+@pytest.fixture
+def with_reference(tmp_path):
+    """TRL's own generation object, engine left out, on an adapter that has whole modules too."""
+    config = LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["lm_head"])
+    settings = {"beta": 0.04, "sync_ref_model": True}
+    trainer = tiny.trainer(tmp_path, settings=settings, peft_config=config)
+    generation = VLLMGeneration.__new__(VLLMGeneration)
+    generation.model, generation.accelerator = trainer.model, trainer.accelerator
+    generation._dist = SimpleNamespace(
+        is_fsdp=False, gather_params=lambda parameters: contextlib.nullcontext()
+    )
+    generation.mode, generation.enable_sleep_mode = "colocate", False
+    return generation
+
+
+def named(generation):
+    return [name for name, _ in generation._iter_named_params()]
+
+
+def test_a_references_whole_modules_are_not_sent(with_reference):
+    assert "lm_head.modules_to_save.ref.weight" in named(with_reference), "what TRL would send"
+    leave_out_reference(with_reference)
+    assert sorted(named(with_reference)) == sorted(dict(tiny.model().named_parameters()))
+
+
+def test_of_those_modules_the_policys_is_sent(with_reference):
+    leave_out_reference(with_reference)
+    head = with_reference.model.base_model.model.lm_head.modules_to_save
+    with torch.no_grad():
+        head["default"].weight.fill_(1.0)
+        head["ref"].weight.fill_(2.0)
+    sent = dict(with_reference._iter_named_params())
+    assert (sent["lm_head.weight"] == 1.0).all()
+
+
+def test_so_on_a_gpu_on_a_server_and_on_a_cpu(platform, with_reference):
+    """All three of TRL's and our ways to send go through the same names."""
+    leave_out_reference(with_reference)
+    own = set(dict(tiny.model().named_parameters()))
+    loaded = []
+    model = SimpleNamespace(load_weights=lambda pairs: loaded.extend(n for n, _ in pairs))
+    runner = SimpleNamespace(model=model)
+    worker = SimpleNamespace(driver_worker=SimpleNamespace(model_runner=runner))
+    with_reference.llm = SimpleNamespace(
+        llm_engine=SimpleNamespace(model_executor=worker), reset_prefix_cache=lambda: True
+    )
+    with_reference.sync_weights()
+    assert set(loaded) == own
+
+    with_reference.mode, with_reference._weight_metadata = "server", None
+    streamed = []
+    with_reference.vllm_client = SimpleNamespace(
+        update_named_params=lambda metadata, pairs: streamed.extend(
+            (meta[0], name) for meta, (name, _) in zip(metadata, pairs, strict=True)
+        ),
+        reset_prefix_cache=lambda: None,
+    )
+    with_reference.sync_weights()
+    assert {name for pair in streamed for name in pair} == own
+
+    with_reference.mode, with_reference.llm = "colocate", Engine()
+    assert mend_weight_sync(with_reference)
+    with_reference.sync_weights()
+    assert set(with_reference.llm.weights) == own
+
+
+def test_a_module_of_the_model_that_is_called_ref_is_sent():
+    generation = SimpleNamespace(
+        _iter_named_params=lambda: iter([("model.ref.weight", 1), ("a.modules_to_save.ref.b", 2)])
+    )
+    leave_out_reference(generation)
+    assert named(generation) == ["model.ref.weight"]
 
 
 def test_sleep_mode_is_refused_on_a_cpu_alone(platform):
