@@ -24,7 +24,7 @@ def most_credited(group: dict[str, Any]) -> dict[str, Any]:
 
 
 def telling_group(groups: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The newest group with credit, if possible one in which some of the completions share a prefix.
+    """The newest group with credit, if possible one in which some completions share a prefix.
 
     None where there is no group.
     """
