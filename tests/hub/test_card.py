@@ -16,13 +16,14 @@ from peft import LoraConfig
 from PIL import Image
 
 from trl_lambda import LambdaGRPOConfig
+from trl_lambda.config import method_of, trl_values
 from trl_lambda.hub.citations import _entries, arxiv_id, bibtex, methods
 from trl_lambda.hub.markdown import code_block, code_span
 from trl_lambda.hub.plot import PLOT_FILE, write_reward_plot
 from trl_lambda.hub.settings import run_settings, script_settings
 from trl_lambda.scripts import train
 
-NEUTRAL = tiny.NEUTRAL | {"loss_type": "grpo", "scale_rewards": "group"}
+NEUTRAL = {"method": "grpo", "loss_type": "grpo", "scale_rewards": "group"}
 PAPERS = {
     "parthasarathi2025grpolambda": "2510.00194",
     "sullivan2025grpo": "2509.21154",
@@ -49,6 +50,15 @@ def config(**settings) -> LambdaGRPOConfig:
     return LambdaGRPOConfig("out", use_cpu=True, bf16=False, report_to="none", **settings)
 
 
+OURS = ("parthasarathi2025grpolambda", "sullivan2025grpo", "tran2025exploiting", "schulman2015high")
+
+
+def used_by(config_: LambdaGRPOConfig):
+    """The methods of a run with this config, as its trainer would have them."""
+    method = method_of(config_)
+    return methods(config_, method.values() | trl_values(config_, method))
+
+
 @pytest.fixture(scope="module")
 def script():
     """The training script, for its parser."""
@@ -64,7 +74,10 @@ SWITCHES = [
     ({"trace_style": "recent", "trace_lambda": 0.0}, []),
     ({"trace_style": "both", "trace_lambda": 0.0}, ["2510.00194"]),
     ({"advantage_floor": -0.1}, ["2510.00194"]),
-    ({"advantage_floor": -0.1, "td_error": "process"}, []),  # it has no floor
+    # The default method has a floor, and step rewards have none.
+    ({"method": "default", "trace_style": "none"}, ["2510.00194"]),
+    ({"method": "default", "trace_style": "none", "td_error": "process"}, []),
+    ({"method": "default"}, ["2510.00194"]),
     ({"process_set_weighting": True}, ["2509.21154"]),
     ({"td_error": "tree"}, ["2509.18314"]),
     ({"td_error": "terminal"}, ["1506.02438"]),
@@ -98,13 +111,18 @@ SWITCHES = [
 
 @pytest.mark.parametrize(("settings", "expected"), SWITCHES, ids=lambda x: str(x))
 def test_papers_are_cited_whose_switches_are_on_and_no_others(settings, expected):
-    used = methods(config(**NEUTRAL | settings))
+    made = config(**NEUTRAL | settings)
+    used = used_by(made)
+    ours = [m.key for m in used if m.key in OURS]
+    assert [
+        m.key for m in methods(made) if m.key in OURS
+    ] == ours  # the config's rule says the same
     assert [arxiv_id(method.key) for method in used] == ["2402.03300", *expected]
 
 
 def test_everything_at_once():
     settings = {"td_error": "tree", "trace_style": "both", "process_set_weighting": True}
-    used = methods(config(**settings, loss_type="dr_grpo", scale_rewards="none", beta=0.1))
+    used = used_by(config(**settings, loss_type="dr_grpo", scale_rewards="none", beta=0.1))
     assert [m.name for m in used] == [
         "GRPO",
         "GRPO-λ",
@@ -123,7 +141,7 @@ def test_everything_at_once():
 
 
 def test_every_entry_is_whole_and_reachable():
-    reachable = {m.key for settings, _ in SWITCHES for m in methods(config(**NEUTRAL | settings))}
+    reachable = {m.key for settings, _ in SWITCHES for m in used_by(config(**NEUTRAL | settings))}
     assert _entries().keys() == reachable | {"vonwerra2020trl"}
     assert {key: arxiv_id(key) for key in PAPERS} == PAPERS
     for key in _entries():
@@ -366,6 +384,20 @@ def test_a_checkpoint_and_a_saved_model_have_the_card(tmp_path):
         assert (tmp_path / folder / "training_config.yaml").exists()
         assert list((tmp_path / folder).glob("_*")) == []
         assert str(tmp_path) not in text
+
+
+def test_the_card_has_what_trained_where_the_settings_leave_it_to_the_method(tmp_path):
+    unset = dict.fromkeys(tiny.TRACED)
+    trainer = tiny.trainer(tmp_path / "run", settings=unset | {"method": "tempo"})
+    trainer.create_model_card()
+    text = (tmp_path / "run" / "README.md").read_text()
+    table = dict(re.findall(r"^\| `(\w+)` \| `([^`]+)` \|$", text, re.M))
+    assert (table["td_error"], table["trace_style"]) == ("tree", "none")
+    assert table["advantage_floor"] == "no bound"
+    assert "The method was `tempo`." in text
+    assert "td_error: null" not in text
+    assert "method: tempo" in text
+    assert "TEMPO: [arXiv:2509.18314]" in text
 
 
 def test_metrics_are_the_first_and_the_last_value(tmp_path):

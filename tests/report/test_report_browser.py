@@ -1,6 +1,7 @@
 """The page in a real browser. Each test leaves a screenshot in its `tmp_path`: look at them."""
 
 import json
+import math
 import random
 import time
 
@@ -14,14 +15,7 @@ pytestmark = pytest.mark.browser
 pytest.importorskip("plotly")
 
 BRANCH = "#tree .slicetext"
-SHADES_OF_ONE_SIGN = (
-    "token gain",
-    "process-set weight",
-    "probability",
-    "surprise",
-    "KL",
-    "clipped",
-)
+ONE_SIGN = ("token gain", "process-set weight", "probability", "surprise", "KL", "clipped")
 FRAMES = """() => new Promise((done) => {
   const box = document.getElementById("text");
   const frames = [];
@@ -114,7 +108,7 @@ def test_shades_switch_and_their_colours_have_the_sign_of_the_number(opened, run
         names = page.locator('[data-t="3"]').get_attribute("class").split()
         assert ("plus" in names) == (row["advantage"][3] > 0)
         assert ("minus" in names) == (row["advantage"][3] < 0)
-    for shade in SHADES_OF_ONE_SIGN:
+    for shade in ONE_SIGN:
         page.get_by_label(shade, exact=True).check()
         page.screenshot(path=tmp_path / f"{shade}.png", full_page=True)
         assert page.locator("#text .plus, #text .minus").count() == 0
@@ -314,14 +308,106 @@ def test_a_log_without_groups_opens_on_the_run(opened, tmp_path):
     page.screenshot(path=tmp_path / "no_groups.png", full_page=True)
 
 
-def test_opens_on_the_last_group_whose_rewards_vary(opened, tmp_path):
+def with_credit(group, advantages):
+    """The group with these advantages, each on all tokens of its completion."""
+    for made, advantage in zip(group["completions"], advantages, strict=True):
+        made["advantage"] = [advantage] * len(made["pieces"])
+        made["reward"] = float(advantage > 0)
+    return group
+
+
+def alpha(page, t):
+    """How much colour token t has, of 1."""
+    return float(page.locator(f'[data-t="{t}"]').evaluate("e => e.style.getPropertyValue('--a')"))
+
+
+def test_opens_on_the_last_group_and_a_completion_that_have_credit(opened, tmp_path):
     rng = random.Random(0)
     groups = [group(str(step), step=step, size=4, tokens=6, rng=rng) for step in (1, 2, 3)]
-    for one in groups:
-        for i, made in enumerate(one["completions"]):
-            made["reward"] = float(i % 2) if one["step"] == 2 else 1.0
+    with_credit(groups[0], [1.0, -1.0, 0.0, 0.0])
+    with_credit(groups[1], [0.0, -0.33, 8.21, 0.0])
+    with_credit(groups[2], [0.0] * 4)
     run_dir = write_log(tmp_path / "run", groups=0)
     write_records(run_dir, groups, rng=rng)
     page = opened(write_report(run_dir)[0])
     page.locator(BRANCH).first.wait_for()
     assert page.locator("#group option:checked").inner_text().startswith("step 2 ")
+    assert page.locator('#rows [aria-pressed="true"]').get_attribute("data-row") == "2-2"
+    said = page.locator("#rows button").all_inner_texts()
+    assert ["no credit" in said[0], "−0.33" in said[1], "8.21" in said[2]] == [True] * 3
+
+
+def test_blame_is_seen_beside_credit_that_is_much_larger(opened, tmp_path):
+    rng = random.Random(0)
+    made = with_credit(group("1", step=1, size=2, tokens=6, rng=rng), [8.21, -0.33])
+    made["completions"][1]["advantage"][0] = -0.165
+    write_records(tmp_path, [made], rng=rng)
+    page = opened(write_report(tmp_path)[0])
+    page.hover('[data-t="0"]')
+    assert alpha(page, 3) == 1
+    page.locator("#rows button").nth(1).click()
+    assert (alpha(page, 0), alpha(page, 3)) == (0.5, 1)
+    assert "minus" in page.locator('[data-t="3"]').get_attribute("class").split()
+    ends = page.locator("#legend .ends span").all_inner_texts()
+    assert ends == ["−0.33, blamed most", "0", "8.21, credited most"]
+    assert "scale of its own" in page.locator("#legend").inner_text()
+    page.screenshot(path=tmp_path / "blame.png", full_page=True)
+
+
+def test_the_menu_and_the_box_show_the_end_of_a_prompt(opened, tmp_path):
+    rng = random.Random(0)
+    groups = [group(str(step), step=step, size=2, tokens=6, rng=rng) for step in (1, 2)]
+    for one in groups:
+        one["prompt"] = f"{'The same beginning. ' * 400}\n\nWhat is {one['step']} + 7?"
+    write_records(tmp_path, groups, rng=rng)
+    page = opened(write_report(tmp_path)[0])
+    page.hover('[data-t="0"]')
+    menu = page.locator("#group option").all_inner_texts()
+    assert ["What is 1 + 7?" in menu[0], "What is 2 + 7?" in menu[1]] == [True, True]
+    box = page.locator("#prompt").evaluate("e => e.scrollTop + e.clientHeight - e.scrollHeight")
+    assert abs(box) <= 1
+    assert page.locator("#prompt").inner_text().endswith("What is 2 + 7?")
+    assert "scroll up" in page.locator("#prompt-note").inner_text()
+    page.screenshot(path=tmp_path / "prompt.png", full_page=True)
+
+
+def test_shades_by_probability_surprise_and_entropy(opened, tmp_path):
+    rng = random.Random(0)
+    made = group("1-0-0", step=1, size=2, tokens=6, rng=rng)
+    write_records(tmp_path, [made], rng=rng)
+    page = opened(write_report(tmp_path)[0])
+    page.hover('[data-t="0"]')
+    assert page.get_by_label("entropy", exact=True).count() == 0  # no record has it
+    path = tmp_path / "credit_log" / "records-00000.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for line in lines[1:]:
+        line |= {"logps": [math.log(0.5), math.log(0.25), 0, -3, None, -1]}
+        line |= {"entropy": [0.5, 2.0, 0.0, 1.0, None, 1.5]}
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    page = opened(write_report(tmp_path)[0])
+    page.hover('[data-t="1"]')
+    shown = tooltip_numbers(page)
+    assert number(shown["probability"]) == pytest.approx(0.25)
+    assert number(shown["surprise"]) == pytest.approx(math.log(4), rel=1e-4)
+    assert number(shown["entropy"]) == 2.0
+    expected = {
+        "probability": ([0.5, 0.25, 1, math.exp(-3), 0], "1"),  # the scale ends at 1
+        "surprise": ([math.log(2) / 3, math.log(4) / 3, 0, 1, 0], "3 nats"),
+        "entropy": ([0.25, 1, 0, 0.5, 0], "2 nats"),
+    }
+    for name, (alphas, end) in expected.items():
+        page.get_by_label(name, exact=True).check()
+        assert [alpha(page, t) for t in range(5)] == pytest.approx(alphas, abs=2e-3)
+        assert page.locator("#legend .ends span").all_inner_texts() == ["0", end]
+
+
+def test_what_was_cut_out_of_a_completion_counts_among_its_tokens(opened, tmp_path):
+    rng = random.Random(0)
+    made = group("1-0-0", step=1, size=2, tokens=6, rng=rng)
+    made["completions"][0] |= {"cut": {"at": 2, "tokens": 1000}}
+    made["completions"][0]["advantage"][5] = 9.0
+    write_records(tmp_path, [made], rng=rng)
+    page = opened(write_report(tmp_path)[0])
+    page.hover('[data-t="5"]')
+    assert "token 1005 of 1005" in page.locator("#tooltip").inner_text()
+    assert "1005 tokens" in page.locator("#rows button").first.inner_text()

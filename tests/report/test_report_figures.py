@@ -57,6 +57,25 @@ def test_tokens_are_wrapped_without_losing_any():
     assert placed[4] == (3, 0, 2, "中" * 3)
 
 
+def colours(credit):
+    """Face colours of a completion's tokens in the figure."""
+    row = {"pieces": [f"w{i} " for i in range(len(credit))], "advantage": credit}
+    axes = figures.completion_figure(row).axes[0]
+    return [tuple(round(c, 3) for c in patch.get_facecolor()[:3]) for patch in axes.patches]
+
+
+def test_each_sign_has_a_scale_of_its_own():
+    """Under a floor of −0.1 blame is a small part of credit, and it can be seen."""
+    blamed, nothing, credited = colours([-0.33, 0.0, 8.21])
+    assert nothing == (1, 1, 1)
+    assert blamed == tuple(round(c, 3) for c in figures.CREDIT(0.0)[:3])
+    assert credited == tuple(round(c, 3) for c in figures.CREDIT(1.0)[:3])
+    title = figures.completion_figure({"pieces": ["a", "b"], "advantage": [-0.33, 8.21]})
+    assert title.axes[0].get_title(loc="left") == (
+        "Tokens with credit up to 8.21 (darkest blue), blame down to −0.33 (darkest orange)"
+    )
+
+
 def test_what_has_no_shape_gets_a_name():
     assert visible("a\u202eb\0\ud800\n\t\u2028") == "a⟨U+202E⟩b⟨U+0000⟩⟨U+D800⟩↵→⟨U+2028⟩"
     assert visible("👩\u200d🔬 é") == "👩\u200d🔬 é"

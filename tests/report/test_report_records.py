@@ -57,6 +57,21 @@ def test_the_first_update_counts_and_a_missing_one_is_none(tmp_path):
     assert unknown["update"] is None
 
 
+def test_the_entropy_of_an_update_is_read_where_there_is_one(tmp_path):
+    rng = random.Random(0)
+    made = group("1-0-0", step=1, size=2, tokens=5, rng=rng)
+    write_records(tmp_path, [made], rng=rng)
+    path = read_log(tmp_path) / "records-00000.jsonl"
+    _, first, second = (json.loads(line) for line in path.read_text().splitlines())
+    write_lines(path, [made, first | {"entropy": [0.5, 1.0, 0.0, None, 2.0]}, second])
+    known, unknown = load_run(tmp_path).groups[0]["completions"]
+    assert known["update"]["entropy"] == [0.5, 1.0, 0.0, None, 2.0]
+    assert "entropy" not in unknown["update"]
+    write_lines(path, [made, first | {"entropy": [0.5]}])
+    with pytest.raises(ValueError, match="entropy must have one entry for each of the 5 tokens"):
+        load_run(tmp_path)
+
+
 def test_of_a_group_that_was_written_twice_the_later_one_stands(tmp_path):
     rng = random.Random(0)
     made = [group("1-0-0", step=1, size=2, tokens=5, rng=rng) for _ in range(2)]

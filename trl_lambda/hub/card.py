@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,7 +36,8 @@ class Run:
         dataset: its name on the Hub.
         dataset_facts: what is known of it otherwise: rows, columns.
         reward_names: of the reward functions.
-        config: the `LambdaGRPOConfig`.
+        config: the `GRPOConfig`.
+        method: the method's name under "method" and, by option, what trains; empty if not known.
         settings: the same and the script's, fit to be published.
         log_history, step, max_steps: the trainer's state.
         processes: how many trained.
@@ -54,6 +56,7 @@ class Run:
     dataset_facts: str
     reward_names: list[str]
     config: Any
+    method: Mapping[str, Any]
     settings: Settings
     log_history: list[dict[str, Any]]
     step: int
@@ -81,7 +84,7 @@ def model_card(run: Run, *, always_shown: list[str], config_class: type) -> str:
         "## Training\n\n" + _facts(run),
         _plot(run),
         "### Metrics\n\n" + _metric_table(run.log_history),
-        "### Settings\n\n" + _settings(run, always_shown, config_class),
+        "### Settings\n\n" + _method(run) + _settings(run, always_shown, config_class),
         "### Versions\n\n" + _versions(),
         "## Citations\n\n" + _citations(run),
     ]
@@ -89,7 +92,7 @@ def model_card(run: Run, *, always_shown: list[str], config_class: type) -> str:
 
 
 def _front_matter(run: Run) -> str:
-    own = [method.tag for method in methods(run.config) if method.tag]
+    own = [method.tag for method in methods(run.config, run.method) if method.tag]
     given = [one_line(str(tag), 100) for tag in run.tags]
     data = ModelCardData(
         base_model=run.base_model,
@@ -199,6 +202,21 @@ def _place(name: str) -> tuple[int, str]:
     return len(order), name
 
 
+def _method(run: Run) -> str:
+    """The options of the method as they trained, also where the settings leave them to it."""
+    if not run.method:
+        return ""
+    name, rest = run.method.get("method"), {n: v for n, v in run.method.items() if n != "method"}
+    lines = [f"| `{option}` | {code_span(_plain(value))} |" for option, value in rest.items()]
+    what = f"The method was {code_span(name)}. " if name else ""
+    table = "\n".join(["| option | value |", "|---|---|", *lines])
+    return f"{what}What trained, also where the settings left it to the method:\n\n{table}\n\n"
+
+
+def _plain(value: Any) -> str:
+    return "no bound" if value == -math.inf else str(value)
+
+
 def _settings(run: Run, always_shown: list[str], config_class: type) -> str:
     shown = run.settings.shown_in_card(always_shown, config_class)
     return (
@@ -216,7 +234,7 @@ def _versions() -> str:
 
 
 def _citations(run: Run) -> str:
-    used = methods(run.config)
+    used = methods(run.config, run.method)
     lines = ["TRL, and the papers behind the settings that were on:", ""]
     for method in used:
         why = f" (`{method.switch}`)" if method.switch else ""

@@ -6,10 +6,13 @@ names for them; `bnpo` has none there.
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 TRL = "vonwerra2020trl"
@@ -33,37 +36,54 @@ class Method:
     tag: str | None = None
 
 
-def methods(config: Any) -> list[Method]:
-    """The methods that a `LambdaGRPOConfig` turns on, GRPO first."""
+def methods(config: Any, in_effect: Mapping[str, Any] = MappingProxyType({})) -> list[Method]:
+    """The methods that a run turns on, GRPO first.
+
+    Args:
+        config: a `GRPOConfig`.
+        in_effect: what trains, by option, where that is not what the config's field says: a field
+            of ours that is None is as the method has it. Empty: what the config's own rule says.
+    """
     on = [Method("shao2024deepseekmath", "GRPO", tag="grpo")]
-    candidates = [*_ours(config), *_losses(config), *_details(config)]
+    trained = SimpleNamespace(**{**vars(config), **in_effect})
+    ours = in_effect or _of_rule(getattr(config, "credit_rule", None))
+    candidates = [*_ours(ours), *_losses(trained), *_details(trained)]
     for holds, key, name, switch, tag in candidates:
         if holds and key not in {method.key for method in on}:
             on.append(Method(key, name, switch, tag))
     return on
 
 
-def _ours(c: Any) -> list[tuple]:
-    # λ·γ = 0 with 'recent' is no trace; 'both' keeps a trace on the first token.
-    traced = c.trace_style != "none" and (c.trace_style == "both" or c.credit_rule.decay > 0)
-    floor = c.credit_rule.advantage_floor
+def _of_rule(rule: Any) -> dict[str, Any]:
+    """The options that a `CreditRule` has; empty without one."""
+    if rule is None:
+        return {}
+    floor = -math.inf if rule.advantage_floor is None else rule.advantage_floor
+    return {**vars(rule), "trace_lambda": rule.decay, "advantage_floor": floor}
+
+
+def _ours(values: Mapping[str, Any]) -> list[tuple]:
+    style, td_error = values.get("trace_style", "none"), values.get("td_error", "group")
+    # λ = 0 with 'recent' is no trace; 'both' keeps a trace on the first token.
+    traced = style == "both" or (style == "recent" and values["trace_lambda"] > 0)
+    floor = values.get("advantage_floor", -math.inf)
     return [
         (
-            traced or floor is not None,
+            traced or floor > -math.inf,
             "parthasarathi2025grpolambda",
             "GRPO-λ",
-            f"trace_style: {c.trace_style}" if traced else f"advantage_floor: {floor}",
+            f"trace_style: {style}" if traced else f"advantage_floor: {floor}",
             "grpo-lambda",
         ),
         (
-            c.process_set_weighting,
+            values.get("process_set_weighting", False),
             "sullivan2025grpo",
             "λ-GRPO",
             "process_set_weighting: true",
             "lambda-grpo",
         ),
-        (c.td_error == "tree", "tran2025exploiting", "TEMPO", "td_error: tree", "tempo"),
-        (c.td_error == "terminal", "schulman2015high", "GAE", "td_error: terminal", None),
+        (td_error == "tree", "tran2025exploiting", "TEMPO", "td_error: tree", "tempo"),
+        (td_error == "terminal", "schulman2015high", "GAE", "td_error: terminal", None),
     ]
 
 

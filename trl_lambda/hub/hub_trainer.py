@@ -24,7 +24,8 @@ from .card import CONFIG_FILE, Run, model_card
 from .markdown import code_span, is_repo_id
 from .plot import write_reward_plot
 from .push import HubPushError, Push, WatchPushes, push_under_way, wait_for_push
-from .redaction import known_secrets, without_secrets
+from .redaction import SecretText, args_without_secrets, known_secrets
+from .reporters import tell_no_secrets
 from .secrets import environment_secrets, redacted
 from .settings import function_path, lora_settings, public_name, run_settings
 from .usage import prompt_form
@@ -55,10 +56,15 @@ class HubTrainer:
         if args.hub_token is not None:
             args.hub_token = SecretText(args.hub_token)
         super().__init__(model, reward_funcs, args, *rest, **options)
+        tell_no_secrets(self.callback_handler.callbacks)
         self._rename_secret_rewards()
         self.push_watch = WatchPushes(self, self._push)
         if args.push_to_hub:
             self.add_callback(self.push_watch)
+
+    def add_callback(self, callback: Any) -> None:
+        super().add_callback(callback)
+        tell_no_secrets(self.callback_handler.callbacks)
 
     # -- secrets -------------------------------------------------------------------------------
 
@@ -87,10 +93,7 @@ class HubTrainer:
         """transformers pickles `self.args` to `training_args.bin`, and pushes it with the model."""
         outer = self.args
         self._args_in_full = self._args_in_full or outer
-        self.args = without_secrets(self._args_in_full, self._secrets())
-        # A push needs it. It pickles as None.
-        token = self._args_in_full.hub_token
-        self.args.hub_token = None if token is None else SecretText(token)
+        self.args = args_without_secrets(self._args_in_full, self._secrets())
         try:
             yield
         finally:
@@ -162,6 +165,7 @@ class HubTrainer:
             dataset_facts=_data_facts(self.train_dataset),
             reward_names=list(reward_names(self)),
             config=args,
+            method=self._method_values(),
             settings=settings,
             log_history=self.state.log_history,
             step=self.state.global_step,
@@ -185,6 +189,10 @@ class HubTrainer:
         if paths and all(paths):
             known["reward_funcs"] = paths
         return {**known, **self.card_settings}
+
+    def _method_values(self) -> dict[str, Any]:
+        """The method's name and, by option, what trains; a trainer that has methods says so."""
+        return {}
 
     def _peft_config(self) -> Any:
         """The active adapter's, be the model a `PeftModel` or one with transformers' adapters."""
@@ -277,17 +285,6 @@ class HubTrainer:
             private=args.hub_private_repo if self._private is None else self._private,
             secrets=self._secrets(),
         )
-
-
-class SecretText(str):
-    """A text that pickles as None: transformers pickles its arguments, token and all, to a file
-    (`training_args.bin`) that it pushes beside the model."""
-
-    def __reduce__(self) -> tuple:
-        return type(None), ()
-
-    def __deepcopy__(self, memo: dict) -> SecretText:
-        return self
 
 
 def _adapter(peft_config: Any) -> str | None:

@@ -83,11 +83,6 @@ def known_secrets(*settings: Any) -> tuple[str, ...]:
     return tuple(sorted(text for text in found if len(text) >= SHORTEST_KNOWN))
 
 
-def public_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of settings with a text or None in the place of each secret."""
-    return public(marked(settings, known_secrets(settings)))
-
-
 def without_secrets(settings: Any, known: Iterable[str] = ()) -> Any:
     """A shallow copy of an object, with attributes in which no secret is.
 
@@ -101,6 +96,23 @@ def without_secrets(settings: Any, known: Iterable[str] = ()) -> Any:
             object.__setattr__(result, name, public(mark))
         if shows_secret(_pickled(vars(result)[name]), known):
             object.__setattr__(result, name, None)
+    return result
+
+
+class SecretText(str):
+    """A text that can be used, and pickles as None."""
+
+    def __reduce__(self) -> tuple:
+        return type(None), ()
+
+    def __deepcopy__(self, memo: dict) -> SecretText:
+        return self
+
+
+def args_without_secrets(args: Any, known: Iterable[str] = ()) -> Any:
+    """A copy of a `TrainingArguments` to write down; a push can still read its `hub_token`."""
+    result = without_secrets(args, {*known, *known_secrets(vars(args))})
+    result.hub_token = None if args.hub_token is None else SecretText(args.hub_token)
     return result
 
 

@@ -64,7 +64,8 @@ class Settings:
         defaults = default_values(config_class)
         shown, long = {}, []
         for name, value in self.values.items():
-            if name not in always and name in defaults and defaults[name] == value:
+            unset = value is None or name not in always
+            if unset and name in defaults and defaults[name] == value:
                 continue
             if len(_dump(value)) > LONGEST_SHOWN:
                 long.append(f"# {name}: too long to show here; the file has it.")

@@ -11,7 +11,8 @@ from .writing import MAX_MB, write_report
 DESCRIPTION = """\
 Writes one HTML file that shows what a run's credit did. It opens from disk and needs no network.
 
-  completions   every token shaded by its credit, trace weight, process-set weight, KL or clipping
+  completions   every token shaded by its credit, token gain, process-set weight, probability,
+                surprise, entropy, KL or clipping
   process sets  the shared prefixes of a group as a tree, coloured by mean reward
   run           reward, accuracy, length, entropy, clipping, path depth over steps
 

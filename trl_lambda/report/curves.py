@@ -16,15 +16,32 @@ from ..credit_log.reading import Run
 from ..evaluation.intervals import student_quantile
 
 ACCURACY = "rewards/*/mean"
-# (name that TRL or we log, what the chart is called), in the order of the page.
+# (name that TRL or we log, what the chart is called, what it shows), in the order of the page.
 CHARTS = (
-    ("reward", "Reward"),
-    (ACCURACY, "Accuracy"),
-    ("completions/mean_length", "Length of completions (tokens)"),
-    ("entropy", "Entropy (nats per token)"),
-    ("clip_ratio/region_mean", "Share of clipped tokens"),
-    ("process_sets/path_depth", "Path depth"),
-    ("process_sets/intermediate_proportion", "Intermediate proportion"),
+    ("reward", "Reward", "Mean over completions of the sum of all reward functions, weighted."),
+    (ACCURACY, "Accuracy", "Mean of one reward function; where it is 1 or 0, the share of right."),
+    ("completions/mean_length", "Length of completions (tokens)", "Mean, cut ones included."),
+    (
+        "entropy",
+        "Entropy (nats per token)",
+        "Mean over tokens; near 0 it samples one text.",
+    ),
+    (
+        "clip_ratio/region_mean",
+        "Share of clipped tokens",
+        "Tokens whose ratio left the clip range, so that they gave no gradient.",
+    ),
+    (
+        "process_sets/path_depth",
+        "Path depth",
+        "Along a completion, how many different sizes its process sets have between one completion "
+        "and the whole group; 0 where completions part at once.",
+    ),
+    (
+        "process_sets/intermediate_proportion",
+        "Intermediate proportion",
+        "Share of a completion's tokens that at least one other completion shares.",
+    ),
 )
 
 
@@ -49,22 +66,23 @@ class Line:
 
 @dataclass(frozen=True)
 class Chart:
-    """Lines over one pair of axes."""
+    """Lines over one pair of axes; `about` says what they show."""
 
     metric: str
     title: str
     lines: list[Line]
+    about: str = ""
 
 
 def charts(runs: list[Run]) -> list[Chart]:
     """Every chart of the run view; one that nobody logged has no lines."""
     seeds = same_but_for_seed(runs)
     found = []
-    for metric, title in CHARTS:
+    for metric, title, about in CHARTS:
         names = _accuracies(runs) if metric == ACCURACY else [metric]
         for name in names or [metric]:
             label = f"{title}: {name.split('/')[1]}" if metric == ACCURACY and names else title
-            found.append(Chart(name, label, _lines(seeds, name)))
+            found.append(Chart(name, label, _lines(seeds, name), about))
     return found
 
 

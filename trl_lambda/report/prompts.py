@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def prompt_ends(prompts: list[str], length: int) -> list[str]:
-    """The end of each prompt, about `length` characters, marked with … where text is left out.
+    """The end of each prompt, up to `length` characters, with … where text is left out.
 
     Where all prompts also end alike, as under a chat template, that end is shortened and what
     stands before it is shown too.
@@ -19,7 +19,12 @@ def prompt_ends(prompts: list[str], length: int) -> list[str]:
 
 
 def _end(text: str, length: int) -> str:
-    return text if len(text) <= length else f"…{text[-length:]}"
+    """The last characters, from the beginning of a word where there is one nearby."""
+    if len(text) <= length:
+        return text
+    end = text[-length:]
+    word = end.find(" ", 0, 12)
+    return f"…{end[word + 1 :]}"
 
 
 def _shared_end(prompts: list[str]) -> str:

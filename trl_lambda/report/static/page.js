@@ -70,8 +70,7 @@ function mostCredited(completions) {
 
 /** The largest credit of a completion, with its sign. */
 function creditOf({ largest_credit: credit }) {
-  if (!credit) return "no credit";
-  return credit > 0 ? `credit up to ${brief(credit)}` : `blame down to ${brief(credit)}`;
+  return credit ? `${credit > 0 ? "credit" : "blame"} ${brief(credit)}` : "no credit";
 }
 
 function showRows(group, branch) {
@@ -89,7 +88,7 @@ function showRows(group, branch) {
       element("strong", {}, `${index + 1}`),
       element("span", {}, `reward ${brief(completion.reward)}`),
       element("span", { class: "hint" }, creditOf(completion)),
-      element("span", { class: "hint" }, counted(completion.pieces.length, "token")));
+      element("span", { class: "hint" }, counted(tokenCount(completion), "token")));
   }));
 }
 
@@ -110,8 +109,8 @@ function showGrades(completion) {
     ...part("Reward", [["total", completion.reward],
       ["group advantage", completion.group_advantage]]),
     ...part("By function", Object.entries(completion.rewards)),
-    ...part("Grade", Object.entries(completion.extra)),
-    ...part("Record", [["row", completion.row], ["tokens", completion.pieces.length]]));
+    ...part("Further columns", Object.entries(completion.extra)),
+    ...part("Record", [["row", completion.row], ["tokens", tokenCount(completion)]]));
 }
 
 function grade(value) {
@@ -172,6 +171,12 @@ function showNotes() {
     .map((note) => element("p", { class: "note" }, note)));
 }
 
+/** Terms and their meanings, below what they explain. */
+function showMeanings(box, entries) {
+  byId(box).replaceChildren(...entries.flatMap(([name, meaning]) =>
+    [element("dt", {}, name), element("dd", {}, meaning)]));
+}
+
 function start() {
   showNotes();
   listenToTabs();
@@ -179,6 +184,8 @@ function start() {
   buildShades();
   showLines();
   showSettings();
+  showMeanings("numbers", NUMBERS.map(([name, , meaning]) => [name, meaning]));
+  showMeanings("curves", DATA.charts.map(({ title, about }) => [visible(title), about]));
   DATA.runs.forEach((run, index) =>
     byId("run").append(element("option", { value: index }, visible(run.name))));
   byId("run-label").hidden = DATA.runs.length === 1;

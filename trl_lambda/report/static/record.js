@@ -75,25 +75,44 @@ function extents(group, shade) {
   return largest;
 }
 
+// What the tooltip says of a token: [name, value, meaning]; the meanings stand below the text.
+const NUMBERS = [
+  ["credit (advantage)", (c, t) => at(c.advantage, t), "w·v·A: what the loss multiplies the ratio with."],
+  ["token gain", (c, t) => at(c.trace_weight, t),
+    "How many times the trace multiplies the token's gradient if TD errors are equal."],
+  ["process-set weight", (c, t) => at(c.weight, t), "w: 1/size where process sets are weighted, else 1."],
+  ["process-set size", (c, t) => at(c.size, t),
+    "Completions of the group that share the text up to and with this token."],
+  ["probability", (c, t) => rounded(probability(c, t)),
+    "π of the token at the first update, exp of its log-prob."],
+  ["surprise", (c, t) => rounded(surprise(c, t)), "−log π, in nats."],
+  ["entropy", (c, t) => updated(c, "entropy", t), "Of the distribution over all tokens, in nats."],
+  ["KL", (c, t) => updated(c, "kl", t),
+    "Estimated divergence from the reference model, in nats; – where the run has none (beta = 0)."],
+  ["clipped", (c, t) => ({ 0: "no", 1: "yes" })[updated(c, "clipped", t)],
+    "Whether the ratio was beyond the clip range on the side that counts, so no gradient flowed."],
+  ["ratio", (c, t) => updated(c, "ratio", t),
+    "exp(z): probability at the update over that when sampled, traced in trace_mode=\"ratio\"."],
+  ["|z|", (c, t) => updated(c, "z_abs", t), "Size of the log-ratio z, which the clip range bounds."],
+  ["log-prob at the update", (c, t) => updated(c, "logps", t), "log π at the first update, in nats."],
+  ["log-prob when sampled", (c, t) => updated(c, "old_logps", t),
+    "log π of the policy that the update starts from, in nats."],
+  ["token id", (c, t) => at(c.ids, t), "In the tokenizer's vocabulary."],
+].filter(([name]) => name !== "entropy" || DATA.has_entropy);
+
 /** [name, value] of all that is known of token t. */
 function numbers(completion, t) {
-  const known = [
-    ["credit (advantage)", at(completion.advantage, t)],
-    ["token gain", at(completion.trace_weight, t)],
-    ["process-set weight", at(completion.weight, t)],
-    ["process-set size", at(completion.size, t)],
-    ["probability", rounded(probability(completion, t))],
-    ["surprise", rounded(surprise(completion, t))],
-    ["entropy", updated(completion, "entropy", t)],
-    ["KL", updated(completion, "kl", t)],
-    ["clipped", { 0: "no", 1: "yes" }[updated(completion, "clipped", t)]],
-    ["ratio", updated(completion, "ratio", t)],
-    ["|z|", updated(completion, "z_abs", t)],
-    ["log-prob at the update", updated(completion, "logps", t)],
-    ["log-prob when sampled", updated(completion, "old_logps", t)],
-    ["token id", at(completion.ids, t)],
-  ];
-  return known.filter(([name]) => name !== "entropy" || DATA.has_entropy);
+  return NUMBERS.map(([name, value]) => [name, value(completion, t)]);
+}
+
+/** Tokens of a completion, those included that the record left out. */
+function tokenCount({ pieces, cut }) {
+  return pieces.length + (cut ? cut.tokens - 1 : 0);
+}
+
+/** Position of entry t among them, from 1. */
+function position({ cut }, t) {
+  return t + 1 + (cut && t > cut.at ? cut.tokens - 1 : 0);
 }
 
 /** To the five significant digits of the record. */

@@ -67,7 +67,7 @@ function showLines() {
   const heldOut = DATA.charts.some((chart) => chart.lines.some((line) => line.held_out));
   byId("lines-note").textContent =
     (banded ? "Runs that differ in the seed alone: mean and 95 % Student interval. " : "") +
-    (heldOut ? "With markers: held-out prompts." : "");
+    (heldOut ? "Without markers: batches of the training. With markers: held-out prompts." : "");
   byId("not-logged").textContent = DATA.not_logged.length
     ? `Not logged by these runs: ${DATA.not_logged.join(", ")}.` : "";
 }

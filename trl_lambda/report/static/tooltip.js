@@ -5,10 +5,10 @@ const tooltip = byId("tooltip");
 function showTooltip(target, completion, t) {
   const rows = numbers(completion, t).map(([name, value]) =>
     element("tr", {}, element("th", { scope: "row" }, name), element("td", {}, figure(value))));
-  const policy = at(completion.mask, t) ? "" : " · not a policy token";
+  const policy = at(completion.mask, t) ? "" : " · not written by the policy";
   tooltip.replaceChildren(
     element("p", { class: "token" }, isolated(beginning(completion.pieces[t], 60) || "(empty)")),
-    element("p", { class: "hint" }, `token ${t + 1} of ${completion.pieces.length}${policy}`),
+    element("p", { class: "hint" }, `token ${position(completion, t)} of ${tokenCount(completion)}${policy}`),
     element("table", {}, ...rows));
   tooltip.hidden = false;
   place(target.getClientRects()[0] || target.getBoundingClientRect());

@@ -133,10 +133,12 @@ function showBranch(group, branch, choose) {
     ["step advantage", brief(branch.step_advantage)],
   ];
   byId("branch").replaceChildren(
-    element("h3", {}, branch.parent === null ? "The whole group" : "Branch"),
+    element("h3", {}, branch.parent === null ? "The whole group" : "This process set"),
     element("dl", {}, ...facts.flatMap(([name, value]) =>
       [element("dt", {}, name), element("dd", {}, value)])),
-    element("div", { class: "written", tabindex: 0, "aria-label": "Text of the branch" },
+    element("p", { class: "hint" }, "Step advantage: the advantage that the mean reward of these " +
+      "completions has in the group."),
+    element("div", { class: "written", tabindex: 0, "aria-label": "Text of the process set" },
       isolated(shown(branchWords(group, branch)) || "(no token is shared)")),
     element("div", { class: "links" },
       parent && link(parent, "↑ the branch it grows from"),
