@@ -45,6 +45,7 @@ def test_our_own_methods_replace_none_of_trl():
     ours = {name for cls in LambdaGRPOTrainer.__mro__ for name in own_names(cls)}
     meant = {demand.name for demand in DEMANDS} | {"train", "_name", "_tag_names"}
     hub = {
+        "add_callback",
         "create_model_card",
         "init_hf_repo",
         "push_to_hub",

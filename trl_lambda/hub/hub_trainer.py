@@ -19,7 +19,7 @@ from trl.trainer.utils import (
 
 from ..atomic_write import replace_text
 from ..console import get_logger
-from ..host import reward_names
+from ..host import callbacks, reward_names
 from .card import CONFIG_FILE, Run, model_card
 from .markdown import code_span, is_repo_id
 from .plot import write_reward_plot
@@ -56,7 +56,7 @@ class HubTrainer:
         if args.hub_token is not None:
             args.hub_token = SecretText(args.hub_token)
         super().__init__(model, reward_funcs, args, *rest, **options)
-        tell_no_secrets(self.callback_handler.callbacks)
+        tell_no_secrets(callbacks(self))
         self._rename_secret_rewards()
         self.push_watch = WatchPushes(self, self._push)
         if args.push_to_hub:
@@ -64,7 +64,7 @@ class HubTrainer:
 
     def add_callback(self, callback: Any) -> None:
         super().add_callback(callback)
-        tell_no_secrets(self.callback_handler.callbacks)
+        tell_no_secrets(callbacks(self))
 
     # -- secrets -------------------------------------------------------------------------------
 
