@@ -403,6 +403,8 @@ RECIPE_ARROWS = {
 }
 # Privates of TRL's trainer and ours that a recipe touches, and the one file that may.
 RECIPE_PRIVATES = {
+    "_credit": "benchmarks/speed/step.py",
+    "_plan_loss": "benchmarks/speed/step.py",
     "_exit": "benchmarks/learning/runs.py",  # of os: ends a worker whose parent is gone
     "_kl_term": "benchmarks/speed/step.py",
     "_prepare_inputs": "benchmarks/speed/step.py",

@@ -31,7 +31,7 @@ def test_runs_whose_seed_is_not_known_stay_apart():
 def test_mean_and_student_interval_by_hand():
     (line,) = reward_lines(run(values=[1.0], seed=1), run(values=[3.0], seed=2))
     assert line.mean == [2.0]
-    assert line.high[0] - 2 == pytest.approx(12.706 * math.sqrt(2) / math.sqrt(2))
+    assert line.high[0] - 2 == pytest.approx(12.7062 * math.sqrt(2) / math.sqrt(2))
     assert 2 - line.low[0] == pytest.approx(line.high[0] - 2)
 
 

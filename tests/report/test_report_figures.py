@@ -67,7 +67,7 @@ def colours(credit):
 def test_each_sign_has_a_scale_of_its_own():
     """Under a floor of −0.1 blame is a small part of credit, and it can be seen."""
     blamed, nothing, credited = colours([-0.33, 0.0, 8.21])
-    assert nothing == (1, 1, 1)
+    assert min(nothing) > 0.99
     assert blamed == tuple(round(c, 3) for c in figures.CREDIT(0.0)[:3])
     assert credited == tuple(round(c, 3) for c in figures.CREDIT(1.0)[:3])
     title = figures.completion_figure({"pieces": ["a", "b"], "advantage": [-0.33, 8.21]})

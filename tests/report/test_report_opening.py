@@ -47,8 +47,8 @@ def test_the_newest_group_with_credit_is_told():
 
 def test_long_prompts_are_named_by_their_ends():
     prompts = [f"{'the same ' * 50}and then number {i}" for i in range(3)]
-    shown = prompt_ends(prompts, 30)
-    assert shown == [f"…same and then number {i}" for i in range(3)]
+    shown = prompt_ends(prompts, 30)  # from the beginning of a word
+    assert shown == [f"…the same and then number {i}" for i in range(3)]
     assert prompt_ends(["short"], 30) == ["short"]
 
 

@@ -106,15 +106,15 @@ def time_own_calls(trainer: LambdaGRPOTrainer) -> list[float]:
 
         return wrapper
 
-    plan_of = trainer.loss_plan
+    plan_of = trainer._plan_loss
 
-    def loss_plan(inputs, mask):
+    def plan_loss(inputs, mask):
         plan = timed(plan_of)(inputs, mask)
         plan.trace = timed(plan.trace)
         return plan
 
-    trainer.credit = timed(trainer.credit)
-    trainer.loss_plan = loss_plan
+    trainer._credit = timed(trainer._credit)
+    trainer._plan_loss = plan_loss
     trainer._kl_term = timed(trainer._kl_term)
     return spent
 

@@ -58,14 +58,12 @@ function chooseBranch(branch) {
   showRows(group, branch);
   drawTree(group, branch, chooseBranch);
   if (kept) shadeTokens();
-  else chooseCompletion(mostCredited(branch.rows.map((index) => group.completions[index])));
+  else chooseCompletion(firstCredited(branch.rows.map((index) => group.completions[index])));
 }
 
-/** The completion with the largest credit or blame, the first of equals. */
-function mostCredited(completions) {
-  return completions.reduce((most, completion) =>
-    Math.abs(completion.largest_credit) > Math.abs(most.largest_credit) ? completion : most,
-    completions[0]);
+/** The first completion that has credit or blame, the first of all where none has. */
+function firstCredited(completions) {
+  return completions.find(({ largest_credit: credit }) => credit) ?? completions[0];
 }
 
 /** The largest credit of a completion, with its sign. */
