@@ -14,6 +14,7 @@ from trl import GRPOConfig
 
 from trl_lambda import LambdaGRPOConfig
 from trl_lambda.checkpoints.window import SAMPLING, SCORING, WITH_VLLM, changes, plain
+from trl_lambda.config import method_of
 from trl_lambda.methods import OPTIONS
 
 # A window of 4 updates; the checkpoints of steps 1, 2, 3 and 5 are inside one.
@@ -93,7 +94,10 @@ def test_a_changed_setting_is_named_and_its_credit_is_new(changed, stopped, tmp_
         resumed.train(resume_from_checkpoint=stopped)
     assert steps[0] == 3
     ((name, value),) = changed.items()
-    was = getattr(tiny.config(LambdaGRPOConfig, tmp_path, **SETTINGS), name)
+    before = tiny.config(LambdaGRPOConfig, tmp_path, **SETTINGS)
+    # What an unset option of the method comes to, or TRL's setting.
+    was = method_of(before).values().get(name)
+    was = getattr(before, name) if was is None else was
     assert f"other settings ({name} {was} → {value})" in caplog.text
     assert "new completions are generated at once" in caplog.text
     # To the bit as where the checkpoint never had a window.
@@ -142,7 +146,7 @@ def test_what_decides_credit_comes_from_the_trainer(stopped, tmp_path, caplog):
     """The hook for subclasses."""
 
     class WithAnOption(type(runs.build(tmp_path))):
-        def credit_settings(self):
+        def _credit_settings(self):
             return super()._credit_settings() | {"my_option": ("a", 1)}
 
     with caplog.at_level(logging.WARNING):

@@ -1,23 +1,15 @@
 """Fixtures of several modules."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import pytest
 import tiny
 
-RECIPE = Path(__file__).parents[2] / "recipes" / "evaluate.py"
+from trl_lambda.scripts import evaluate
 
 
 @pytest.fixture(scope="session")
 def recipe():
     """The module of the command line."""
-    spec = importlib.util.spec_from_file_location("evaluate_recipe", RECIPE)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return evaluate
 
 
 @pytest.fixture(scope="session")

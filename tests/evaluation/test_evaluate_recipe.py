@@ -10,12 +10,6 @@ import tiny
 import tiny_chat
 
 from trl_lambda.evaluation import BENCHMARKS, read_records
-from trl_lambda.scripts import evaluate
-
-
-@pytest.fixture(scope="module")
-def recipe():
-    return evaluate
 
 
 @pytest.fixture

@@ -58,13 +58,13 @@ def test_the_metrics_of_trl_count_the_same(trainer, monkeypatch):
     """TRL's own counts, of the losses that have one."""
     for loss_type, name in (("grpo", "clip_ratio/region_mean"), ("cispo", "cispo_clip_ratio")):
         case = batch(3, spread=0.5)
-        trainer._metrics[trainer.mode].clear()
+        trainer._metrics[trainer._mode].clear()
         gradient(trainer, monkeypatch, case, loss_type, low=0.1, high=1.1)
         ratio = (case["logps"] - case["old"]).exp()
         clipped = trainer._ratio_rule.clipped(ratio, case["advantage"]) & MASK.bool()
         if loss_type == "cispo":  # TRL counts those with a positive advantage alone
             clipped &= case["advantage"] > 0
-        (logged,) = trainer._metrics[trainer.mode][name]
+        (logged,) = trainer._metrics[trainer._mode][name]
         assert logged == pytest.approx((clipped.sum() / MASK.sum()).item())
 
 
@@ -97,10 +97,10 @@ OUTSIDE = {"grpo": 5, "cispo": 6, "sapo": 0}
 def test_the_metric_of_the_traced_ratio_has_the_limits_of_the_loss(trainer, monkeypatch, loss_type):
     for name, value in (("epsilon_low", 0.1), ("epsilon_high", 0.5), ("loss_type", loss_type)):
         monkeypatch.setattr(trainer, name, value)
-    trainer._metrics[trainer.mode].clear()
+    trainer._metrics[trainer._mode].clear()
     z = torch.tensor([[0.4, 0.6, 2.0, 9.0], [0.8, 1.2, 1.4, 1.6]]).log()
     trainer._log_traced_ratio(z, torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1]]))
-    (share,) = trainer._metrics[trainer.mode]["trace/ratio_clipped"]
+    (share,) = trainer._metrics[trainer._mode]["trace/ratio_clipped"]
     assert share == pytest.approx(OUTSIDE[loss_type] / 7)
 
 

@@ -24,7 +24,7 @@ from .card import CONFIG_FILE, Run, model_card
 from .markdown import code_span, is_repo_id
 from .plot import write_reward_plot
 from .push import HubPushError, Push, WatchPushes, push_under_way, wait_for_push
-from .redaction import SecretText, args_without_secrets, known_secrets
+from .redaction import SecretText, args_without_secrets, known_secrets, marked, public
 from .reporters import tell_no_secrets
 from .secrets import environment_secrets, redacted
 from .settings import function_path, lora_settings, public_name, run_settings
@@ -87,6 +87,10 @@ class HubTrainer:
         logged_in = get_token() if getattr(self, "hub_model_id", None) else None
         login = {"token": logged_in}
         return known_secrets(vars(args), dict(self.card_settings), environment_secrets(), login)
+
+    def _shape_of_window(self) -> dict[str, Any]:
+        """Checkpoints are pushed, and have the settings of their generation window."""
+        return public(marked(super()._shape_of_window(), self._secrets()))
 
     @contextmanager
     def _args_without_secrets(self) -> Iterator[None]:
