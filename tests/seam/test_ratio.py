@@ -99,7 +99,7 @@ def test_the_metric_of_the_traced_ratio_has_the_limits_of_the_loss(trainer, monk
         monkeypatch.setattr(trainer, name, value)
     trainer._metrics[trainer._mode].clear()
     z = torch.tensor([[0.4, 0.6, 2.0, 9.0], [0.8, 1.2, 1.4, 1.6]]).log()
-    trainer._log_traced_ratio(z, torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1]]))
+    trainer._observer.observe_ratio(z, torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1]]))
     (share,) = trainer._metrics[trainer._mode]["trace/ratio_clipped"]
     assert share == pytest.approx(OUTSIDE[loss_type] / 7)
 
