@@ -151,7 +151,7 @@ def test_asking_for_nothing_is_fine(tmp_path):
 def test_what_is_no_td_error_is_refused_by_name(tmp_path, returned, error, message):
     with pytest.raises(error, match=message) as caught:
         score(build(tmp_path, returned))
-    assert "test_td_errors" in str(caught.value)
+    assert "test_credit_batch" in str(caught.value)
 
 
 def test_what_stands_on_masked_tokens_never_matters(tmp_path):
@@ -186,7 +186,7 @@ def test_it_trains_logs_and_records_as_a_built_in_one(tmp_path):
     trainer = build(tmp_path, mine, settings=settings)
     trainer.train()
     assert {"trace/gain_first_tenth", "kl"} <= set(trainer.state.log_history[0])
-    assert "test_td_errors" in (tmp_path / "credit_log" / "meta.json").read_text()
+    assert "test_credit_batch" in (tmp_path / "credit_log" / "meta.json").read_text()
 
 
 def test_a_td_error_is_given_once(tmp_path):
@@ -196,7 +196,7 @@ def test_a_td_error_is_given_once(tmp_path):
 
 def test_the_name_of_a_function():
     assert td_error_name("tree") == "tree"
-    assert td_error_name(by_row) == "test_td_errors.by_row"
+    assert td_error_name(by_row) == "test_credit_batch.by_row"
 
 
 def test_a_bridge_s_rule_takes_a_function_of_the_numbers():
