@@ -598,6 +598,7 @@ def test_iterable_dataset(tmp_path):
     assert trainer.state.global_step == 3
 
 
+@pytest.mark.slow
 def test_torch_compile(tmp_path):
     settings = {
         "trace_mode": "ratio",

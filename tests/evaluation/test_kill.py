@@ -24,6 +24,7 @@ def start(model_folder: str, output_dir: Path, seconds: float) -> subprocess.Pop
     )
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_is_the_same_as_never_killed(model_folder, tmp_path):
     assert start(model_folder, tmp_path / "whole", 0).wait() == 0
     path = tmp_path / "killed" / "sums" / "records.jsonl"

@@ -86,6 +86,7 @@ def refusal(monkeypatch, tmp_path):
     return message
 
 
+@pytest.mark.slow
 def test_trains_on_real_problems_with_lora_and_ours(train, gsm8k, tmp_path):
     train(
         data=gsm8k,
@@ -107,6 +108,7 @@ def test_trains_on_real_problems_with_lora_and_ours(train, gsm8k, tmp_path):
     assert any(tensor.abs().sum() > 0 for name, tensor in adapter.items() if "lora_B" in name)
 
 
+@pytest.mark.slow
 def test_resuming_equals_never_having_stopped(train, tmp_path):
     said = []
 

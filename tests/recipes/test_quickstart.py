@@ -40,6 +40,7 @@ def test_smoke_run_writes_all_it_promises(smoke, tmp_path):
         assert bar in process.stderr
 
 
+@pytest.mark.slow
 def test_earlier_results_are_kept_unless_told_otherwise(smoke, tmp_path):
     out = tmp_path / "out"
     out.mkdir()

@@ -34,6 +34,7 @@ def run(tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_a_module_trains_on_a_cpu_with_nothing_said_of_it(run, tmp_path):
     """tests/recipes/test_grpo_lambda.py does the same with the recipe."""
     tiny.model(max_position_embeddings=2048).save_pretrained(tmp_path / "model")
