@@ -16,7 +16,7 @@ Statistics = dict[str, tuple[Tensor, Tensor]]
 
 
 def process_set_statistics(sizes_BT: Tensor, group_size: int) -> Statistics:
-    """Of whole groups of `group_size` consecutive completions."""
+    """Process-set metrics of whole groups, each of `group_size` consecutive completions."""
     depth_B = path_depth(sizes_BT, group_size)
     proportion_B = intermediate_proportion(sizes_BT)
     # Singletons and the whole group alone: no set size between them, so no depth.
@@ -57,7 +57,7 @@ def gain_statistics(gains_BT: Tensor, mask_BT: Tensor) -> Statistics:
 def traced_ratio_statistics(
     z_BT: Tensor, mask_BT: Tensor, *, limit: float, lower: float, upper: float
 ) -> Statistics:
-    """Of the traced log-ratio: its size, and how often it meets the limits of the loss."""
+    """How large the traced log-ratio is, and how often it meets the limits of the loss."""
     mask_BT, size_BT, ratio_BT = mask_BT.bool(), z_BT.abs(), z_BT.exp()
     outside_BT = (ratio_BT < lower) | (ratio_BT > upper)
     return {

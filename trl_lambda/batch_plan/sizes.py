@@ -74,7 +74,7 @@ class BatchSizes:
 
     @property
     def micro_batches(self) -> int:
-        """Of a generation batch."""
+        """Micro-batches of a generation batch."""
         return self.completions // self.rows
 
     @property

@@ -1,8 +1,8 @@
 """Which checkpoint is whole: a run that is killed while it saves leaves part of one behind.
 
 The trainer writes `files.json` (names and sizes) into a checkpoint when every process has written
-its part, and transformers writes `trainer_state.json` last of all. Who finds both, and every file,
-has the whole checkpoint. Weights and other tensors must have their size; configurations, tokenizers
+its part, and transformers writes `trainer_state.json` last of all. A checkpoint with both, and with
+every file that `files.json` lists, is whole. Weights and other tensors must have their size; configurations, tokenizers
 and other text, which people edit, must be there, not empty and readable if they are JSON.
 """
 

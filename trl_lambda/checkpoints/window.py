@@ -65,7 +65,7 @@ def changes(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 def plain(value: Any) -> Any:
     """The value in Python's own types, so that it can be saved and compared in another process.
 
-    Of an object of another type its type's name is left.
+    An object of another type becomes the name of its type.
     """
     if isinstance(value, enum.Enum):
         return plain(value.value)

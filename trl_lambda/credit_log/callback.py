@@ -58,7 +58,7 @@ class FollowTraining(TrainerCallback):
 
 
 def _run_id(states: dict[str, Any]) -> str | None:
-    """Of the training that wrote the checkpoint which is resumed."""
+    """The run id of the training that wrote the checkpoint which is resumed."""
     found = states.get(STATE)
     attributes = found.get("attributes", {}) if isinstance(found, dict) else {}
     return attributes.get("run_id")

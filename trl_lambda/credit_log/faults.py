@@ -13,7 +13,7 @@ logger = get_logger(__name__)
 class Tolerance:
     """Keeps faults of the diagnostics from ending a training.
 
-    Of each kind of fault (what was done, the type of error) the first is a warning with the reason.
+    The first fault of each kind (what was done, the type of error) is a warning with the reason.
 
     Attributes:
         faults: how many there were, by what was done.

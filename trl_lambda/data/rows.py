@@ -18,7 +18,7 @@ SHOWN = 12  # values of a column that a message lists
 
 
 def column_names(data: Data) -> list[str]:
-    """Of a stream whose columns are not declared: those of its first row."""
+    """The columns; a stream that does not declare them has those of its first row."""
     if data.column_names is not None:
         return list(data.column_names)
     return list(first_row(data, "The data set has no rows."))
@@ -31,7 +31,7 @@ def require_columns(data: Data, names: Iterable[str], option: str) -> None:
     for name in names:
         if name not in there:
             raise ValueError(
-                f"{option} {name}: the data set has no such column, but {', '.join(there)}."
+                f"{option} {name}: the data set has no such column; it has {', '.join(there)}."
             )
 
 
@@ -170,7 +170,7 @@ def _cell_texts(cell: Any) -> list[str]:
 def _values_there(data: Data, condition: RowCondition) -> str:
     """The column's values by frequency, for messages; warns of asked-for ones that are not there.
 
-    Of a stream they are not known.
+    They are not known for a stream.
     """
     if isinstance(data, IterableDataset):
         return "other values"

@@ -97,8 +97,8 @@ class _Streak:
 class WarnOfNoLearning(TrainerCallback):
     """Warns in the log, on the main process, of trainings that learn nothing.
 
-    Of each symptom once, after it showed in all steps that it asks for, and again only if it went
-    away in between. A log that covers several steps counts as so many. `LambdaGRPOTrainer` adds it;
+    Each symptom is told once, when it has shown in as many steps in a row as it asks for, and again
+    only if it went away in between. A log that covers several steps counts as so many. `LambdaGRPOTrainer` adds it;
     `trainer.remove_callback(WarnOfNoLearning)` takes it out.
 
     Args:

@@ -140,7 +140,7 @@ def _marked_mapping(value: Mapping, known: Iterable[str]) -> dict:
 
 
 def _told_name(value: Mapping) -> str | None:
-    """Of entries as Kubernetes has them: {"name": "WANDB_API_KEY", "value": "…"}."""
+    """Entries as Kubernetes has them: {"name": "WANDB_API_KEY", "value": "…"}."""
     names = (value[key] for key in ("name", "key") if isinstance(value.get(key), str))
     return next((name for name in names if "value" in value and not holds_secret(name)), None)
 

@@ -45,7 +45,7 @@ def extract_answer(response: str) -> str | None:
 def bare(text: str) -> str:
     r"""Strips blanks, one full stop, and `$…$`, `\(…\)`, `\[…\]`, `**…**` around the whole text.
 
-    Of the blanks at the end `\ ` is one too.
+    A `\ ` at the end counts as a blank, too.
     """
     text = _without_blanks(text)
     if text.endswith(".") and not text.endswith(".."):
