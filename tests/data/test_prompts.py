@@ -106,7 +106,7 @@ def test_golds_that_are_numbers_and_lists(made):
 
 
 def test_answer_columns_that_cannot_be(made):
-    with pytest.raises(ValueError, match=r"answer_column gold: .* but problem, level, year"):
+    with pytest.raises(ValueError, match=r"answer_column gold: .* it has problem, level, year"):
         add_answers(made(LEVELS), "gold")
     with pytest.raises(ValueError, match="a column answers besides"):
         add_answers(made([{"gold": "1", "answers": ["1"]}]), "gold")
@@ -182,9 +182,9 @@ def test_a_stream_tells_of_the_1st_10th_and_100th_row(told):
 
 
 def test_missing_columns_list_those_there(made):
-    with pytest.raises(ValueError, match=r"keep_rows topic: .* but problem, level, year"):
+    with pytest.raises(ValueError, match=r"keep_rows topic: .* it has problem, level, year"):
         keep_rows(made(LEVELS), ["topic=algebra"])
-    with pytest.raises(ValueError, match=r"prompt_column question: .* but problem, level, year"):
+    with pytest.raises(ValueError, match=r"prompt_column question: .* it has problem, level, year"):
         write_prompts(made(LEVELS), "question")
 
 

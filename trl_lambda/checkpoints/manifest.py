@@ -2,8 +2,9 @@
 
 The trainer writes `files.json` (names and sizes) into a checkpoint when every process has written
 its part, and transformers writes `trainer_state.json` last of all. A checkpoint with both, and with
-every file that `files.json` lists, is whole. Weights and other tensors must have their size; configurations, tokenizers
-and other text, which people edit, must be there, not empty and readable if they are JSON.
+every file that `files.json` lists, is whole. Weights and other tensors must have their size;
+configurations, tokenizers and other text, which people edit, must be there, not empty and readable
+if they are JSON.
 """
 
 from __future__ import annotations

@@ -98,8 +98,8 @@ class WarnOfNoLearning(TrainerCallback):
     """Warns in the log, on the main process, of trainings that learn nothing.
 
     Each symptom is told once, when it has shown in as many steps in a row as it asks for, and again
-    only if it went away in between. A log that covers several steps counts as so many. `LambdaGRPOTrainer` adds it;
-    `trainer.remove_callback(WarnOfNoLearning)` takes it out.
+    only if it went away in between. A log that covers several steps counts as so many.
+    `LambdaGRPOTrainer` adds it; `trainer.remove_callback(WarnOfNoLearning)` takes it out.
 
     Args:
         symptoms: What to watch.
