@@ -56,7 +56,7 @@ def main(folder: Path) -> None:
     )
     trainer.train()
     if state.is_last_process:
-        fails_once(trainer.recorder)
+        fails_once(trainer._observer.recorder)
     trainer.train()
 
 
