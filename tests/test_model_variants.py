@@ -11,7 +11,7 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig
 from test_trainer import build
-from transformers import Qwen2MoeConfig, Qwen2MoeForCausalLM, TrainerCallback
+from transformers import Qwen2MoeForCausalLM, TrainerCallback
 
 FULL = {"trace_style": "both", "beta": 0.04, "max_steps": 1, "gradient_accumulation_steps": 1}
 MODES = ["advantage", "ratio", "weight"]
@@ -90,26 +90,9 @@ def test_bfloat16_is_float32_within_its_precision(tmp_path, mode):
 @pytest.fixture(scope="module")
 def experts(tmp_path_factory):
     """Folder of a tiny mixture of experts."""
-    torch.manual_seed(0)
-    config = Qwen2MoeConfig(
-        vocab_size=3 + len(tiny.CHARACTERS),
-        hidden_size=16,
-        intermediate_size=32,
-        moe_intermediate_size=8,
-        shared_expert_intermediate_size=8,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        num_experts=4,
-        num_experts_per_tok=2,
-        output_router_logits=True,
-        pad_token_id=tiny.PAD,
-        eos_token_id=tiny.EOS,
-        bos_token_id=None,
+    return tiny.mixture_of_experts(
+        tmp_path_factory.mktemp("experts"), layers=2, output_router_logits=True
     )
-    folder = tmp_path_factory.mktemp("experts")
-    Qwen2MoeForCausalLM(config).save_pretrained(folder)
-    return folder
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -12,7 +12,13 @@ import torch
 from datasets import Dataset
 from safetensors.torch import save_model
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen2MoeConfig,
+    Qwen2MoeForCausalLM,
+)
 from trl import GRPOConfig, GRPOTrainer
 
 from trl_lambda import LambdaGRPOConfig, LambdaGRPOTrainer
@@ -78,6 +84,29 @@ def _saved_model(seed: int, overrides: tuple) -> str:
     made.config.save_pretrained(folder)
     # By hand: under several processes save_pretrained writes on one of them only.
     save_model(made, f"{folder}/model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def mixture_of_experts(folder, *, layers: int, **overrides):
+    """Saves a tiny mixture of experts; `folder`."""
+    torch.manual_seed(0)
+    config = Qwen2MoeConfig(
+        vocab_size=3 + len(CHARACTERS),
+        hidden_size=16,
+        intermediate_size=32,
+        moe_intermediate_size=8,
+        shared_expert_intermediate_size=8,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        num_experts=4,
+        num_experts_per_tok=2,
+        pad_token_id=PAD,
+        eos_token_id=EOS,
+        bos_token_id=None,
+        **overrides,
+    )
+    Qwen2MoeForCausalLM(config).save_pretrained(folder)
     return folder
 
 

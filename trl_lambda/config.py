@@ -180,8 +180,8 @@ def method_of(args: GRPOConfig, td_error: TDErrorFunction | None = None) -> Meth
     Raises:
         ValueError: a value out of range, or a combination that means nothing.
     """
-    # Without our fields `loss_type` and `scale_rewards` are TRL's, not options of a method.
-    names = ("method", *OPTIONS, *RETIRED) if hasattr(args, "method") else ()
+    # In another config `loss_type` and `scale_rewards` are TRL's, and `method` may be a user's.
+    names = ("method", *OPTIONS, *RETIRED) if isinstance(args, LambdaGRPOConfig) else ()
     given = {name: value for name in names if (value := getattr(args, name, None)) is not None}
     if td_error is not None:
         if "td_error" in given:

@@ -10,7 +10,7 @@ from datasets import Dataset
 from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import Qwen2MoeConfig, Qwen2MoeForCausalLM
+from transformers import Qwen2MoeForCausalLM
 
 from trl_lambda.checkpoints.manifest import write_manifest
 
@@ -54,25 +54,7 @@ def with_vision(output_dir, *, settings=None, **options):
 
 @pytest.fixture(scope="module")
 def experts_folder(tmp_path_factory):
-    torch.manual_seed(0)
-    config = Qwen2MoeConfig(
-        vocab_size=3 + len(tiny.CHARACTERS),
-        hidden_size=16,
-        intermediate_size=32,
-        moe_intermediate_size=8,
-        shared_expert_intermediate_size=8,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        num_experts=4,
-        num_experts_per_tok=2,
-        pad_token_id=tiny.PAD,
-        eos_token_id=tiny.EOS,
-        bos_token_id=None,
-    )
-    folder = tmp_path_factory.mktemp("experts")
-    Qwen2MoeForCausalLM(config).save_pretrained(folder)
-    return folder
+    return tiny.mixture_of_experts(tmp_path_factory.mktemp("experts"), layers=1)
 
 
 @pytest.fixture
