@@ -10,6 +10,7 @@ import sys
 import termios
 from pathlib import Path
 
+import pytest
 from tqdm import tqdm
 
 from trl_lambda.console import get_logger
@@ -50,6 +51,7 @@ def screen(written: str) -> list[str]:
     return lines
 
 
+@pytest.mark.slow
 def test_a_warning_while_training_has_lines_of_its_own(tmp_path):
     lines = screen(in_terminal(str(TRAINING), str(tmp_path)))
     (warning,) = [line for line in lines if "completions/clipped_ratio was 1.0" in line]
@@ -62,6 +64,7 @@ def test_a_warning_while_training_has_lines_of_its_own(tmp_path):
 
 BARS = """
 import logging, sys
+import pytest
 from tqdm import tqdm
 from trl_lambda.console import get_logger
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import tiny
 from datasets import Dataset, IterableDataset
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from transformers.utils import logging
 from trl import GRPOConfig
 
 from trl_lambda import LambdaGRPOConfig
@@ -277,7 +279,9 @@ def test_it_is_printed_once_when_training_begins(tmp_path, capsys):
     assert out.count("Batch plan") == 1
 
 
-def test_log_level_error_silences_it(tmp_path, capsys):
+def test_log_level_error_silences_it(tmp_path, capsys, request):
+    # The trainer sets it for the whole process.
+    request.addfinalizer(partial(logging.set_verbosity, logging.get_verbosity()))
     tiny.trainer(tmp_path, settings={"max_steps": 1, "log_level": "error"}).train()
     assert "Batch plan" not in capsys.readouterr().out
 

@@ -129,6 +129,7 @@ def test_resuming_equals_never_having_stopped(train, tmp_path):
     assert all((parts[name] == whole[name]).all() for name in whole)
 
 
+@pytest.mark.slow
 def test_rows_are_chosen_counted_and_put_into_the_template(train, tiny_model, tmp_path):
     """MATH's levels, worked solutions and Qwen-Math's template, as Dr. GRPO's files ask for."""
     rows = [
@@ -192,6 +193,7 @@ def test_qwen_math_ends_turns_also_in_an_engine_of_its_own(tmp_path, tiny_model,
     assert config.generation_kwargs == expected
 
 
+@pytest.mark.slow
 def test_several_rewards_and_step_rewards(train, tmp_path):
     train(
         reward_funcs=f"{REWARD} rewards_for_tests.brevity",

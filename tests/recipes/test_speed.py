@@ -76,6 +76,7 @@ def test_a_dense_matrix_that_does_not_fit_is_not_built(monkeypatch):
     assert [row["baseline"] for row in large] == ["dense W does not fit"] * 4
 
 
+@pytest.mark.slow
 def test_the_command_writes_what_it_shows(run_recipe, tmp_path):
     """With a model so small that our share of time and memory is large."""
     small = ("--hidden_size", "64", "--layers", "1", "--groups", "1", "--length", "64")

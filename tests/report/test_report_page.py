@@ -124,6 +124,7 @@ def test_the_command_says_what_is_missing(tmp_path, capsys):
     assert "no credit log in" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_module_has_help():
     command = [sys.executable, "-m", "trl_lambda.report", "--help"]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout

@@ -230,6 +230,7 @@ def test_a_trl_outside_the_versions_that_seems_to_fit_gets_a_warning(tried, monk
         check_seam()
 
 
+@pytest.mark.slow
 def test_the_check_runs_at_import():
     """In a process of its own, where TRL lacks what we build on, the import fails."""
     program = (
