@@ -393,10 +393,13 @@ RECIPE_ARROWS = {
     "benchmarks.speed": {
         "benchmarks.quiet",
         "benchmarks.scripted",
+        "quickstart_parts",
         "trl_lambda",
         "trl_lambda.atomic_write",
         "trl_lambda.credit",
         "trl_lambda.functional",
+        "trl_lambda.rollout",
+        "trl_lambda.rollout.waves",
         "trl_lambda.versions",
     },
     "evaluate": {"trl_lambda.scripts.evaluate"},
