@@ -24,7 +24,7 @@ def show_kernels(console: Console, name: str, rows: list[dict]) -> None:
             row["baseline"],
             f"{times:.1f}" if times else "",
             f"{row['baseline_mb']:.0f}" if "baseline_mb" in row else "",
-            f"{times / row['ours_ms']:.0f}" if times else "",
+            f"{times / row['ours_ms']:.3g}" if times else "",
         )
     console.print(table)
 
