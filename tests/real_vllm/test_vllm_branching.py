@@ -23,12 +23,22 @@ PROMPTS = ["1+1=" * 25, "2+2=" * 25]  # 100 tokens: a block ends inside the comp
 MEAN, MOST = 0.01, 0.05  # bfloat16, as in test_vllm_colocate.py
 
 
-@pytest.fixture
-def trainer(make_trainer):
+def build(make_trainer, **settings):
     data = tiny.Dataset.from_list([{"prompt": prompt} for prompt in PROMPTS * 4])
-    made = make_trainer(settings=SETTINGS, train_dataset=data)
+    made = make_trainer(settings=SETTINGS | settings, train_dataset=data)
     made.model.train()
     return made
+
+
+@pytest.fixture
+def trainer(make_trainer):
+    return build(make_trainer)
+
+
+@pytest.fixture
+def endless(make_trainer):
+    """No completion ends before its fork."""
+    return build(make_trainer, generation_kwargs={"logit_bias": {tiny.EOS: -100.0}})
 
 
 def batch() -> list[dict]:
@@ -36,10 +46,10 @@ def batch() -> list[dict]:
 
 
 @pytest.fixture
-def calls(trainer, monkeypatch):
+def calls(endless, monkeypatch):
     """What the engine returned, call by call."""
     seen = []
-    llm = trainer.vllm_generation.llm
+    llm = endless.vllm_generation.llm
     generate = llm.generate
 
     def noted(*args, **kwargs):
@@ -50,12 +60,13 @@ def calls(trainer, monkeypatch):
     return seen
 
 
-def test_the_shared_part_is_generated_once_and_found_in_the_prefix_cache(trainer, calls):
-    trainer._generate_and_score_completions(batch())
-    rollout, counts = trainer._rollout, trainer._rollout.counts()
+def test_the_shared_part_is_generated_once_and_found_in_the_prefix_cache(endless, calls):
+    endless._generate_and_score_completions(batch())
+    rollout, counts = endless._rollout, endless._rollout.counts()
     roots, forks = calls
     assert len(roots) == 4
-    assert len(forks) == 4 - counts.copies
+    assert len(forks) == 4
+    assert counts.copies == 0
 
     def sampled(outputs):
         return sum(len(output.outputs[0].token_ids) for output in outputs)

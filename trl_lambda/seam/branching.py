@@ -157,7 +157,7 @@ class BranchingTrainer(GRPOTrainer):
         return Engine(
             generate=generate,
             score=self._scores,
-            end_ids=frozenset([*self.eos_token_ids, tokenizer.pad_token_id]),
+            end_ids=frozenset(self.eos_token_ids),
             ends_line=lambda token: "\n" in tokenizer.decode([token]),
             budget=budget,
         )
