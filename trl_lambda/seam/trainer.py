@@ -197,10 +197,11 @@ class SeamTrainer(GRPOTrainer):
         return loss
 
     def _get_per_token_logps_and_entropies(self, *args, **kwargs):
-        logps_BT, *others = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+        found = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+        logps_BT, entropy_BT, *others = found
         if self._loss_plan is not None:
-            logps_BT = self._loss_plan.intercept(logps_BT)
-        return (logps_BT, *others)
+            logps_BT = self._loss_plan.intercept(logps_BT, entropy_BT)
+        return (logps_BT, entropy_BT, *others)
 
     # -- parts of the above --------------------------------------------------------------------
 
