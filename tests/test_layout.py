@@ -50,7 +50,7 @@ ARROWS = {
         "trainer",  # its type alone
     },
     "report": {"console", "credit_log", "evaluation"},
-    "rewards": set(),
+    "rewards": {"templates"},
     "rule": {"functional", "methods", "td_errors"},
     "scored_batch": {"functional"},
     "scripts": {
@@ -85,6 +85,7 @@ ARROWS = {
         "scored_batch",
         "seam",
         "td_errors",
+        "templates",
     },
     "versions": {"__version__"},
 }

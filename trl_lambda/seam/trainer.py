@@ -87,6 +87,10 @@ class SeamTrainer(GRPOTrainer):
         """Tensors, first dimension B, to add to (or replace in) what the loss gets as `inputs`."""
         raise NotImplementedError
 
+    def _rows_for_rewards(self, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The rows whose columns reward functions get; as they are, or with further columns."""
+        return inputs
+
     def _plan_loss(self, inputs: dict[str, Any], mask_BT: Tensor) -> LossPlan | None:
         """What TRL's loss shall see for this micro-batch; None leaves it untouched."""
         raise NotImplementedError
@@ -160,6 +164,7 @@ class SeamTrainer(GRPOTrainer):
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
         error = None
+        inputs = self._rows_for_rewards(inputs)
         try:
             rewards_NF = super()._calculate_rewards(
                 inputs, prompts, completions, completion_ids_list
