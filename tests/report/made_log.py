@@ -51,7 +51,7 @@ def update(made: dict[str, Any], rng: random.Random) -> dict[str, Any]:
     return {
         "kind": "update",
         "row": made["row"],
-        "step": 1,
+        "step": int(made["row"].split("-")[0]),
         "logps": [number(rng.uniform(-3, 0)) for _ in range(n)],
         "old_logps": [number(rng.uniform(-3, 0)) for _ in range(n)],
         "z_abs": [abs(value) for value in z],
