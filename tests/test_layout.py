@@ -51,7 +51,7 @@ ARROWS = {
         "trainer",  # its type alone
     },
     "report": {"console", "credit_log", "evaluation"},
-    "rewards": set(),
+    "rewards": {"templates"},
     "rollout": set(),
     "rule": {"methods", "option_values", "rollout", "td_errors"},
     "scored_batch": {"functional"},
@@ -88,6 +88,7 @@ ARROWS = {
         "scored_batch",
         "seam",
         "td_errors",
+        "templates",
     },
     "versions": {"__version__"},
 }
