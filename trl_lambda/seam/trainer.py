@@ -21,6 +21,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -32,7 +33,7 @@ from ..console import get_logger
 from ..functional.td_errors import StepRewards
 from ..scored_batch import ScoredBatch
 from ..td_errors import Continuation
-from .continuations import continuation_log_probs
+from .continuations import ContinuationScorer
 from .loss_plan import LossPlan
 from .loss_terms import LossScale, per_token_kl
 from .user_functions import (
@@ -131,24 +132,29 @@ class SeamTrainer(GRPOTrainer):
         columns |= self._logs["extra"]
         return {name: list(column)[-count:] for name, column in columns.items()}
 
-    @torch.no_grad()
     def _continuation_log_probs(
-        self, batch: ScoredBatch, continuations: Sequence[Continuation]
+        self,
+        batch: ScoredBatch,
+        continuations: Sequence[Continuation],
+        last: Sequence[int] | None = None,
     ) -> list[Tensor]:
-        """See `CreditBatch.log_probs`."""
+        """See `CreditBatch.log_probs`; with `last`, of so many last tokens of each."""
         if batch.has_images:
             raise NotImplementedError(
                 "log_probs scores text after text, and these prompts or completions hold images."
             )
+        rows = self.args.per_device_train_batch_size
+        return self._continuations.log_probs(batch, continuations, last=last, rows_per_pass=rows)
 
+    @cached_property
+    def _continuations(self) -> ContinuationScorer:
         def score(input_ids: Tensor, attention_mask: Tensor, positions: int) -> Tensor:
             return self._get_per_token_logps_and_entropies(
                 self.model, input_ids, attention_mask, positions
             )[0]
 
-        return continuation_log_probs(
-            score, batch, continuations, rows_per_pass=self.args.per_device_train_batch_size
-        )
+        rough = self.accelerator.mixed_precision not in (None, "no")
+        return ContinuationScorer(lambda: self.model, score, rough=rough)
 
     # -- TRL's methods -------------------------------------------------------------------------
 
