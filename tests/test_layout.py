@@ -49,9 +49,20 @@ ARROWS = {
         "td_errors",
         "trainer",  # its type alone
     },
+    "probe": {
+        "checkpoints",
+        "console",
+        "functional",
+        "methods",
+        "rewards",
+        "rule",
+        "scored_batch",
+        "seam",
+        "td_errors",
+    },
     "report": {"console", "credit_log", "evaluation"},
     "rewards": set(),
-    "rule": {"functional", "methods", "td_errors"},
+    "rule": {"functional", "methods", "td_errors", "trl_settings"},
     "scored_batch": {"functional"},
     "scripts": {
         "atomic_write",
@@ -81,11 +92,13 @@ ARROWS = {
         "hub",
         "methods",
         "observer",
+        "probe",
         "rule",
         "scored_batch",
         "seam",
         "td_errors",
     },
+    "trl_settings": {"methods"},
     "versions": {"__version__"},
 }
 # Attributes of others that start with an underscore, and the one file that may say them.
@@ -114,6 +127,9 @@ PRIVATES = {
     "_get_train_sampler": "checkpoints/trainer.py",
     "_init_training_state": "checkpoints/trainer.py",
     "_keys_to_ignore_on_save": "checkpoints/weights.py",
+    # transformers' models: their attention, and a state beside it
+    "_attn_implementation": "seam/packed.py",
+    "_is_stateful": "seam/packed.py",
     "_last_loaded_step": "checkpoints/trainer.py",
     "_last_world_entropy": "checkpoints/trainer.py",
     "_load_best_model": "checkpoints/trainer.py",

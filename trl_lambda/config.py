@@ -15,7 +15,7 @@ from trl import GRPOConfig
 
 from .batch_plan import BatchSizes, batch_fault
 from .methods import METHODS, OPTIONS, RETIRED, TRL_OPTIONS
-from .rule import CreditRule, Method, is_number, one_of, resolve
+from .rule import CreditRule, Method, is_number, named, one_of, resolve
 from .td_errors import TDErrorFunction
 
 # What a method reads of TRL's own settings.
@@ -84,7 +84,9 @@ class LambdaGRPOConfig(GRPOConfig):
             "the completions that share the prefix, on top of the group-normalised reward (TEMPO, "
             "and with λ > 0 the λ-return of that critic). 'process': normalised rewards of steps "
             "from process_reward_funcs (DeepSeekMath); outcome rewards are then trained on only if "
-            "reward_weights is set. Or a function of your own, package.module.function."
+            "reward_weights is set. 'probe': change of how likely the policy finds the known "
+            "answer, from one segment of the completion to the next (needs a column of answers). "
+            "Or a function of your own, package.module.function."
         },
     )
     trace_style: str | None = field(
@@ -104,11 +106,28 @@ class LambdaGRPOConfig(GRPOConfig):
             "trace weigh the policy term, the paper's ε-weight."
         },
     )
-    trace_lambda: float | None = field(
+    trace_lambda: float | str | None = field(
         default=None,
         metadata={
-            "help": "λ in [0, 1], the decay of the trace per policy token. Default None: as the "
-            "method has it. 0 with 'recent' is no trace."
+            "help": "λ in [0, 1], the decay of the trace per policy token, or step (trace_per). "
+            "Default None: as the method has it. 0 with 'recent' is no trace. 'length': "
+            "1 - 1/(trace_alpha * length) for each completion (VAPO)."
+        },
+    )
+    trace_alpha: float | None = field(
+        default=None,
+        metadata={
+            "help": "α > 0 of trace_lambda='length', where λ = 1 - 1/(α * length), no lower than "
+            "0. Default None: 0.05 where the length is in tokens (VAPO's), 1.0 where it is in "
+            "steps."
+        },
+    )
+    trace_per: str | None = field(
+        default=None,
+        metadata={
+            "help": "What the decay counts. Default None: as the method has it. 'token': policy "
+            "tokens. 'step': the steps of td_error='process' or the segments of 'probe', so that "
+            "all tokens of a step have one credit; needs trace_mode='advantage'."
         },
     )
     normalize_trace: bool | None = field(
@@ -136,6 +155,40 @@ class LambdaGRPOConfig(GRPOConfig):
             "group that share its prefix (λ-GRPO). Default None: as the method has it."
         },
     )
+    probe_text: str | None = field(
+        default=None,
+        metadata={
+            "help": "td_error='probe': the text after which the known answer is expected. Default "
+            "None: as the method has it, a line 'Final answer: \\boxed{'. 'auto': as each prompt "
+            "asks for the answer: in \\boxed{}, after #### or in <answer>."
+        },
+    )
+    answer_column: str | None = field(
+        default=None,
+        metadata={
+            "help": "td_error='probe': the data set's column with the known answer; of several "
+            "answers in a row the first one counts. Default None: answers, answer or solution, "
+            "the first that is there."
+        },
+    )
+    step_ends: str | None = field(
+        default=None,
+        metadata={
+            "help": "td_error='probe': where a segment of the completion ends. Default None: as "
+            "the method has it. 'newline': with a line, or a turn; a number: after so many policy "
+            "tokens; or a function of your own, package.module.function, of a completion's token "
+            "ids and the texts of these tokens, that returns the indices of tokens that end one."
+        },
+    )
+    probe_calibration: bool | None = field(
+        default=None,
+        metadata={
+            "help": "td_error='probe': make the answer's probability a prediction of the reward, "
+            "by a regression over other groups, and train as RLOO until it predicts anything. "
+            "Default None: as the method has it. False: the probability itself is the value, for "
+            "rewards of 0 and 1."
+        },
+    )
     trace_gamma: float | None = field(default=None, metadata={"help": SUPPRESS})  # refused
 
     credit_log_steps: int | None = field(
@@ -155,6 +208,7 @@ class LambdaGRPOConfig(GRPOConfig):
     )
 
     def __post_init__(self):
+        self.trace_lambda, self.step_ends = _number(self.trace_lambda), _number(self.step_ends)
         given = (self.steps_per_generation, self.generation_batch_size)  # TRL fills them in
         try:
             super().__post_init__()
@@ -163,6 +217,10 @@ class LambdaGRPOConfig(GRPOConfig):
             raise
         _check_batch_sizes(self, *given)
         check_config(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As transformers' own; a function has its dotted name there."""
+        return {**super().to_dict(), "step_ends": named(self.step_ends)}
 
     @property
     def credit_rule(self) -> CreditRule:
@@ -284,6 +342,18 @@ def own_fields() -> list[str]:
     """Names of the fields that `GRPOConfig` lacks."""
     theirs = {f.name for f in fields(GRPOConfig)}
     return [f.name for f in fields(LambdaGRPOConfig) if f.name not in {*theirs, *RETIRED}]
+
+
+def _number(value: Any) -> Any:
+    """A number that the command line gave as a text; other values as they are."""
+    if not isinstance(value, str):
+        return value
+    for number in (int, float):
+        try:
+            return number(value)
+        except ValueError:
+            pass
+    return value
 
 
 def _check_batch_sizes(args: GRPOConfig, steps: int | None, generation_batch: int | None) -> None:

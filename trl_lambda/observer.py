@@ -66,7 +66,7 @@ class CreditObserver:
             sizes_WT: process-set sizes, of each group on one process.
             trained: what takes the place of TRL's advantages, if anything does.
         """
-        gain_BT = token_gains(rule, batch.mask_BT)
+        gain_BT = token_gains(rule, batch.mask_BT, signal.segment_BT)
         self._log_metrics(rule, batch, gain_BT, sizes_WT)
         travels = {}
         training = self.trainer.model.training

@@ -7,15 +7,18 @@ never guessed from its value: one that would be ignored is refused, whatever its
 
 from __future__ import annotations
 
+import math
 import numbers
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
 from .functional.normalization import SCALES
 from .methods import (
+    ALPHAS,
     CREDIT_OPTIONS,
+    LENGTH,
     METHODS,
     NEUTRAL,
     NO_FLOOR,
@@ -26,10 +29,19 @@ from .methods import (
     TRACE_MODES,
     TRACE_OPTIONS,
     TRACE_STYLES,
+    TRACE_UNITS,
     TRL_OPTIONS,
     preset_value,
 )
-from .td_errors import TD_ERRORS, TDError, TDErrorFunction, find_td_error, td_error_name
+from .td_errors import (
+    TD_ERROR_OPTIONS,
+    TD_ERRORS,
+    TDError,
+    TDErrorFunction,
+    find_td_error,
+    td_error_name,
+)
+from .trl_settings import sequence_level, unfit
 
 # The default method's values, for rules that are built by hand.
 _DEFAULT = {option: preset_value("default", option) for option in OPTIONS}
@@ -41,17 +53,25 @@ class CreditRule:
 
     Attributes:
         td_error: a built-in name, a function, or the dotted path of one.
-        decay: c = `trace_lambda`, in [0, 1].
+        decay: c = `trace_lambda`, in [0, 1], or "length": 1 − 1/(`trace_alpha`·length), where the
+            length of a completion is in policy tokens, or in steps as `trace_per` says.
         advantage_floor: None for no bound.
+        step_ends: "newline", a number of policy tokens, a function, or the dotted path of one.
     """
 
     td_error: str | TDErrorFunction = _DEFAULT["td_error"]
     trace_style: str = _DEFAULT["trace_style"]
     trace_mode: str = _DEFAULT["trace_mode"]
-    decay: float = _DEFAULT["trace_lambda"]
+    decay: float | str = _DEFAULT["trace_lambda"]
     normalize_trace: bool = True
     advantage_floor: float | None = _DEFAULT["advantage_floor"]
     process_set_weighting: bool = _DEFAULT["process_set_weighting"]
+    trace_per: str = _DEFAULT["trace_per"]
+    trace_alpha: float = ALPHAS[_DEFAULT["trace_per"]]
+    probe_text: str = _DEFAULT["probe_text"]
+    answer_column: str | None = _DEFAULT["answer_column"]
+    step_ends: int | str | Callable = _DEFAULT["step_ends"]
+    probe_calibration: bool = _DEFAULT["probe_calibration"]
 
     @property
     def entry(self) -> TDError:
@@ -61,6 +81,11 @@ class CreditRule:
     @property
     def traced(self) -> bool:
         return self.trace_style != "none"
+
+    @property
+    def traces_steps(self) -> bool:
+        """Whether the trace's decay counts steps in the place of tokens."""
+        return self.traced and self.trace_per == "step"
 
     @property
     def traces_ratio(self) -> bool:
@@ -109,6 +134,12 @@ class Method:
             "normalize_trace": rule.normalize_trace,
             "advantage_floor": floor,
             "process_set_weighting": rule.process_set_weighting,
+            "trace_per": rule.trace_per,
+            "trace_alpha": rule.trace_alpha if rule.decay == LENGTH else None,
+            "probe_text": rule.probe_text,
+            "answer_column": rule.answer_column,
+            "step_ends": named(rule.step_ends),
+            "probe_calibration": rule.probe_calibration,
             "loss_type": self.loss_type,
             "scale_rewards": self.scale_rewards,
         }
@@ -122,6 +153,8 @@ class Method:
         if self.stepped_back:
             return f"method={self.name!r} leaves TRL's credit as it is: {self.stepped_back}."
         idle = () if self.credit.traced else TRACE_OPTIONS
+        if not self.credit.entry.probes:
+            idle = (*idle, "answer_column")
         changed = [
             f"{name}={value!r}"
             for name, value in self.values().items()
@@ -157,7 +190,7 @@ def resolve(given: Mapping[str, Any], trl: Mapping[str, Any] = MappingProxyType(
     trl = {**trl, "loss_type": method.loss_type or trl.get("loss_type")}
     for option, reason in _ignored(method):
         raise ValueError(_refusal(option, given[option], reason))
-    for option, value, reason in _unfit(trl):
+    for option, value, reason in unfit(trl):
         raise ValueError(_refusal(option, value, reason))
     for option, value, reason in _misfits(method, trl):
         if name == "default" and not given.keys() & set(CREDIT_OPTIONS):
@@ -179,11 +212,21 @@ def value_fault(option: str, value: Any) -> str | None:
         return None if value in _CHOICES[option] else one_of(_CHOICES[option])
     if option == "td_error":
         return _td_error_fault(value)
-    if option in ("normalize_trace", "process_set_weighting"):
+    if option in ("normalize_trace", "process_set_weighting", "probe_calibration"):
         return None if isinstance(value, bool) else "it must be True or False"
     if option == "trace_lambda":
         inside = is_number(value) and 0.0 <= value <= 1.0
-        return None if inside else "it must be a number in [0, 1]"
+        return (
+            None if inside or value == LENGTH else f"it must be a number in [0, 1], or {LENGTH!r}"
+        )
+    if option == "trace_alpha":
+        positive = is_number(value) and 0.0 < value < math.inf
+        return None if positive else "it must be a number > 0"
+    if option in ("probe_text", "answer_column"):
+        is_text = isinstance(value, str) and value
+        return None if is_text else "it must be a text that is not empty"
+    if option == "step_ends":
+        return _step_ends_fault(value)
     if option == "advantage_floor":
         allowed = is_number(value) and value <= 0.0
         return None if allowed else "it must be a number ≤ 0; -inf is no floor"
@@ -196,6 +239,7 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
     "method": tuple(METHODS),
     "trace_style": TRACE_STYLES,
     "trace_mode": TRACE_MODES,
+    "trace_per": TRACE_UNITS,
     "loss_type": (*TOKEN_LOSSES, *SEQUENCE_LOSSES),
     "scale_rewards": SCALES,
 }
@@ -217,9 +261,24 @@ def _td_error_fault(value: Any) -> str | None:
     return f"{one_of(tuple(TD_ERRORS))}, a function, or its dotted path, package.module.function"
 
 
+def _step_ends_fault(value: Any) -> str | None:
+    is_count = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    is_name = isinstance(value, str) and (value == "newline" or "." in value.strip("."))
+    if is_count or is_name or callable(value):
+        return None
+    return (
+        "it must be 'newline', a whole number ≥ 1 of tokens, a function of a completion's token "
+        "ids and their texts, or its dotted path, package.module.function"
+    )
+
+
+def named(value: Any) -> Any:
+    """A function's dotted name; other values as they are."""
+    return td_error_name(value) if callable(value) else value
+
+
 def _refusal(option: str, value: Any, reason: str, source: str = "") -> str:
-    shown = td_error_name(value) if callable(value) else value
-    return f"{option}={shown!r}{source}: {reason}."
+    return f"{option}={named(value)!r}{source}: {reason}."
 
 
 def _combine(name: str, given: Mapping[str, Any]) -> Method:
@@ -235,8 +294,14 @@ def _combine(name: str, given: Mapping[str, Any]) -> Method:
             trace_mode=values["trace_mode"],
             decay=values["trace_lambda"],
             normalize_trace=not entry.sparse if normalize is None else normalize,
-            advantage_floor=None if entry.reads_steps or floor == NO_FLOOR else floor,
+            advantage_floor=floor if entry.takes_floor and floor != NO_FLOOR else None,
             process_set_weighting=values["process_set_weighting"],
+            trace_per=values["trace_per"],
+            trace_alpha=values["trace_alpha"] or ALPHAS[values["trace_per"]],
+            probe_text=values["probe_text"],
+            answer_column=values["answer_column"],
+            step_ends=values["step_ends"],
+            probe_calibration=values["probe_calibration"],
         ),
         loss_type=values["loss_type"],
         scale_rewards=values["scale_rewards"],
@@ -265,12 +330,27 @@ def _ignored(method: Method) -> Iterator[tuple[str, str]]:
                     "without a trace (trace_style='none') there is nothing for it to act on; leave "
                     "it out, or set trace_style to 'recent' or 'both'",
                 )
+    entry, name = method.credit.entry, td_error_name(method.credit.td_error)
+    for option in TD_ERROR_OPTIONS:
+        if option in method.given and option not in entry.options:
+            readers = [repr(n) for n, one in TD_ERRORS.items() if option in one.options]
+            yield (
+                option,
+                f"td_error={name!r} does not read it; leave it out, or set td_error to "
+                f"{' or '.join(readers)}",
+            )
+    if "trace_alpha" in method.given and method.credit.decay != LENGTH:
+        yield (
+            "trace_alpha",
+            f"it belongs to trace_lambda={LENGTH!r}; leave it out, or set that",
+        )
     floor = method.given.get("advantage_floor", NO_FLOOR)
-    if method.credit.entry.reads_steps and floor != NO_FLOOR:
+    if not entry.takes_floor and floor != NO_FLOOR:
+        trains_on = "step rewards" if entry.reads_steps else "changes of the answer's probability"
         yield (
             "advantage_floor",
-            "it bounds the group-normalised outcome reward, and td_error='process' trains on step "
-            "rewards; leave it out",
+            f"it bounds the group-normalised outcome reward, and td_error={name!r} trains on "
+            f"{trains_on}; leave it out",
         )
 
 
@@ -283,6 +363,13 @@ def _misfits(method: Method, trl: Mapping[str, Any]) -> Iterator[tuple[str, Any,
             trl["top_entropy_quantile"],
             "with trace_mode='ratio' a token that it masks would still learn through the trace of "
             "later ones; set it to 1.0, or use trace_mode='advantage'",
+        )
+    if rule.traces_steps and rule.trace_mode != "advantage":
+        yield (
+            "trace_mode",
+            rule.trace_mode,
+            "trace_per='step' traces TD errors of whole steps, which only trace_mode='advantage' "
+            "can; use that, or trace_per='token'",
         )
     if rule.entry.adds_advantage:
         name = td_error_name(rule.td_error)
@@ -301,40 +388,4 @@ def _misfits(method: Method, trl: Mapping[str, Any]) -> Iterator[tuple[str, Any,
                 "'sum_then_normalize'",
             )
     if rule.token_level:
-        yield from _sequence_level(trl)
-
-
-def _sequence_level(trl: Mapping[str, Any]) -> Iterator[tuple[str, Any, str]]:
-    """What of TRL's settings has no place for token-level credit."""
-    plain = "or train without token-level credit: set method='grpo'"
-    if trl.get("importance_sampling_level", "token") != "token":
-        yield (
-            "importance_sampling_level",
-            trl["importance_sampling_level"],
-            "one ratio per sequence leaves nothing for token-level credit to act on; use 'token', "
-            f"{plain}",
-        )
-    if trl.get("loss_type") in SEQUENCE_LOSSES:
-        yield (
-            "loss_type",
-            trl["loss_type"],
-            f"it is a sequence-level loss; use one of {', '.join(TOKEN_LOSSES)}, {plain}",
-        )
-    if trl.get("off_policy_mask_threshold") is not None:
-        yield (
-            "off_policy_mask_threshold",
-            trl["off_policy_mask_threshold"],
-            "it masks whole sequences by the sign of their advantage, which token-level credit "
-            f"does not have; set it to None, {plain}",
-        )
-
-
-def _unfit(trl: Mapping[str, Any]) -> Iterator[tuple[str, Any, str]]:
-    """Settings of TRL's that do not go with each other, and end in a traceback there."""
-    if trl.get("loss_type") == "dr_grpo" and trl.get("max_completion_length", 1) is None:
-        yield (
-            "max_completion_length",
-            None,
-            "loss_type='dr_grpo' divides by it, the generation budget; set it to a number of "
-            "tokens, or use another loss_type",
-        )
+        yield from sequence_level(trl)

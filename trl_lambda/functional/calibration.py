@@ -77,7 +77,7 @@ def ridge(moments: Moments, *, strength: float) -> Tensor:
     strength), where W is the weight seen. A feature that never varied gets the slope 0; where
     nothing was seen all coefficients are 0.
 
-    Source: Hoerl and Kennard, Technometrics 12 (1970), eq. 2.1, on centred, scaled features.
+    Source: Hoerl and Kennard, Technometrics 12 (1970), on centred, scaled features.
     """
     weight = moments.xx[..., 0, 0].clamp(min=torch.finfo(torch.float64).tiny)
     mean_x = moments.xx[..., 0, 1:] / weight[..., None]
@@ -118,8 +118,7 @@ def leave_one_out_mean(value_N: Tensor, group_N: Tensor, groups: int) -> Tensor:
 
     NaN is unknown, and stays NaN.
 
-    Source: Kool et al., "Buy 4 REINFORCE Samples, Get a Baseline for Free!", 2019; RLOO, Ahmadian
-    et al., arXiv 2402.14740, eq. 6.
+    Source: the baseline of RLOO, Ahmadian et al., arXiv 2402.14740.
     """
     known_N = (~value_N.isnan()).to(value_N.dtype)
     filled_N = value_N.nan_to_num(0.0)

@@ -1,8 +1,8 @@
 """Credit by segments: a completion cut at the ends of its steps, and a value before each.
 
-Shape suffixes: B completions, T completion positions, S segments. A completion of n policy tokens is
-cut at 0 = b_0 < b_1 < … < b_m = n; segment k holds the policy tokens b_k … b_{k+1} − 1. With a value
-V_k before each segment and the reward r after the last,
+Shape suffixes: B completions, T completion positions, S segments. A completion of n policy tokens
+is cut at 0 = b_0 < b_1 < … < b_m = n; segment k holds the policy tokens b_k … b_{k+1} − 1. With a
+value V_k before each segment and the reward r after the last,
 
     δ_k = V_{k+1} − V_k,  V_m = r          A = Σ_{l ≥ k} c^(l−k) δ_l on every token of segment k
 

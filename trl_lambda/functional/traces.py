@@ -13,8 +13,8 @@ the mask excludes. With the decay c = γ·λ in [0, 1] and 0⁰ = 1,
 `normalize` (ours, not the paper's) divides each row of W by its sum, so that a constant x stays
 itself and the column sums have mean 1.
 
-The decay is one number, or `(B,)`: one for each completion, as a λ that grows with the length has it
-(VAPO, arXiv 2504.05118, section 4.1).
+The decay is one number, or `(B,)`: one for each completion, as a λ that grows with the length has
+it (VAPO, arXiv 2504.05118).
 """
 
 from __future__ import annotations

@@ -107,6 +107,14 @@ class ContinuationScorer:
                 self._packs = self._chosen(device)
             return self._answers(requests, rows_per_pass, device, packs=self._packs)
 
+    @property
+    def way(self) -> str:
+        """How it scores, in words, as far as the model's looks tell."""
+        fault = packing_fault(self._model())
+        if fault is None and self._packs is not False:
+            return "one forward pass a completion, probes packed behind it"
+        return f"one forward pass a segment ({fault or 'the packed pass gave other numbers'})"
+
     def _answers(
         self, requests: list[Request], rows: int, device: torch.device, *, packs: bool
     ) -> list[Tensor]:

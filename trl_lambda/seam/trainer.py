@@ -146,6 +146,10 @@ class SeamTrainer(GRPOTrainer):
         rows = self.args.per_device_train_batch_size
         return self._continuations.log_probs(batch, continuations, last=last, rows_per_pass=rows)
 
+    def _way_of_scoring(self) -> str:
+        """How continuations are scored, as far as the model's looks tell."""
+        return self._continuations.way
+
     @cached_property
     def _continuations(self) -> ContinuationScorer:
         def score(input_ids: Tensor, attention_mask: Tensor, positions: int) -> Tensor:
