@@ -79,7 +79,7 @@ def ridge(moments: Moments, *, strength: float) -> Tensor:
 
     Source: Hoerl and Kennard, Technometrics 12 (1970), on centred, scaled features.
     """
-    weight = moments.xx[..., 0, 0].clamp(min=torch.finfo(torch.float64).tiny)
+    weight = moments.xx[..., 0, 0].clamp(min=1e-12)
     mean_x = moments.xx[..., 0, 1:] / weight[..., None]
     mean_y = moments.xy[..., 0] / weight
     covariance = moments.xx[..., 1:, 1:] / weight[..., None, None]
