@@ -11,7 +11,7 @@ from launching import launch
 from trl_lambda.metrics import means_and_maximum
 
 pytestmark = pytest.mark.distributed
-COMPARED = ("loss", "kl", "process_sets/", "trace/", "groups/", "reward", "policy_loss")
+COMPARED = ("loss", "kl", "process_sets/", "trace/", "groups/", "reward", "policy_loss", "probe/")
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +59,19 @@ def test_training_of_two_processes_is_that_of_one(two_processes, one_process, ca
     for ours, theirs in zip(ranks[0]["logs"], one_process[case]["logs"], strict=True):
         compared = {k: v for k, v in theirs.items() if k.startswith(COMPARED)}
         assert {k: ours[k] for k in compared} == pytest.approx(compared, rel=1e-3, abs=1e-5)
+
+
+def test_the_calibration_is_the_same_on_all_processes(two_processes, one_process):
+    """To the bit on both, and in use."""
+    case = "probe_calibrated"
+    first, second = (torch.load(two_processes / f"{case}.{rank}.pt") for rank in (0, 1))
+    alone = one_process[case]
+    assert first["logs"][-1]["probe/in_use"] == alone["logs"][-1]["probe/in_use"] == 1
+    assert first["logs"][-1]["probe/share_fallback"] == pytest.approx(1 / 3)
+    for name, value in alone["calibration"].items():
+        ours, theirs = (torch.as_tensor(part["calibration"][name]) for part in (first, second))
+        assert torch.equal(ours, theirs)
+        torch.testing.assert_close(ours, torch.as_tensor(value), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("case", straddle.CASES)
