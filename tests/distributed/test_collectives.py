@@ -62,8 +62,8 @@ def test_step_rewards_are_exchanged_once_a_function(counted):
 
 
 def test_probes_are_exchanged_once(counted):
-    """What is wrong with them; whether to pack, by looks and by a trial of both ways; the number of
-    passes; the largest number of segments; and for each row log Φ of each, its place, and one flag."""
+    """What is wrong with them, whether to pack (by looks, and by a trial of both ways), how many
+    passes, the largest number of segments, and log Φ, its place and one flag of each row."""
     whether = [("all_gather_object", 0)] * (1 + 2 + 2 + 1)
     segments = [("all_gather", 1), ("all_gather", 6 * (1 + 2 * 4))]
     assert beyond_stock(counted, "probe", "batch") == sorted(

@@ -164,7 +164,7 @@ class AnswerProbe:
         own_B = (seen.reward_N - baseline_N)[rows].nan_to_num(0.0).to(like) / denominator_B
         credit_B = torch.where(lacks_B, batch.advantage_B.to(like), own_B)
         return Probed(
-            values=SegmentValues(shown_NK[rows].nan_to_num(0.0).to(like), final_B, used_B),
+            values=SegmentValues(shown_NK[rows].to(like), final_B, used_B),
             advantage_B=credit_B.masked_fill(used_B, 0.0),
             denominator_B=torch.where(like < 2 * STD_EPSILON, torch.inf, like),
             log_phi_BK=log_phi_BK,
