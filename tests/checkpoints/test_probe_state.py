@@ -39,7 +39,7 @@ def in_use_at_once(monkeypatch):
 def test_a_run_goes_on_with_its_calibration_to_the_bit(tmp_path, windows):
     settings = SETTINGS | WINDOWS[windows]
     whole = runs.run(tmp_path / "whole", settings)
-    assert whole.state.log_history[-2]["probe/in_use"] == 1
+    assert any(entry.get("probe/in_use") == 1 for entry in whole.state.log_history)
     for step in (1, 2, 3, 5):
         checkpoint = tmp_path / "whole" / f"checkpoint-{step}"
         resumed = runs.run(tmp_path / f"from_{step}", settings, checkpoint=str(checkpoint))

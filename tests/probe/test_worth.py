@@ -51,7 +51,7 @@ def test_auc_by_segment_over_all_rows_and_within_groups():
     rewards, groups = [1, 1, 0, 1, 0, 0], [0, 0, 0, 1, 1, 1]
     first, second = auc_by_segment(values, rewards, groups)
     assert (first.segment, first.rows, first.pairs_within) == (0, 6, 4)
-    assert first.auc == pytest.approx((2 + 2 * 2 + 0 + 0.5 * 2 + 0) / 9)
+    assert first.auc == pytest.approx((2 * (0.5 + 1 + 1) + (0 + 0.5 + 0.5)) / 9)
     assert first.auc_within == 0.5
     assert (second.rows, second.pairs_within, second.auc_within) == (5, 3, 1.0)
 
