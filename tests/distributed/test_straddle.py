@@ -14,6 +14,11 @@ pytestmark = pytest.mark.distributed
 COMPARED = ("loss", "kl", "process_sets/", "trace/", "groups/", "reward", "policy_loss", "probe/")
 
 
+def limits(case: str) -> dict[str, float]:
+    """What a probe says comes from weights that were trained in another order of sums."""
+    return {"rtol": 1e-5, "atol": 1e-6} if "probe" in case else {"rtol": 1e-6, "atol": 1e-7}
+
+
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory):
     """Folder with the results of two processes, all cases in one launch."""
@@ -39,14 +44,14 @@ def test_credit_of_two_processes_is_that_of_one(two_processes, one_process, case
             continue
         if whole[name].ndim == 1:
             parts = torch.cat([rank[name] for rank in ranks])
-            torch.testing.assert_close(parts, whole[name], rtol=1e-6, atol=1e-7)
+            torch.testing.assert_close(parts, whole[name], **limits(case))
             continue
         width = whole[name].shape[1]
         parts = [
             torch.nn.functional.pad(rank[name], (0, width - rank[name].shape[1])) for rank in ranks
         ]
         # The same sums of rewards in the same order: equal to the last bit or nearly so.
-        torch.testing.assert_close(torch.cat(parts), whole[name], rtol=1e-6, atol=1e-7)
+        torch.testing.assert_close(torch.cat(parts), whole[name], **limits(case))
 
 
 @pytest.mark.parametrize("case", straddle.CASES)
@@ -81,7 +86,8 @@ def test_the_completions_table_has_the_rows_of_all_processes(two_processes, one_
         shown = torch.load(two_processes / f"{case}.{rank}.pt")["shown"]
         assert shown.keys() == whole.keys()
         for column, values in shown.items():
-            assert values == pytest.approx(whole[column], rel=1e-6, abs=1e-7, nan_ok=True), column
+            close = {"rel": limits(case)["rtol"], "abs": limits(case)["atol"]}
+            assert values == pytest.approx(whole[column], **close, nan_ok=True), column
 
 
 def test_the_largest_z_may_be_any_process_s():
