@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .format import GROUP_LISTS, OPTIONAL_UPDATE_LISTS, UPDATE_LISTS
+from .format import GROUP_LISTS, OPTIONAL_GROUP_LISTS, OPTIONAL_UPDATE_LISTS, UPDATE_LISTS
 
 # Measured: 90 to 105 for a token's entries in a group and in an update, with KL and entropy.
 BYTES_PER_TOKEN = 110
@@ -77,7 +77,8 @@ class Cut:
     def completion(self, described: dict[str, Any]) -> dict[str, Any]:
         """A completion of a group record without these tokens."""
         named = {"pieces": f"⟨… {self.tokens} tokens left out …⟩", "ids": self.mark, **_IN_PLACE}
-        shorter = {name: self._shorter(described[name], named.get(name)) for name in GROUP_LISTS}
+        there = [*GROUP_LISTS, *(name for name in OPTIONAL_GROUP_LISTS if name in described)]
+        shorter = {name: self._shorter(described[name], named.get(name)) for name in there}
         return described | shorter | {"cut": {"at": self.at, "tokens": self.tokens}}
 
     def update(self, described: dict[str, Any]) -> dict[str, Any]:

@@ -32,6 +32,8 @@ META, LOGS, DROPPED = "meta.json", "logs.jsonl", "dropped.json"
 
 # Lists of a completion with an entry for each of its tokens: when it is scored, and at its update.
 GROUP_LISTS = ("pieces", "ids", "mask", "advantage", "weight", "trace_weight", "size")
+# Of a run with an answer probe: δ of the token, and V before the segment that it is in.
+OPTIONAL_GROUP_LISTS = ("td_error", "value")
 UPDATE_LISTS = ("logps", "old_logps", "z_abs", "ratio", "kl", "clipped")
 MAY_BE_NULL = ("z_abs", "kl")
 # A record of an update has these where the loss did: entropy of the next-token distribution, in
@@ -62,6 +64,7 @@ class ScoredRows:
         completion_ids_BT, prompt_ids_BP: −1 where padded.
         table: columns of the completions table, one value per completion: rewards by function
             under "rewards/", other columns by their name.
+        td_error_BT, value_BT: of an answer probe; NaN where there is none.
     """
 
     completion_ids_BT: Tensor
@@ -74,6 +77,8 @@ class ScoredRows:
     gain_BT: Tensor
     size_BT: Tensor
     table: dict[str, list]
+    td_error_BT: Tensor | None = None
+    value_BT: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -115,6 +120,8 @@ def describe_row(rows: ScoredRows, i: int, row_id: str, tokenizer: Any) -> dict[
         "trace_weight": numbers(rows.gain_BT[i, :n]),
         "size": rows.size_BT[i, :n].tolist(),
         "extra": {name: _cell(value) for name, value in extra.items()},
+        **({} if rows.td_error_BT is None else {"td_error": numbers(rows.td_error_BT[i, :n])}),
+        **({} if rows.value_BT is None else {"value": numbers(rows.value_BT[i, :n])}),
     }
 
 

@@ -130,7 +130,10 @@ function chooseTab(tab) {
 
 /** Draws the charts of the open tab; they take their colours and width from the page. */
 function draw() {
-  if (!byId("run-view").hidden) drawCharts();
+  if (!byId("run-view").hidden) {
+    drawCharts();
+    drawReliability();
+  }
   else if (view.group) drawTree(view.group, view.branch, chooseBranch);
 }
 
