@@ -78,7 +78,7 @@ def test_parents_and_forks_are_those_of_the_rollout(tmp_path, settings):
 @pytest.mark.parametrize("settings", [{}, {"branch_levels": 2, "branch_roots": 2}], ids=str)
 def test_the_tree_is_that_of_the_rollout(tmp_path, settings):
     """Its boxes are the process sets that the credit was made of, by size and by members."""
-    rollouts = branched_run(tmp_path, **settings)
+    rollouts = branched_run(tmp_path, top_k=2, **settings)  # tokens agree by chance, too
     by_chance = 0
     for number, group in enumerate(load_run(tmp_path).groups):
         rows, rollout = group["completions"], rollouts[number // 2]
@@ -111,7 +111,7 @@ def test_a_cut_leaves_parents_and_forks_as_they_were(tmp_path):
         max_completion_length=90,
         credit_log_max_mb=0.02,
         branch_at="fraction",
-        generation_kwargs={"suppress_tokens": [tiny.EOS]},
+        generation_kwargs={"suppress_tokens": [tiny.PAD, tiny.EOS]},
     )
     groups = load_run(tmp_path).groups
     boxes = [members_in_the_tree(group["completions"]) for group in groups]
@@ -125,8 +125,7 @@ def test_a_cut_leaves_parents_and_forks_as_they_were(tmp_path):
             )
             assert token_count(row) == 90
             assert {token for other, token in boxes[number] if other == i} == set(range(90))
-            same = {j for j, other in enumerate(group["completions"]) if other["ids"] == row["ids"]}
-            assert set(boxes[number][i, 89]) <= same
+            assert boxes[number][i, 89] == (i,)
     inside = [row["fork"] > row["cut"]["at"] for g in groups for row in g["completions"]]
     assert any(inside)  # forked in what was left out
 

@@ -1,7 +1,7 @@
 """Where the completions of a branched group come from, as the credit log has it.
 
 `parent` and `fork` of a completion (`format.py`) count tokens as they were sampled. A completion
-that was cut holds fewer entries than tokens, and `token_count` and `first_token` translate.
+that was cut holds fewer entries than tokens; `first_token` and `first_entry` translate.
 """
 
 from __future__ import annotations
@@ -26,6 +26,14 @@ def first_token(completion: Completion, entry: int) -> int:
     """The first token that an entry of a completion's lists stands for."""
     cut = completion.get("cut")
     return entry + cut["tokens"] - 1 if cut and entry > cut["at"] else entry
+
+
+def first_entry(completion: Completion, token: int) -> int:
+    """The entry of a completion's lists that stands for a token, alone or with those left out."""
+    cut = completion.get("cut")
+    if not cut or token <= cut["at"]:
+        return token
+    return max(token - cut["tokens"] + 1, cut["at"])
 
 
 def is_copy(completion: Completion) -> bool:

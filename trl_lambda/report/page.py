@@ -26,6 +26,7 @@ SCRIPTS = (
     "text.js",
     "unpack.js",
     "record.js",
+    "forks.js",
     "tooltip.js",
     "completion.js",
     "tree.js",
@@ -190,7 +191,7 @@ def _completion(completion: dict[str, Any]) -> dict[str, Any]:
         "rewards": completion.get("rewards") or {},
         "extra": completion.get("extra") or {},
         "largest_credit": largest_credit(completion),
-        "cut": completion.get("cut"),
+        **{name: completion.get(name) for name in ("cut", "parent", "fork")},
         **{name: _short(completion[name]) for name in GROUP_LISTS if name != "pieces"},
         "update": update and {name: _short(values) for name, values in update.items()},
     }
