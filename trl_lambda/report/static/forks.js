@@ -75,10 +75,12 @@ function forkNotes(group, completion, t) {
   const mark = view.marks.get(t);
   const index = group.completions.indexOf(completion);
   const notes = [];
-  if (mark && mark.from !== null) notes.push(`forked here from ${named([mark.from])}`);
-  if (mark?.others.length) notes.push(`${named(mark.others)} forked here`);
+  const [start, end] = standsFor(completion, t);
+  const among = end - start > 1 ? ", among the tokens left out" : "";
+  if (mark && mark.from !== null) notes.push(`forked here from ${named([mark.from])}${among}`);
+  if (mark?.others.length) notes.push(`${named(mark.others)} forked here${among}`);
   if (isTakenOver(completion, t)) {
-    notes.push(`taken over: ${named([writer(group, index, position(completion, t) - 1)])} sampled it`);
+    notes.push(`taken over: ${named([writer(group, index, start)])} sampled it`);
   }
   return notes;
 }
