@@ -23,6 +23,7 @@ from .format import (
     LOGS,
     MAY_BE_NULL,
     META,
+    OPTIONAL_GROUP_LISTS,
     OPTIONAL_UPDATE_LISTS,
     UPDATE_LISTS,
     segments,
@@ -174,7 +175,9 @@ def _checked_group(group: dict[str, Any], place: str) -> dict[str, Any]:
     for completion in group["completions"]:
         _require(completion, ("row", "reward", "group_advantage", *GROUP_LISTS), place)
         pieces = completion["pieces"]
-        _check_lengths(completion, GROUP_LISTS, len(pieces) if _is_list(pieces) else 0, place)
+        optional = [name for name in OPTIONAL_GROUP_LISTS if name in completion]
+        length = len(pieces) if _is_list(pieces) else 0
+        _check_lengths(completion, (*GROUP_LISTS, *optional), length, place)
         _check_cut(completion, place)
         completion["update"] = None
     check_forks(group["completions"], place)

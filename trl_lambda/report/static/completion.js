@@ -29,6 +29,7 @@ function cutIntoChunks(pieces) {
 
 function showCompletion(completion) {
   Object.assign(view, { completion, focus: 0, marks: marksOf(view.group, completion) });
+  showValues(view.group, completion);
   hideTooltip();
   watcher?.disconnect();
   const box = byId("text");
