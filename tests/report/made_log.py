@@ -87,6 +87,19 @@ def group(name: str, *, step: int, size: int, tokens: int, rng: random.Random) -
     }
 
 
+def branched_group(
+    name: str, forks: list[tuple[int, int]], *, step: int, tokens: int, rng: random.Random
+) -> dict[str, Any]:
+    """A group whose completion i took over (parent, tokens) = forks[i]: all of them for a copy."""
+    made = group(name, step=step, size=len(forks), tokens=tokens, rng=rng)
+    rows = made["completions"]
+    for row, (parent, fork) in zip(rows, forks, strict=True):
+        for key in ("pieces", "ids"):
+            row[key][:fork] = rows[parent][key][:fork]
+        row |= {"parent": parent, "fork": fork}
+    return made
+
+
 def _pieces(rng: random.Random, tokens: int) -> list[str]:
     opening = rng.choice(OPENINGS)
     return [*opening, *rng.choices(WORDS, k=tokens - len(opening))]

@@ -11,7 +11,7 @@ import sys
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from made_log import group, resume_from, write_log, write_records
+from made_log import branched_group, group, resume_from, write_log, write_records
 
 from trl_lambda.report import write_report
 from trl_lambda.report.__main__ import main
@@ -65,6 +65,21 @@ def test_numbers_reach_the_page_as_recorded(tmp_path):
     assert shown["advantage"] == recorded["advantage"]
     assert shown["mask"] == 1  # a list of one and the same value
     assert shown["extra"] == recorded["extra"]
+
+
+def test_parents_and_forks_reach_the_page_and_its_tree(tmp_path):
+    rng = random.Random(0)
+    made = branched_group("1-0", [(0, 0), (0, 4), (0, 9)], step=1, tokens=9, rng=rng)
+    made["completions"][1]["ids"] = made["completions"][0]["ids"]  # sampled the same tokens anew
+    write_records(tmp_path, [made, group("2-0", step=2, size=2, tokens=9, rng=rng)], rng=rng)
+    (path,) = write_report(tmp_path)
+    forked, independent = group_of(path, 0), group_of(path, 1)
+    rows = forked["completions"]
+    assert [(row["parent"], row["fork"]) for row in rows] == [(0, 0), (0, 4), (0, 9)]
+    spans = [(branch["start"], branch["end"], branch["rows"]) for branch in forked["branches"]]
+    assert spans == [(0, 4, [0, 1, 2]), (4, 9, [0, 2]), (4, 9, [1])]
+    rows = independent["completions"]
+    assert [(row["parent"], row["fork"]) for row in rows] == [(None, None)] * 2
 
 
 def test_groups_that_do_not_fit_are_counted_and_the_rest_is_spread(tmp_path, capsys):

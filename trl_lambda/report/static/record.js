@@ -132,7 +132,12 @@ function rounded(value) {
   return value === null ? null : Number(value.toPrecision(5));
 }
 
-/** Text of the tokens start … end − 1 of a completion. */
-function words(completion, start, end) {
-  return completion.pieces.slice(start, end).join("");
+/** Text of the tokens start … end − 1 of a completion, and how many of them were left out. */
+function words({ pieces, cut }, start, end) {
+  if (!cut || end <= cut.at) return pieces.slice(start, end).join("");
+  const behind = cut.at + cut.tokens;
+  const missing = Math.min(end, behind) - Math.max(start, cut.at);
+  const entry = (token) => Math.max(token, behind) - cut.tokens + 1;
+  return [...pieces.slice(start, cut.at), missing > 0 ? `⟨… ${missing} tokens left out …⟩` : "",
+    ...pieces.slice(entry(start), entry(end))].join("");
 }
