@@ -96,9 +96,19 @@ class TaskArguments:
     )
 
 
+@dataclass
+class ScriptConfig(LambdaGRPOConfig):
+    """`LambdaGRPOConfig` for prepared data: `--answer_column` names the column of the raw ones.
+
+    The golds become the column `answers`, which an answer probe finds by itself.
+    """
+
+    answer_column: str | None = field(default=None, init=False)
+
+
 def make_parser() -> DeviceParser:
     return DeviceParser(
-        (TaskArguments, ScriptArguments, LambdaGRPOConfig, ModelConfig, DatasetMixtureConfig),
+        (TaskArguments, ScriptArguments, ScriptConfig, ModelConfig, DatasetMixtureConfig),
         description=__doc__.splitlines()[0],
         epilog=HELP,
     )
