@@ -7,7 +7,9 @@ from rich.table import Table
 
 
 def show(console: Console, name: str, rows: list[dict]) -> None:
-    {"step": show_step, "scale": show_scale}.get(name, show_kernels)(console, name, rows)
+    {"step": show_step, "probe": show_step, "scale": show_scale}.get(name, show_kernels)(
+        console, name, rows
+    )
 
 
 def show_kernels(console: Console, name: str, rows: list[dict]) -> None:
