@@ -123,8 +123,9 @@ class Method:
     stepped_back: str | None = None
 
     def values(self) -> dict[str, Any]:
-        """By option, what trains; None where TRL's own value does."""
+        """By option, what trains; None where TRL's own value does, and where nothing reads it."""
         rule = self.credit
+        unread = dict.fromkeys(o for o in TD_ERROR_OPTIONS if o not in rule.entry.options)
         floor = NO_FLOOR if rule.advantage_floor is None else rule.advantage_floor
         return {
             "td_error": td_error_name(rule.td_error),
@@ -142,6 +143,7 @@ class Method:
             "probe_calibration": rule.probe_calibration,
             "loss_type": self.loss_type,
             "scale_rewards": self.scale_rewards,
+            **unread,
         }
 
     def describe(self, trl: Mapping[str, Any]) -> str:
@@ -153,8 +155,6 @@ class Method:
         if self.stepped_back:
             return f"method={self.name!r} leaves TRL's credit as it is: {self.stepped_back}."
         idle = () if self.credit.traced else TRACE_OPTIONS
-        if not self.credit.entry.probes:
-            idle = (*idle, "answer_column")
         changed = [
             f"{name}={value!r}"
             for name, value in self.values().items()

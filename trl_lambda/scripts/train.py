@@ -32,6 +32,7 @@ from ..hub import script_settings
 from ..rewards import math_reward
 from ..templates import TEMPLATES
 from ..trainer import LambdaGRPOTrainer
+from .config import ScriptConfig
 from .device import HELP, DeviceParser, check_vllm, device_note
 from .named_functions import SHORT_NAMES, find_functions
 
@@ -94,16 +95,6 @@ class TaskArguments:
         default=None,
         metadata={"help": "Prompts with more tokens, template included, are left out."},
     )
-
-
-@dataclass
-class ScriptConfig(LambdaGRPOConfig):
-    """`LambdaGRPOConfig` for prepared data: `--answer_column` names the column of the raw ones.
-
-    The golds become the column `answers`, which an answer probe finds by itself.
-    """
-
-    answer_column: str | None = field(default=None, init=False)
 
 
 def make_parser() -> DeviceParser:
