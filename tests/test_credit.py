@@ -22,7 +22,7 @@ from trl_lambda.functional.td_errors import normalize_steps
 RULES = [
     {"td_error": td, "trace_style": style, "trace_mode": mode, "normalize_trace": normalize}
     for td, style, mode, normalize in itertools.product(
-        [name for name in TD_ERRORS if name != "probe"],  # tests/test_segment_credit.py
+        [name for name in TD_ERRORS if name != "probe"],  # tests/probe
         TRACE_STYLES,
         TRACE_MODES,
         (True, False),

@@ -435,7 +435,9 @@ RECIPE_PRIVATES = {
     "_credit": "benchmarks/speed/step.py",
     "_plan_loss": "benchmarks/speed/step.py",
     "_exit": "benchmarks/learning/runs.py",  # of os: ends a worker whose parent is gone
+    "_continuations": "benchmarks/speed/probe.py",
     "_kl_term": "benchmarks/speed/step.py",
+    "_packs": "benchmarks/speed/probe.py",
     "_prepare_inputs": "benchmarks/speed/step.py",
     "_step": "benchmarks/speed/step.py",
 }

@@ -120,8 +120,9 @@ class Method:
     stepped_back: str | None = None
 
     def values(self) -> dict[str, Any]:
-        """By option, what trains; None where TRL's own value does."""
+        """By option, what trains; None where TRL's own value does, and where nothing reads it."""
         rule = self.credit
+        unread = dict.fromkeys(o for o in TD_ERROR_OPTIONS if o not in rule.entry.options)
         floor = NO_FLOOR if rule.advantage_floor is None else rule.advantage_floor
         return {
             "td_error": td_error_name(rule.td_error),
@@ -141,12 +142,12 @@ class Method:
             "probe_calibration": rule.probe_calibration,
             "loss_type": self.loss_type,
             "scale_rewards": self.scale_rewards,
+            **unread,
         }
 
     def _rollout_values(self) -> dict[str, Any]:
-        """Of a method that does not branch, what its options would be."""
         if self.branching is None:
-            return {"rollout": "independent"} | {name: NEUTRAL[name] for name in BRANCH_OPTIONS}
+            return {"rollout": "independent"} | dict.fromkeys(BRANCH_OPTIONS)
         return {"rollout": "branch"} | self.branching.values()
 
     def describe(self, trl: Mapping[str, Any]) -> str:
@@ -157,8 +158,7 @@ class Method:
         """
         if self.stepped_back:
             return f"method={self.name!r} leaves TRL's credit as it is: {self.stepped_back}."
-        idle = set(() if self.credit.traced else TRACE_OPTIONS)
-        idle |= set(TD_ERROR_OPTIONS) - set(self.credit.entry.options)
+        idle = () if self.credit.traced else TRACE_OPTIONS
         changed = [
             f"{name}={value!r}"
             for name, value in self.values().items()

@@ -118,9 +118,11 @@ class CreditBatch(Signal):
         """Log-probabilities that the sampling policy gives to continuations, without gradient.
 
         Each is (row, start, token ids): how likely are these tokens after the row's prompt and its
-        first `start` completion tokens? One forward pass scores `per_device_train_batch_size` of
-        them, at the temperature of the training, as TRL scores completions. All processes must
-        call this equally often; the number of continuations may differ, and may be 0.
+        first `start` completion tokens? At the temperature of the training, without dropout. The
+        continuations of a row are scored in one forward pass, packed behind it, where the model's
+        attention takes any mask, else each in a row of its own; `per_device_train_batch_size` rows
+        at a time. All processes must call this equally often; the number of continuations may
+        differ, and may be 0.
 
         Returns:
             One `(tokens,)` float32 tensor for each continuation.

@@ -82,6 +82,8 @@ SWITCHES = [
     ({"td_error": "tree"}, ["2509.18314"]),
     ({"td_error": "terminal"}, ["1506.02438"]),
     ({"td_error": "process"}, []),  # DeepSeekMath's own
+    ({"td_error": "probe"}, ["1506.02438"]),
+    ({"trace_style": "recent", "trace_lambda": "length"}, ["2510.00194"]),
     ({"loss_type": "dr_grpo"}, ["2503.20783"]),
     ({"scale_rewards": "none"}, ["2503.20783"]),
     ({"scale_rewards": "batch"}, ["2508.08221"]),

@@ -251,9 +251,12 @@ def _statistics(
     high_NK = is_high(seen.reward_N.masked_fill(~asked_N, torch.nan))[:, None].expand(shape)
     quarter_NK = (4 * share_NK).floor()
 
+    # Equal prefixes have equal values, whatever a forward pass makes of their last digits.
+    told_NK = seen.log_phi_NK.round(decimals=4)
+
     def auc_where(chosen_NK: Tensor) -> float:
         chosen_NK = chosen_NK & known_NK
-        return auc(seen.log_phi_NK[chosen_NK], high_NK[chosen_NK])
+        return auc(told_NK[chosen_NK], high_NK[chosen_NK])
 
     predicted_NK = known_NK & ~value_NK.isnan()
     return {

@@ -83,7 +83,7 @@ def _windowed(config: Any) -> str | None:
 
 def backbone_of(model: nn.Module) -> nn.Module:
     """The module below the head: all that TRL's versions call in the end goes through it."""
-    inner = model.get_base_model() if hasattr(model, "peft_config") else model
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     return getattr(inner, "base_model", inner)
 
 
@@ -142,14 +142,21 @@ def packed_passes(
     requests: list[Request], rows: int, model: nn.Module, device: torch.device
 ) -> Iterator[tuple[Any, ...]]:
     """Passes of at most `rows` packed rows: the fields of `continuations._Pass`."""
-    dtype = next(model.parameters()).dtype
-    dtype = dtype if dtype.is_floating_point else torch.float32  # quantised weights
+    dtype = _mask_dtype(model)
     packed = sorted(_rows(requests), key=lambda row: row.length)
     while packed:
         width = packed[-1].length
         count = min(rows, max(1, MASK_ENTRIES // width**2), len(packed))
         part = [packed.pop() for _ in range(count)]
         yield _pass(part, dtype, device)
+
+
+def _mask_dtype(model: nn.Module) -> torch.dtype:
+    """sdpa takes booleans, whatever it computes in; eager attention adds numbers."""
+    if getattr(model.config.get_text_config(), "_attn_implementation", None) == "sdpa":
+        return torch.bool
+    floating = (one.dtype for one in model.parameters() if one.is_floating_point())
+    return next(floating, torch.float32)
 
 
 def _rows(requests: list[Request]) -> list[_Row]:
@@ -203,7 +210,8 @@ def _line(row: _Row, width: int) -> tuple[list[int], ...]:
 
 
 def _mask(position_CL: Tensor, chunk_CL: Tensor, visible_CL: Tensor, dtype: torch.dtype) -> Tensor:
-    """`(C, 1, L, L)`: 0 where a token sees another, the smallest number where it does not.
+    """`(C, 1, L, L)`: 0 where a token sees another, the smallest number where it does not; True
+    and False for booleans.
 
     A padded position sees itself: where a row sees nothing attention is NaN.
     """
@@ -213,5 +221,8 @@ def _mask(position_CL: Tensor, chunk_CL: Tensor, visible_CL: Tensor, dtype: torc
     own_CLL = same_CLL & (order_L[None, :, None] >= order_L[None, None, :])
     in_text_CLL = (chunk_CL == 0)[:, None, :]
     text_CLL = in_text_CLL & (position_CL[:, None, :] < visible_CL[:, :, None])
-    mask_CLL = torch.zeros(own_CLL.shape, dtype=dtype, device=position_CL.device)
-    return mask_CLL.masked_fill_(~(own_CLL | text_CLL), torch.finfo(dtype).min)[:, None]
+    seen_CLL = own_CLL | text_CLL
+    if dtype == torch.bool:
+        return seen_CLL[:, None]
+    mask_CLL = torch.zeros(seen_CLL.shape, dtype=dtype, device=position_CL.device)
+    return mask_CLL.masked_fill_(~seen_CLL, torch.finfo(dtype).min)[:, None]

@@ -7,7 +7,12 @@ from rich.table import Table
 
 
 def show(console: Console, name: str, rows: list[dict]) -> None:
-    shown = {"step": show_step, "scale": show_scale, "rollout": show_rollouts}
+    shown = {
+        "step": show_step,
+        "probe": show_step,
+        "scale": show_scale,
+        "rollout": show_rollouts,
+    }
     shown.get(name, show_kernels)(console, name, rows)
 
 

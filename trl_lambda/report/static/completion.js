@@ -131,7 +131,8 @@ function whyPlain() {
 function chooseShade(shade) {
   view.shade = shade;
   view.largest = extents(view.group, shade);
-  view.signed = Boolean(shade.signed) && (shade.key === "credit" || view.largest.minus > 0);
+  const always = ["credit", "td_error"].includes(shade.key);
+  view.signed = Boolean(shade.signed) && (always || view.largest.minus > 0);
 }
 
 function showLegend() {
