@@ -154,6 +154,17 @@ def test_completions_that_end_at_once_are_copied():
         assert (counts.generated, counts.copies, counts.forks) == (2, 6, 0)
 
 
+def test_empty_completions_are_copied():
+    class Silent(FakeEngine):
+        def generate(self, prompts, spent, copies):
+            return [[] for _ in prompts], [[] for _ in prompts]
+
+    for at in PLACES:
+        got = rolled_out(rule(at), Silent(TabularPolicy(end=0)), prompts=[PROMPT] * 8)
+        assert (got.completion_ids, got.fork) == ([[]] * 8, [0] * 8)
+        assert got.counts().generated == 0
+
+
 def test_a_group_that_straddles_processes_forks_on_each():
     policy = TabularPolicy(T=6, seed=0)
     got = rolled_out(rule(roots=4), FakeEngine(policy), prompts=[PROMPT] * 6, first=6)

@@ -150,7 +150,7 @@ class _Growing:
         self.expected[row] = self.expected[taken]
         if taken in self.scores and tokens < len(self.completions[taken]):
             self.entropy[row] = self.scores[taken][1][tokens]
-        while tokens <= self.fork[taken]:
+        while tokens <= self.fork[taken] and self.parent[taken] != taken:
             taken = self.parent[taken]
         self.parent[row], self.fork[row] = taken, tokens
 
