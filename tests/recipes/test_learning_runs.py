@@ -86,7 +86,7 @@ class DyingWorker:
     def __init__(self):
         self.dead = False
 
-    def submit(self, function, run, folder):
+    def submit(self, function, run, key, work):
         self.run = run
         return self
 
@@ -141,7 +141,7 @@ def test_a_lane_that_breaks_does_not_hang_the_rest(monkeypatch, tmp_path):
 
     monkeypatch.setattr(runs_module, "new_worker", broken)
     done = queue.Queue()
-    lane = runs_module.Lane(queue.Queue(), done, tmp_path, time.monotonic() + 9)
+    lane = runs_module.Lane(queue.Queue(), done, key, dict, time.monotonic() + 9)
     monkeypatch.setattr(runs_module.threading, "excepthook", lambda args: None)
     lane.start()
     assert done.get(timeout=5) is None
