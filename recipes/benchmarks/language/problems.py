@@ -12,12 +12,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 SEED = 0
-HELD_OUT = 256
-WARM_START = 2000
-TRAINED = 4000
+# What the results are measured on, demonstrations, what learning rates are chosen by, prompts.
+PARTS = {"held_out": 256, "warm_start": 2000, "validation": 256, "training": 4000}
 
-NAMES = "Mia Tom Ana Ben Zoe Max Eva Leo Ida Sam Lea Jim Amy Dan Kim Joe".split()
-THINGS = "pens cards eggs books coins shells apples stamps balls plums".split()
+NAMES = (
+    *("Mia", "Tom", "Ana", "Ben", "Zoe", "Max", "Eva", "Leo"),
+    *("Ida", "Sam", "Lea", "Jim", "Amy", "Dan", "Kim", "Joe"),
+)
+THINGS = (
+    *("pens", "cards", "eggs", "books", "coins"),
+    *("shells", "apples", "stamps", "balls", "plums"),
+)
 
 Numbers = tuple[int, int, int, int]
 Steps = tuple[int, int, int]
@@ -142,15 +147,11 @@ def written(story: Story, numbers: Numbers, words: dict[str, str]) -> Problem:
     return Problem(story.question.format(**values), solution, answer)
 
 
-def held_out(count: int = HELD_OUT) -> list[Problem]:
-    """What is measured on, and nothing else."""
-    return list(itertools.islice(stream(), min(count, HELD_OUT)))
-
-
-def for_warm_start() -> list[Problem]:
-    return list(itertools.islice(stream(), HELD_OUT, HELD_OUT + WARM_START))
-
-
-def for_training() -> list[Problem]:
-    first = HELD_OUT + WARM_START
-    return list(itertools.islice(stream(), first, first + TRAINED))
+def part(name: str) -> list[Problem]:
+    """One of the parts that have no problem in common; see `PARTS`."""
+    first = 0
+    for other, count in PARTS.items():
+        if other == name:
+            return list(itertools.islice(stream(), first, first + count))
+        first += count
+    raise ValueError(f"part: {name!r}, expected one of {', '.join(PARTS)}.")

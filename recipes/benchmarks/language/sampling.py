@@ -56,7 +56,7 @@ def measure(model, tokenizer, rows: list[dict], *, k: int, tokens: int, batch: i
             for ids, entropy in sample(model, tokenizer, prompts, tokens):
                 texts.append(tokenizer.decode(ids, skip_special_tokens=True))
                 lengths.append(len(ids))
-                entropies.append(entropy)
+                entropies.append(sum(entropy))
     model.train(was_training)
     grades = grade_many(texts, [row["answers"] for row in asked])
     right_NK = torch.tensor([float(g.correct) for g in grades]).view(len(rows), k)
@@ -71,16 +71,14 @@ def measure(model, tokenizer, rows: list[dict], *, k: int, tokens: int, batch: i
     )
 
 
-def sample(model, tokenizer, prompts: list, tokens: int) -> list[tuple[list[int], float]]:
-    """Ids of a completion of each prompt with its end, and the sum of its tokens' entropies."""
-    encoded = tokenizer.apply_chat_template(
-        prompts,
-        add_generation_prompt=True,
-        padding=True,
-        padding_side="left",
-        return_dict=True,
-        return_tensors="pt",
-    ).to(model.device)
+def sample(model, tokenizer, prompts: list, tokens: int) -> list[tuple[list[int], list[float]]]:
+    """Ids of a completion of each prompt with its end, and the entropy before each of them.
+
+    Prompts are padded on the left, whatever side the tokenizer pads: the model goes on at the end.
+    """
+    ids = tokenizer.apply_chat_template(prompts, add_generation_prompt=True)["input_ids"]
+    encoded = tokenizer.pad({"input_ids": ids}, padding_side="left", return_tensors="pt")
+    encoded = encoded.to(model.device)
     entropies = Entropies()
     generated = model.generate(
         **encoded,
@@ -98,7 +96,7 @@ def sample(model, tokenizer, prompts: list, tokens: int) -> list[tuple[list[int]
     rows = [until(row, tokenizer.eos_token_id) for row in generated[:, width:].tolist()]
     entropy_BT = torch.stack(entropies.steps, 1)
     pairs = zip(rows, entropy_BT, strict=True)
-    return [(ids, entropy_T[: len(ids)].sum().item()) for ids, entropy_T in pairs]
+    return [(ids, entropy_T[: len(ids)].tolist()) for ids, entropy_T in pairs]
 
 
 class Entropies(LogitsProcessor):

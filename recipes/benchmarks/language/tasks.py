@@ -11,7 +11,7 @@ from datasets import Dataset, load_dataset
 from . import problems
 
 Row = dict[str, object]
-SPLITS = ("train", "test")
+VALIDATION = 256
 STEP_BY_STEP = (
     "Solve the problem step by step. End with one line that has four hashes and the answer, such "
     "as #### 42."
@@ -23,15 +23,13 @@ class Task:
     """Rows with `prompt` (messages) and `answers`.
 
     Attributes:
-        held_out: problems that are measured on, and never trained on.
-        training: the others.
+        part: of `held_out`, `validation` and `training`, which have no problem in common.
         tokens: of the longest completion.
         warm_start: whether runs begin at a warm start of the model, or at the model itself.
         default_model: for people with network; None where the model comes from a GGUF.
     """
 
-    held_out: Callable[[int], list[Row]]
-    training: Callable[[], list[Row]]
+    part: Callable[[str], list[Row]]
     tokens: int
     warm_start: bool
     default_model: str | None = None
@@ -46,8 +44,19 @@ def as_rows(ours: list[problems.Problem]) -> list[Row]:
     return [{"prompt": chat(p.question), "answers": [p.answer]} for p in ours]
 
 
-def gsm8k(split: str, folder: Path | None = None) -> list[Row]:
-    """GSM8K: from the Hub, or from `train.jsonl` and `test.jsonl` of a folder."""
+def gsm8k(part: str, folder: Path | None = None) -> list[Row]:
+    """GSM8K: from the Hub, or from `train.jsonl` and `test.jsonl` of a folder.
+
+    What is held out is the test split; the last problems of the other one are for validation.
+    """
+    if part == "held_out":
+        return gsm8k_split("test", folder)
+    rows = gsm8k_split("train", folder)
+    kept = min(VALIDATION, len(rows) // 10)
+    return rows[-kept:] if part == "validation" else rows[:-kept]
+
+
+def gsm8k_split(split: str, folder: Path | None) -> list[Row]:
     if folder is None:
         loaded = load_dataset("openai/gsm8k", "main", split=split)
     else:
@@ -70,15 +79,13 @@ def task(name: str, data: Path | None = None) -> Task:
     """
     if name == "words":
         return Task(
-            held_out=lambda count: as_rows(problems.held_out(count)),
-            training=lambda: as_rows(problems.for_training()),
+            part=lambda name: as_rows(problems.part(name)),
             tokens=80,
             warm_start=True,
         )
     if name == "gsm8k":
         return Task(
-            held_out=lambda count: gsm8k("test", data)[:count],
-            training=lambda: gsm8k("train", data),
+            part=lambda name: gsm8k(name, data),
             tokens=320,
             warm_start=False,
             default_model="Qwen/Qwen2.5-0.5B-Instruct",

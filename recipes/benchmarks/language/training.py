@@ -55,12 +55,17 @@ class Size:
 
 @dataclass(frozen=True)
 class Run:
-    """What is trained; the same run gives the same numbers on the same machine."""
+    """What is trained; the same run gives the same numbers on the same machine.
+
+    Attributes:
+        part: the problems that it is measured on, `validation` or `held_out`.
+    """
 
     task: str
     arm: str
     learning_rate: float
     seed: int
+    part: str
 
 
 class Curve(MeasuringCallback):
@@ -123,7 +128,7 @@ class Said(TrainerCallback):
             )
 
 
-def train(run: Run, task: Task, size: Size, start: Path, measured_start: dict, folder: Path) -> dict:
+def train(run: Run, task: Task, size: Size, start: str, measured_start: dict, folder: Path) -> dict:
     """Trains, measures, and says what came out.
 
     Args:
@@ -159,10 +164,10 @@ def last_checkpoint(folder: Path) -> str | None:
 
 
 def make_trainer(
-    run: Run, task: Task, size: Size, start: Path, measured_start: dict, folder: Path
+    run: Run, task: Task, size: Size, start: str, measured_start: dict, folder: Path
 ) -> tuple[LambdaGRPOTrainer, Curve]:
     tokenizer = AutoTokenizer.from_pretrained(start)
-    rows = task.held_out(size.held_out)
+    rows = task.part(run.part)[: size.held_out]
     curve = Curve(size, lambda model: measured(model, tokenizer, rows, task, size), measured_start)
 
     def reward(completions, completion_ids, answers, **columns):
@@ -173,7 +178,7 @@ def make_trainer(
         AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32),
         reward,
         LambdaGRPOConfig(**config(run, task, size, folder) | arms.settings(run.arm)),
-        train_dataset=Dataset.from_list(task.training()),
+        train_dataset=Dataset.from_list(task.part("training")),
         processing_class=tokenizer,
         callbacks=[curve, Said(run)],
     )
@@ -216,10 +221,10 @@ def measured(model, tokenizer, rows: list[Row], task: Task, size: Size) -> dict:
     )
 
 
-def measure_start(task: Task, size: Size, start: Path) -> dict:
+def measure_start(task: Task, size: Size, start: str, part: str) -> dict:
     """What all runs begin with."""
     model = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32)
     if torch.cuda.is_available():
         model.cuda()
-    rows = task.held_out(size.held_out)
+    rows = task.part(part)[: size.held_out]
     return measured(model, AutoTokenizer.from_pretrained(start), rows, task, size)

@@ -19,8 +19,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from ..quiet import QUIET
-from .problems import Problem, for_warm_start
+from .problems import Problem, part
 from .sampling import measure
+from .tasks import as_rows, chat
 
 RECORD = "warm_start.json"
 
@@ -38,28 +39,19 @@ class WarmStart:
 
     enough: float = 0.3
     every: int = 10
-    checked: int = 96
+    checked: int = 64
     steps: int = 200
-    batch: int = 12
-    learning_rate: float = 5e-5
+    batch: int = 8
+    learning_rate: float = 1e-4
     tokens: int = 80
     seed: int = 0
-
-
-def chat(problem: Problem) -> list[dict[str, str]]:
-    return [{"role": "user", "content": problem.question}]
-
-
-def as_rows(problems: list[Problem]) -> list[dict]:
-    """What training and measuring read: messages, and the gold."""
-    return [{"prompt": chat(p), "answers": [p.answer]} for p in problems]
 
 
 def demonstrations(problems: list[Problem]) -> Dataset:
     return Dataset.from_list(
         [
             {
-                "prompt": chat(p),
+                "prompt": chat(p.question),
                 "completion": [{"role": "assistant", "content": p.solution}],
             }
             for p in problems
@@ -114,7 +106,7 @@ def warm_start(model: Path, folder: Path, how: WarmStart = WarmStart()) -> Path:
 
 def train(model: Path, folder: Path, how: WarmStart) -> list[tuple[int, float]]:
     """Saves the trained model; returns what was measured on the way."""
-    problems = for_warm_start()
+    problems = part("warm_start")
     tokenizer = AutoTokenizer.from_pretrained(model)
     callback = UntilEnough(how, as_rows(problems[: how.checked]), tokenizer)
     config = SFTConfig(

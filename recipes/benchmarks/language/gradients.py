@@ -1,0 +1,189 @@
+"""The gradient of each method on real completions, at the same weights and samples.
+
+A warm-started model answers training problems; each arm sees the same completions in a single step
+with the learning rate 0. What comes out is the norm of its gradient as a multiple of GRPO's, the
+cosine between the two, and the gain of tokens: what the trace multiplies a token's gradient by.
+
+B completions, T completion positions.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, TrainerCallback
+
+from trl_lambda import LambdaGRPOConfig, LambdaGRPOTrainer
+from trl_lambda.atomic_write import replace_json
+from trl_lambda.functional import lambda_return
+from trl_lambda.rewards import grade_many
+from trl_lambda.rule import resolve
+
+from ..quiet import QUIET
+from . import arms
+from .sampling import sample
+from .tasks import Task
+
+ARMS = (
+    *("grpo", "grpo + floor", "grpo + trace_style=recent", "default", "dr_grpo", "lambda_grpo"),
+    *("tempo", "grpo_lambda", "default + trace_lambda=0.9", "default + trace_style=both"),
+)
+REFERENCE = "grpo"
+MICRO_BATCH = 16
+SEED = 0
+
+
+class Gradient(TrainerCallback):
+    """Keeps the gradient of a step; transformers has clipped its length, not its direction.
+
+    Attributes:
+        parts: of each parameter that is trained, in order.
+    """
+
+    def __init__(self):
+        self.parts: list[torch.Tensor] = []
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        self.parts = [p.grad.detach().clone() for p in model.parameters() if p.grad is not None]
+
+
+def sampled(start: str, task: Task, *, groups: int, size: int) -> dict[str, Any]:
+    """One batch: `prompts`, `answers`, and of each prompt `size` completions and their rewards.
+
+    The groups are those of the first problems, also where all members have one reward.
+    """
+    model = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(start)
+    rows = task.part("training")[:groups]
+    with torch.random.fork_rng(), torch.inference_mode():
+        torch.manual_seed(SEED)
+        found = sample(
+            model, tokenizer, [r["prompt"] for r in rows for _ in range(size)], task.tokens
+        )
+    ids = [ids for ids, _ in found]
+    grades = grade_many(
+        tokenizer.batch_decode(ids, skip_special_tokens=True),
+        [row["answers"] for row in rows for _ in range(size)],
+    )
+    return {
+        "rows": rows,
+        "completion_ids": [ids[i * size : (i + 1) * size] for i in range(groups)],
+        "rewards": [
+            [float(g.correct) for g in grades[i * size : (i + 1) * size]] for i in range(groups)
+        ],
+    }
+
+
+def measured(
+    batch: dict[str, Any], arm: str, tokens: int, model, tokenizer
+) -> tuple[float, list[torch.Tensor], dict[str, float]]:
+    """Norm of the arm's gradient, its direction, and the trainer's metrics of gains."""
+    rows, size = batch["rows"], len(batch["rewards"][0])
+    count = len(rows) * size
+    by_prompt = {
+        json.dumps(row["prompt"]): iter(zip(ids, rewards, strict=True))
+        for row, ids, rewards in zip(rows, batch["completion_ids"], batch["rewards"], strict=True)
+    }
+    rewards: list[float] = []
+
+    def rollout(prompts, trainer):
+        drawn = [next(by_prompt[json.dumps(prompt)]) for prompt in prompts]
+        rewards.extend(reward for _, reward in drawn)
+        prompt_ids = tokenizer.apply_chat_template(prompts, add_generation_prompt=True)
+        return {
+            "prompt_ids": prompt_ids["input_ids"],
+            "completion_ids": [ids for ids, _ in drawn],
+            "logprobs": None,
+        }
+
+    gradient = Gradient()
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = LambdaGRPOTrainer(
+            model,
+            lambda completions, **columns: list(rewards),
+            LambdaGRPOConfig(**config(folder, count, size, tokens) | arms.settings(arm)),
+            train_dataset=Dataset.from_list(rows),
+            processing_class=tokenizer,
+            rollout_func=rollout,
+            callbacks=[gradient],
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+    logged = trainer.state.log_history[0]
+    gains = {name: value for name, value in logged.items() if name.startswith("trace/gain")}
+    return logged["grad_norm"], gradient.parts, gains
+
+
+def config(folder: str, count: int, size: int, tokens: int) -> dict[str, Any]:
+    return QUIET | {
+        "output_dir": folder,
+        "learning_rate": 0.0,
+        "optim": "sgd",  # no state: the weights stay, and Adam's moments would take two models
+        "max_steps": 1,
+        "logging_steps": 1,
+        "num_generations": size,
+        "per_device_train_batch_size": min(MICRO_BATCH, count),
+        "gradient_accumulation_steps": max(1, count // MICRO_BATCH),
+        "max_completion_length": tokens,
+    }
+
+
+def cosine(a: list[torch.Tensor], b: list[torch.Tensor]) -> float:
+    def dot(x, y):
+        return sum(torch.dot(u.flatten(), v.flatten()).item() for u, v in zip(x, y, strict=True))
+
+    return dot(a, b) / (dot(a, a) * dot(b, b)) ** 0.5
+
+
+def end_gains(lengths: list[int], arm: str) -> tuple[float, float]:
+    """Mean gain of the first and of the last token, for completions of these lengths.
+
+    That is the column sum of the trace for a constant TD error: a matter of lengths alone.
+    """
+    rule = resolve(arms.settings(arm)).credit
+    mask_BT = torch.arange(max(lengths))[None] < torch.tensor(lengths)[:, None]
+    if not rule.traced:
+        return 1.0, 1.0
+    gains_BT = lambda_return(
+        mask_BT.double(),
+        mask_BT,
+        decay=rule.decay,
+        style=rule.trace_style,
+        normalize=rule.normalize_trace,
+    )
+    last_B = gains_BT[torch.arange(len(lengths)), torch.tensor(lengths) - 1]
+    return gains_BT[:, 0].mean().item(), last_B.mean().item()
+
+
+def measure_all(
+    start: str, task: Task, names: list[str], path: Path, *, groups: int, size: int
+) -> dict[str, Any]:
+    """All arms on one batch; kept in the file after each, and taken up again from there."""
+    data = json.loads(path.read_text()) if path.exists() else {}
+    if not data:
+        data = sampled(start, task, groups=groups, size=size) | {"arms": {}}
+        replace_json(path, data)
+    lengths = [len(ids) for group in data["completion_ids"] for ids in group]
+    tokenizer = AutoTokenizer.from_pretrained(start)
+    model = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32)
+    reference: list[torch.Tensor] = []
+    todo = [name for name in dict.fromkeys((REFERENCE, *names)) if name not in data["arms"]]
+    if todo and todo[0] != REFERENCE:
+        todo.insert(0, REFERENCE)  # for its direction
+    for name in todo:
+        norm, parts, gains = measured(data, name, task.tokens, model, tokenizer)
+        reference = reference or parts
+        data["arms"][name] = {
+            "norm": norm,
+            "ratio": norm / data["arms"].get(REFERENCE, {"norm": norm})["norm"],
+            "cosine": cosine(parts, reference),
+            "first_last_gain": end_gains(lengths, name),
+            **gains,
+        }
+        replace_json(path, data)
+    return data
