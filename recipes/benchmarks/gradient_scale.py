@@ -120,9 +120,11 @@ def print_real(options: argparse.Namespace) -> None:
         groups=options.groups,
         size=options.completions,
     )
-    table = Table("arm", "norm, × GRPO's", "cosine with GRPO's", "gain, first token", "last token")
+    gains = ("first", "last", "uncertain")
+    columns = ("gain: first token", "last token", "by entropy")
+    table = Table("arm", "norm, × GRPO's", "cosine with GRPO's", *columns)
     for name, found in data["arms"].items():
-        numbers = (found["ratio"], found["cosine"], *found["first_last_gain"])
+        numbers = (found["ratio"], found["cosine"], *map(found["gains"].get, gains))
         table.add_row(name, *(f"{number:.3g}" for number in numbers))
     Console().print(table)
 

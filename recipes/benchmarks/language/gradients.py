@@ -65,13 +65,14 @@ def sampled(start: str, task: Task, *, groups: int, size: int) -> dict[str, Any]
         found = sample(
             model, tokenizer, [r["prompt"] for r in rows for _ in range(size)], task.tokens
         )
-    ids = [ids for ids, _ in found]
+    ids, entropies = zip(*found, strict=True)
     grades = grade_many(
         tokenizer.batch_decode(ids, skip_special_tokens=True),
         [row["answers"] for row in rows for _ in range(size)],
     )
     return {
         "rows": rows,
+        "entropies": entropies,
         "completion_ids": [ids[i * size : (i + 1) * size] for i in range(groups)],
         "rewards": [
             [float(g.correct) for g in grades[i * size : (i + 1) * size]] for i in range(groups)
@@ -81,8 +82,8 @@ def sampled(start: str, task: Task, *, groups: int, size: int) -> dict[str, Any]
 
 def measured(
     batch: dict[str, Any], arm: str, tokens: int, model, tokenizer
-) -> tuple[float, list[torch.Tensor], dict[str, float]]:
-    """Norm of the arm's gradient, its direction, and the trainer's metrics of gains."""
+) -> tuple[float, list[torch.Tensor]]:
+    """Norm of the arm's gradient, and its direction."""
     rows, size = batch["rows"], len(batch["rewards"][0])
     count = len(rows) * size
     by_prompt = {
@@ -114,9 +115,7 @@ def measured(
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()
-    logged = trainer.state.log_history[0]
-    gains = {name: value for name, value in logged.items() if name.startswith("trace/gain")}
-    return logged["grad_norm"], gradient.parts, gains
+    return trainer.state.log_history[0]["grad_norm"], gradient.parts
 
 
 def config(folder: str, count: int, size: int, tokens: int) -> dict[str, Any]:
@@ -140,24 +139,37 @@ def cosine(a: list[torch.Tensor], b: list[torch.Tensor]) -> float:
     return dot(a, b) / (dot(a, a) * dot(b, b)) ** 0.5
 
 
-def end_gains(lengths: list[int], arm: str) -> tuple[float, float]:
-    """Mean gain of the first and of the last token, for completions of these lengths.
+def gains(arm: str, entropies: list[list[float]]) -> dict[str, float]:
+    """What the trace multiplies the gradient of tokens by, where the TD error is constant.
 
-    That is the column sum of the trace for a constant TD error: a matter of lengths alone.
+    That is its column sum, a matter of lengths alone; the entropies say which tokens decide.
+
+    Args:
+        entropies: of the policy before each token of each completion.
+
+    Returns:
+        Mean gain of `first` and `last` tokens, and the mean over all tokens weighted by their
+        entropy, `uncertain`: below 1 where the trace takes from the tokens that decide.
     """
     rule = resolve(arms.settings(arm)).credit
-    mask_BT = torch.arange(max(lengths))[None] < torch.tensor(lengths)[:, None]
-    if not rule.traced:
-        return 1.0, 1.0
-    gains_BT = lambda_return(
-        mask_BT.double(),
-        mask_BT,
-        decay=rule.decay,
-        style=rule.trace_style,
-        normalize=rule.normalize_trace,
-    )
-    last_B = gains_BT[torch.arange(len(lengths)), torch.tensor(lengths) - 1]
-    return gains_BT[:, 0].mean().item(), last_B.mean().item()
+    lengths = torch.tensor([len(row) for row in entropies])
+    mask_BT = torch.arange(int(lengths.max()))[None] < lengths[:, None]
+    gains_BT = mask_BT.double()
+    if rule.traced:
+        gains_BT = lambda_return(
+            gains_BT,
+            mask_BT,
+            decay=rule.decay,
+            style=rule.trace_style,
+            normalize=rule.normalize_trace,
+        )
+    last_B = gains_BT[torch.arange(len(lengths)), lengths - 1]
+    entropy = torch.tensor([one for row in entropies for one in row])
+    return {
+        "first": gains_BT[:, 0].mean().item(),
+        "last": last_B.mean().item(),
+        "uncertain": ((gains_BT[mask_BT] * entropy).sum() / entropy.sum()).item(),
+    }
 
 
 def measure_all(
@@ -168,7 +180,6 @@ def measure_all(
     if not data:
         data = sampled(start, task, groups=groups, size=size) | {"arms": {}}
         replace_json(path, data)
-    lengths = [len(ids) for group in data["completion_ids"] for ids in group]
     tokenizer = AutoTokenizer.from_pretrained(start)
     model = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32)
     reference: list[torch.Tensor] = []
@@ -176,14 +187,13 @@ def measure_all(
     if todo and todo[0] != REFERENCE:
         todo.insert(0, REFERENCE)  # for its direction
     for name in todo:
-        norm, parts, gains = measured(data, name, task.tokens, model, tokenizer)
+        norm, parts = measured(data, name, task.tokens, model, tokenizer)
         reference = reference or parts
         data["arms"][name] = {
             "norm": norm,
             "ratio": norm / data["arms"].get(REFERENCE, {"norm": norm})["norm"],
             "cosine": cosine(parts, reference),
-            "first_last_gain": end_gains(lengths, name),
-            **gains,
+            "gains": gains(name, data["entropies"]),
         }
         replace_json(path, data)
     return data
