@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 from benchmarks.language import model as made
-from benchmarks.language.sampling import sample
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 DIGITS = "0123456789"
@@ -92,15 +91,3 @@ def test_the_model_answers(smollm2, tokenizer):
     answer = tokenizer.decode(ids[0, encoded["input_ids"].shape[1] :])
     assert "Paris" in answer
     assert answer.endswith("<|im_end|>")
-
-
-@pytest.mark.slow
-def test_it_is_the_same_model_in_a_batch_of_uneven_prompts(smollm2, tokenizer, monkeypatch):
-    """Sampling pads on the left; with pads behind it the model would go on after those."""
-    model = AutoModelForCausalLM.from_pretrained(smollm2, dtype=torch.float32).eval()
-    chats = [[{"role": "user", "content": text}] for text in ("Hi", "What is 7 + 8? " * 6)]
-    greedy = lambda logits, *args, **kwargs: logits.argmax(-1, keepdim=True)  # noqa: E731
-    monkeypatch.setattr(torch, "multinomial", greedy)
-    together = [ids for ids, _ in sample(model, tokenizer, chats, 12)]
-    alone = [sample(model, tokenizer, [chat], 12)[0][0] for chat in chats]
-    assert together == alone

@@ -1,7 +1,7 @@
 """The start that all arms share: supervised fine-tuning until some samples are right, kept on disk.
 
 The rule was fixed before any arm was run: training on written-out solutions is measured every few
-steps on problems that nothing else uses, and stops at the first measurement with at least 30 % of
+steps on problems that nothing else uses, and stops at the first measurement with at least 25 % of
 the samples right. Below 20 % groups are mostly all wrong, above 50 % there is little left to learn.
 """
 
@@ -37,12 +37,12 @@ class WarmStart:
         steps: at most so many.
     """
 
-    enough: float = 0.3
+    enough: float = 0.25
     every: int = 10
-    checked: int = 64
+    checked: int = 48
     steps: int = 200
     batch: int = 8
-    learning_rate: float = 1e-4
+    learning_rate: float = 2e-4
     tokens: int = 80
     seed: int = 0
 
