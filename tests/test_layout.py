@@ -366,6 +366,7 @@ RECIPE_ARROWS = {
     "benchmarks.front_page": {"benchmarks.learning"},
     "benchmarks.gradient_scale": {
         "benchmarks.language",
+        "benchmarks.learning",
         "benchmarks.quiet",
         "benchmarks.scripted",
         "trl_lambda",

@@ -97,6 +97,9 @@ def main() -> None:
         default=Path("gradient_scale.json"),
         help="with --real: what is measured, kept after each arm and taken up again (%(default)s)",
     )
+    parser.add_argument(
+        "--readme", type=Path, help="with --real: a Markdown file with the two marks for the table"
+    )
     parser.add_argument("--groups", type=int, default=4, help="with --real: prompts (4)")
     parser.add_argument("--completions", type=int, default=8, help="with --real: of each (8)")
     parser.add_argument("--arms", nargs="+", help="with --real: see language/arms.py")
@@ -111,6 +114,7 @@ def main() -> None:
 def print_real(options: argparse.Namespace) -> None:
     from benchmarks.language import gradients
     from benchmarks.language.tasks import task
+    from benchmarks.learning.table import insert
 
     data = gradients.measure_all(
         options.real,
@@ -122,6 +126,8 @@ def print_real(options: argparse.Namespace) -> None:
     )
     gains = ("first", "last", "uncertain")
     columns = ("gain: first token", "last token", "by entropy")
+    if options.readme:
+        insert(options.readme, gradients.markdown(data), mark=gradients.MARK)
     table = Table("arm", "norm, × GRPO's", "cosine with GRPO's", *columns)
     for name, found in data["arms"].items():
         numbers = (found["ratio"], found["cosine"], *map(found["gains"].get, gains))

@@ -2,7 +2,8 @@
 
 Sums of few tokens, in signs that take several tokens each, and prompts that end in a line end: what
 a made-up model with a token for each character never meets. Nothing is asserted about reward.
-Prompts and completions are short: a CPU without instructions for bfloat16 takes minutes for a step.
+Prompts and completions are short and the adapters are in the last layers, which spares most of the
+backward pass: a CPU without instructions for bfloat16 is fifty times slower than in float32.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ pytestmark = pytest.mark.slow
 SIGNS = "√÷≤語🍎"
 SUMS = [(4, 11), (7, 8), (15, 3), (9, 9), (2, 30), (21, 6)]
 STEPS, TOKENS = 3, 8
+ADAPTED = [f"layers.{i}.self_attn.{name}" for i in (28, 29) for name in ("q_proj", "v_proj")]
 
 
 def chatml(text: str) -> str:
@@ -58,7 +60,7 @@ def train(run_recipe, smollm2, sums):
             "per_device_train_batch_size": "8",
             "gradient_accumulation_steps": "2",
             "max_completion_length": str(TOKENS),
-            "lora_target_modules": "q_proj v_proj",
+            "lora_target_modules": " ".join(ADAPTED),
             "lora_r": "4",
             "learning_rate": "1e-3",
             "lr_scheduler_type": "constant",

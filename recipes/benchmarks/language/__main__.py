@@ -7,8 +7,8 @@
     python recipes/benchmarks/language --report                         # from finished runs
 
 The model of the task `words` is SmolLM2-135M-Instruct (see model.py), fine-tuned on written-out
-solutions until a quarter of its samples is right. `gsm8k` trains Qwen/Qwen2.5-0.5B-Instruct as it is.
-Arms are names of methods (see arms.py). What is compared how is said in README.md.
+solutions until a quarter of its samples is right. `gsm8k` trains Qwen/Qwen2.5-0.5B-Instruct as it
+is. Arms are names of methods (see arms.py). What is compared how is said in README.md.
 
 Kill it whenever you like and start it again with the same arguments: finished runs are kept in
 OUTPUT_DIR/runs.jsonl, and a run under way goes on at its last checkpoint. A run is known by its

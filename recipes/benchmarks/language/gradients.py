@@ -24,11 +24,13 @@ from trl_lambda.functional import lambda_return
 from trl_lambda.rewards import grade_many
 from trl_lambda.rule import resolve
 
+from ..learning.table import count, table
 from ..quiet import QUIET
 from . import arms
 from .sampling import sample
 from .tasks import Task
 
+MARK = "<!-- gradient -->"
 ARMS = (
     *("grpo", "grpo + floor", "grpo + trace_style=recent", "default", "dr_grpo", "lambda_grpo"),
     *("tempo", "grpo_lambda", "default + trace_lambda=0.9", "default + trace_style=both"),
@@ -85,7 +87,7 @@ def measured(
 ) -> tuple[float, list[torch.Tensor]]:
     """Norm of the arm's gradient, and its direction."""
     rows, size = batch["rows"], len(batch["rewards"][0])
-    count = len(rows) * size
+    total = len(rows) * size
     by_prompt = {
         json.dumps(row["prompt"]): iter(zip(ids, rewards, strict=True))
         for row, ids, rewards in zip(rows, batch["completion_ids"], batch["rewards"], strict=True)
@@ -107,7 +109,7 @@ def measured(
         trainer = LambdaGRPOTrainer(
             model,
             lambda completions, **columns: list(rewards),
-            LambdaGRPOConfig(**config(folder, count, size, tokens) | arms.settings(arm)),
+            LambdaGRPOConfig(**config(folder, total, size, tokens) | arms.settings(arm)),
             train_dataset=Dataset.from_list(rows),
             processing_class=tokenizer,
             rollout_func=rollout,
@@ -118,7 +120,7 @@ def measured(
     return trainer.state.log_history[0]["grad_norm"], gradient.parts
 
 
-def config(folder: str, count: int, size: int, tokens: int) -> dict[str, Any]:
+def config(folder: str, total: int, size: int, tokens: int) -> dict[str, Any]:
     return QUIET | {
         "output_dir": folder,
         "learning_rate": 0.0,
@@ -126,8 +128,8 @@ def config(folder: str, count: int, size: int, tokens: int) -> dict[str, Any]:
         "max_steps": 1,
         "logging_steps": 1,
         "num_generations": size,
-        "per_device_train_batch_size": min(MICRO_BATCH, count),
-        "gradient_accumulation_steps": max(1, count // MICRO_BATCH),
+        "per_device_train_batch_size": min(MICRO_BATCH, total),
+        "gradient_accumulation_steps": max(1, total // MICRO_BATCH),
         "max_completion_length": tokens,
     }
 
@@ -170,6 +172,35 @@ def gains(arm: str, entropies: list[list[float]]) -> dict[str, float]:
         "last": last_B.mean().item(),
         "uncertain": ((gains_BT[mask_BT] * entropy).sum() / entropy.sum()).item(),
     }
+
+
+def markdown(data: dict[str, Any]) -> str:
+    """The table, with what was measured; from the JSON alone."""
+    rewards = [r for group in data["rewards"] for r in group]
+    lengths = [len(row) for row in data["entropies"]]
+    mixed = sum(0 < sum(group) < len(group) for group in data["rewards"])
+    head = (
+        f"{count(len(lengths), 'completion')} of {count(len(data['rewards']), 'prompt')} by the "
+        f"warm-started SmolLM2-135M, {min(lengths)} to {max(lengths)} tokens long, "
+        f"{sum(rewards) / len(rewards):.0%} of them right, {count(mixed, 'group')} with right and "
+        "wrong ones. All rows have the same weights and samples; a gain is what the trace "
+        "multiplies a token's gradient by, and *by entropy* its mean over tokens weighted by the "
+        "policy's entropy before them."
+    )
+    columns = [
+        "arm",
+        "norm, × GRPO's",
+        "cosine with GRPO's",
+        "gain: first token",
+        "last",
+        "by entropy",
+    ]
+    rows = [
+        [f"`{name}`", *(f"{value:.2f}" for value in (found["ratio"], found["cosine"], *gain))]
+        for name, found in data["arms"].items()
+        for gain in [[found["gains"][key] for key in ("first", "last", "uncertain")]]
+    ]
+    return head + "\n\n" + table(columns, rows) + "\n"
 
 
 def measure_all(

@@ -27,6 +27,8 @@ from .tasks import Row, Task
 # Of TRL's metrics, those that a curve against steps is made of.
 LOGGED = ("reward", "entropy", "grad_norm", "completions/mean_length", "frac_reward_zero_std")
 
+GENERATED = "rollout/generated_tokens"
+
 
 @dataclass(frozen=True)
 class Size:
@@ -74,14 +76,16 @@ class Curve(MeasuringCallback):
     Attributes:
         points: `step`, `generated_tokens` so far, `seconds` so far without measurements, and what
             `sampling.Measurement` has.
-        tokens: of all completions that were sampled for training.
+        sampled: tokens of the completions since the last log.
+        tokens: generated for training. A rollout that shares beginnings logs what it generated,
+            which is less than the sum of its completions.
     """
 
     def __init__(self, size: Size, measured: Callable[[Any], dict], start: dict):
         super().__init__(max(1, size.steps // size.measurements))
         self.measured = measured
         self.points = [{"step": 0, "generated_tokens": 0, "seconds": 0.0} | start]
-        self.tokens, self.seconds, self.began = 0, 0.0, 0.0
+        self.sampled, self.tokens, self.seconds, self.began = 0, 0, 0.0, 0.0
 
     def measure(self, model, state) -> None:
         if state.global_step == 0:
@@ -90,6 +94,15 @@ class Curve(MeasuringCallback):
         told = {"step": state.global_step, "generated_tokens": self.tokens}
         self.points.append(told | {"seconds": round(self.seconds, 1)} | self.measured(model))
         self.began = time.monotonic()
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        """At every step, after its measurement and before its checkpoint."""
+        if "reward" not in (logs or {}):
+            return
+        self.tokens += round(logs.get(GENERATED, self.sampled))
+        self.sampled = 0
+        if self.points[-1]["step"] == state.global_step:
+            self.points[-1]["generated_tokens"] = self.tokens
 
     def pause(self) -> None:
         now = time.monotonic()
@@ -171,7 +184,7 @@ def make_trainer(
     curve = Curve(size, lambda model: measured(model, tokenizer, rows, task, size), measured_start)
 
     def reward(completions, completion_ids, answers, **columns):
-        curve.tokens += sum(map(len, completion_ids))
+        curve.sampled += sum(map(len, completion_ids))
         return math_reward(completions, answers=answers)
 
     trainer = LambdaGRPOTrainer(
