@@ -15,7 +15,8 @@ from trl import GRPOConfig
 
 from .batch_plan import BatchSizes, batch_fault
 from .methods import METHODS, OPTIONS, RETIRED, TRL_OPTIONS
-from .rule import CreditRule, Method, is_number, one_of, resolve
+from .option_values import is_number, one_of
+from .rule import CreditRule, Method, resolve
 from .td_errors import TDErrorFunction
 
 # What a method reads of TRL's own settings.
@@ -82,9 +83,10 @@ class LambdaGRPOConfig(GRPOConfig):
             "group-normalised reward on every token (GRPO-λ). 'terminal': on the last token only, "
             "the λ-return of an outcome reward with V = 0. 'tree': change of the mean reward of "
             "the completions that share the prefix, on top of the group-normalised reward (TEMPO, "
-            "and with λ > 0 the λ-return of that critic). 'process': normalised rewards of steps "
-            "from process_reward_funcs (DeepSeekMath); outcome rewards are then trained on only if "
-            "reward_weights is set. Or a function of your own, package.module.function."
+            "and with λ > 0 the λ-return of that critic). 'sibling': the reward minus the mean of "
+            "the completions that part from this one at the token. 'process': normalised rewards "
+            "of steps from process_reward_funcs (DeepSeekMath); outcome rewards are then trained "
+            "on only if reward_weights is set. Or a function of your own, package.module.function."
         },
     )
     trace_style: str | None = field(
@@ -126,7 +128,8 @@ class LambdaGRPOConfig(GRPOConfig):
         metadata={
             "help": "Lower bound (≤ 0) of the group-normalised reward, before any trace. Default "
             "None: as the method has it. -inf: no bound (--advantage_floor=-inf). "
-            "td_error='process' trains on step rewards, which it does not touch."
+            "td_error='process' trains on step rewards, which it does not touch; with 'sibling' it "
+            "bounds a token's credit, after the baseline."
         },
     )
     process_set_weighting: bool | None = field(
@@ -134,6 +137,69 @@ class LambdaGRPOConfig(GRPOConfig):
         metadata={
             "help": "Divide each token's term (policy and KL) by the number of completions of the "
             "group that share its prefix (λ-GRPO). Default None: as the method has it."
+        },
+    )
+    sibling_shrinkage: float | None = field(
+        default=None,
+        metadata={
+            "help": "κ ≥ 0 of td_error='sibling': how many completions the baseline before a "
+            "parting counts for beside those that part. Default None: as the method has it, 1. 0 "
+            "compares with siblings alone, inf with the group (of forked groups: the other roots)."
+        },
+    )
+    rollout: str | None = field(
+        default=None,
+        metadata={
+            "help": "How a group is generated. Default None: as the method has it. 'independent': "
+            "each completion from the prompt, as TRL does. 'branch': some from the prompt (roots), "
+            "the others forked from those at a token, so that what they share is generated once."
+        },
+    )
+    branch_roots: int | None = field(
+        default=None,
+        metadata={
+            "help": "Completions of a group that start at the prompt. Default None: half of "
+            "num_generations."
+        },
+    )
+    branch_forks: str | None = field(
+        default=None,
+        metadata={
+            "help": "Default None: as the method has it. 'spread': each fork at another token of "
+            "any root. 'even': all roots alike, each forked at one token into num_generations / "
+            "branch_roots completions."
+        },
+    )
+    branch_at: str | None = field(
+        default=None,
+        metadata={
+            "help": "Where completions are forked. Default None: as the method has it. 'random': "
+            "any token is as likely. 'fraction': at branch_fraction of the expected length. "
+            "'newline': behind the first newline after that. 'surprise': behind the first token "
+            "after that which is less likely than exp(-branch_surprise). 'entropy': at the most "
+            "uncertain tokens; this looks at finished completions (hindsight), which tilts the "
+            "mean gradient, and takes a forward pass."
+        },
+    )
+    branch_fraction: float | None = field(
+        default=None,
+        metadata={
+            "help": "Share, between 0 and 1, of the mean length of the other roots. Default None: "
+            "as the method has it, 0.5."
+        },
+    )
+    branch_surprise: float | None = field(
+        default=None,
+        metadata={
+            "help": "In nats, > 0: how surprising a token must be. Default None: as the method has "
+            "it, 2."
+        },
+    )
+    branch_levels: int | None = field(
+        default=None,
+        metadata={
+            "help": "Waves of forks, 1 to 3: those of the second may be forked from those of the "
+            "first. Default None: as the method has it, 1."
         },
     )
     trace_gamma: float | None = field(default=None, metadata={"help": SUPPRESS})  # refused
@@ -230,6 +296,7 @@ def batch_sizes(args: GRPOConfig, **known: Any) -> BatchSizes:
         num_processes=args.world_size,
         max_steps=args.max_steps,
         num_train_epochs=args.num_train_epochs,
+        branching=method_of(args).branching,
     )
     if args.do_eval and args.eval_strategy != "no":
         sizes = replace(

@@ -18,10 +18,18 @@ TRACE_MODES: tuple[str, ...] = get_args(TraceMode)
 TOKEN_LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo")
 SEQUENCE_LOSSES = ("luspo", "vespo")
 
+Rollout = Literal["independent", "branch"]
+BranchForks = Literal["spread", "even"]
+BranchAt = Literal["random", "fraction", "newline", "surprise", "entropy"]
+ROLLOUTS: tuple[str, ...] = get_args(Rollout)
+BRANCH_FORKS: tuple[str, ...] = get_args(BranchForks)
+BRANCH_AT: tuple[str, ...] = get_args(BranchAt)
+
 NO_FLOOR = -math.inf
 
 # What an option is where neither the user nor the method says otherwise. With these values the
-# method is TRL's GRPO. None: normalize_trace follows the TD error, the last two stay TRL's.
+# method is TRL's GRPO. None: normalize_trace follows the TD error, branch_roots is half of
+# num_generations, the last two stay TRL's.
 NEUTRAL: Mapping[str, Any] = MappingProxyType(
     {
         "td_error": "group",
@@ -31,15 +39,25 @@ NEUTRAL: Mapping[str, Any] = MappingProxyType(
         "normalize_trace": None,
         "advantage_floor": NO_FLOOR,
         "process_set_weighting": False,
+        "sibling_shrinkage": 1.0,
+        "rollout": "independent",
+        "branch_roots": None,
+        "branch_forks": "spread",
+        "branch_at": "random",
+        "branch_fraction": 0.5,
+        "branch_surprise": 2.0,
+        "branch_levels": 1,
         "loss_type": None,
         "scale_rewards": None,
     }
 )
 OPTIONS = tuple(NEUTRAL)
 TRACE_OPTIONS = ("trace_mode", "trace_lambda", "normalize_trace")
+BRANCH_OPTIONS = tuple(name for name in OPTIONS if name.startswith("branch_"))
+ROLLOUT_OPTIONS = ("rollout", *BRANCH_OPTIONS)  # how completions are generated
 TRL_OPTIONS = ("loss_type", "scale_rewards")  # TRL has them, too
 # What says which credit a token gets.
-CREDIT_OPTIONS = tuple(name for name in OPTIONS if name not in TRL_OPTIONS)
+CREDIT_OPTIONS = tuple(name for name in OPTIONS if name not in (*ROLLOUT_OPTIONS, *TRL_OPTIONS))
 
 # Options of earlier versions, and what to do in their place.
 RETIRED: Mapping[str, str] = {
@@ -125,6 +143,20 @@ METHODS: Mapping[str, Preset] = MappingProxyType(
                 "td_error": ("tree", "section 3: V(s') − V(s) from the prefix tree"),
                 "loss_type": ("grpo", "the GRPO that it builds on"),
                 "scale_rewards": ("group", "section 3: the deviation divides both terms"),
+            },
+        ),
+        "branch": Preset(
+            "ours; sibling baselines without forks are RLOO's, arXiv 2402.14740",
+            "generation is what costs: completions are forked from one another",
+            {
+                "td_error": ("sibling", "with the group's credit branched groups collapsed"),
+                "sibling_shrinkage": (1.0, "the prototype's"),
+                "advantage_floor": (-0.1, "GRPO-λ's, here on the credit of a token"),
+                "rollout": ("branch", "what the method is"),
+                "branch_forks": ("spread", "the prototype's"),
+                "branch_at": ("random", "the rule whose mean gradient is exact"),
+                "loss_type": ("dapo", "a sum over tokens: what is shared is trained as if once"),
+                "scale_rewards": ("group", "the prototype's"),
             },
         ),
         "process": Preset(

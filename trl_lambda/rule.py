@@ -7,28 +7,25 @@ never guessed from its value: one that would be ignored is refused, whatever its
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from .functional.normalization import SCALES
 from .methods import (
+    BRANCH_OPTIONS,
     CREDIT_OPTIONS,
-    METHODS,
     NEUTRAL,
     NO_FLOOR,
     OPTIONS,
-    RETIRED,
     SEQUENCE_LOSSES,
     TOKEN_LOSSES,
-    TRACE_MODES,
     TRACE_OPTIONS,
-    TRACE_STYLES,
     TRL_OPTIONS,
     preset_value,
 )
+from .option_values import value_fault
+from .rollout.rule import BranchRule
 from .td_errors import TD_ERRORS, TDError, TDErrorFunction, find_td_error, td_error_name
 
 # The default method's values, for rules that are built by hand.
@@ -43,6 +40,7 @@ class CreditRule:
         td_error: a built-in name, a function, or the dotted path of one.
         decay: c = `trace_lambda`, in [0, 1].
         advantage_floor: None for no bound.
+        sibling_shrinkage: κ, rows that the baseline before a parting counts for.
     """
 
     td_error: str | TDErrorFunction = _DEFAULT["td_error"]
@@ -52,6 +50,7 @@ class CreditRule:
     normalize_trace: bool = True
     advantage_floor: float | None = _DEFAULT["advantage_floor"]
     process_set_weighting: bool = _DEFAULT["process_set_weighting"]
+    sibling_shrinkage: float = _DEFAULT["sibling_shrinkage"]
 
     @property
     def entry(self) -> TDError:
@@ -86,6 +85,7 @@ class Method:
         name: of the preset.
         given: the options that the user set, as they were given.
         credit: how credit is assigned.
+        branching: how completions are forked from one another; None if they are independent.
         loss_type, scale_rewards: what takes the place of TRL's; None leaves TRL's.
         stepped_back: why the unset default gave way to TRL's own credit; None if it did not.
     """
@@ -95,6 +95,7 @@ class Method:
     credit: CreditRule
     loss_type: str | None
     scale_rewards: str | None
+    branching: BranchRule | None = None
     stepped_back: str | None = None
 
     def values(self) -> dict[str, Any]:
@@ -109,9 +110,17 @@ class Method:
             "normalize_trace": rule.normalize_trace,
             "advantage_floor": floor,
             "process_set_weighting": rule.process_set_weighting,
+            "sibling_shrinkage": rule.sibling_shrinkage,
+            **self._rollout_values(),
             "loss_type": self.loss_type,
             "scale_rewards": self.scale_rewards,
         }
+
+    def _rollout_values(self) -> dict[str, Any]:
+        """Of a method that does not branch, what its options would be."""
+        if self.branching is None:
+            return {"rollout": "independent"} | {name: NEUTRAL[name] for name in BRANCH_OPTIONS}
+        return {"rollout": "branch"} | self.branching.values()
 
     def describe(self, trl: Mapping[str, Any]) -> str:
         """One line: what the method changes of TRL's GRPO.
@@ -121,7 +130,8 @@ class Method:
         """
         if self.stepped_back:
             return f"method={self.name!r} leaves TRL's credit as it is: {self.stepped_back}."
-        idle = () if self.credit.traced else TRACE_OPTIONS
+        idle = set(() if self.credit.traced else TRACE_OPTIONS)
+        idle |= _unread_options(self.credit)
         changed = [
             f"{name}={value!r}"
             for name, value in self.values().items()
@@ -167,56 +177,6 @@ def resolve(given: Mapping[str, Any], trl: Mapping[str, Any] = MappingProxyType(
     return method
 
 
-def value_fault(option: str, value: Any) -> str | None:
-    """What an option's value must be, in words, where it is not that; None if it is.
-
-    Nothing is said about combinations of options, and None (unset) is no value.
-
-    Raises:
-        ValueError: there is no such option.
-    """
-    if option in _CHOICES:
-        return None if value in _CHOICES[option] else one_of(_CHOICES[option])
-    if option == "td_error":
-        return _td_error_fault(value)
-    if option in ("normalize_trace", "process_set_weighting"):
-        return None if isinstance(value, bool) else "it must be True or False"
-    if option == "trace_lambda":
-        inside = is_number(value) and 0.0 <= value <= 1.0
-        return None if inside else "it must be a number in [0, 1]"
-    if option == "advantage_floor":
-        allowed = is_number(value) and value <= 0.0
-        return None if allowed else "it must be a number ≤ 0; -inf is no floor"
-    if option in RETIRED:
-        return RETIRED[option]
-    raise ValueError(f"unknown option {option!r}; there are method, {', '.join(OPTIONS)}.")
-
-
-_CHOICES: Mapping[str, tuple[str, ...]] = {
-    "method": tuple(METHODS),
-    "trace_style": TRACE_STYLES,
-    "trace_mode": TRACE_MODES,
-    "loss_type": (*TOKEN_LOSSES, *SEQUENCE_LOSSES),
-    "scale_rewards": SCALES,
-}
-
-
-def is_number(value: Any) -> bool:
-    """Whether it is a real number; True and False are none."""
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)
-
-
-def one_of(choices: tuple[str, ...]) -> str:
-    return f"it must be one of {', '.join(map(repr, choices))}"
-
-
-def _td_error_fault(value: Any) -> str | None:
-    is_name = isinstance(value, str) and (value in TD_ERRORS or "." in value.strip("."))
-    if is_name or callable(value):
-        return None
-    return f"{one_of(tuple(TD_ERRORS))}, a function, or its dotted path, package.module.function"
-
-
 def _refusal(option: str, value: Any, reason: str, source: str = "") -> str:
     shown = td_error_name(value) if callable(value) else value
     return f"{option}={shown!r}{source}: {reason}."
@@ -237,10 +197,31 @@ def _combine(name: str, given: Mapping[str, Any]) -> Method:
             normalize_trace=not entry.sparse if normalize is None else normalize,
             advantage_floor=None if entry.reads_steps or floor == NO_FLOOR else floor,
             process_set_weighting=values["process_set_weighting"],
+            sibling_shrinkage=values["sibling_shrinkage"],
         ),
         loss_type=values["loss_type"],
         scale_rewards=values["scale_rewards"],
+        branching=_branching(values),
     )
+
+
+def _branching(values: Mapping[str, Any]) -> BranchRule | None:
+    if values["rollout"] != "branch":
+        return None
+    return BranchRule(
+        roots=values["branch_roots"],
+        forks=values["branch_forks"],
+        at=values["branch_at"],
+        fraction=values["branch_fraction"],
+        surprise=values["branch_surprise"],
+        levels=values["branch_levels"],
+    )
+
+
+def _unread_options(rule: CreditRule) -> set[str]:
+    """Options that other TD errors read, and this one does not."""
+    read = {option for entry in TD_ERRORS.values() for option in entry.options}
+    return read - set(rule.entry.options)
 
 
 def _stepped_back(method: Method, reason: str) -> Method:
@@ -251,6 +232,7 @@ def _stepped_back(method: Method, reason: str) -> Method:
         plain.credit,
         method.loss_type,
         method.scale_rewards,
+        method.branching,
         stepped_back=reason,
     )
 
@@ -265,6 +247,15 @@ def _ignored(method: Method) -> Iterator[tuple[str, str]]:
                     "without a trace (trace_style='none') there is nothing for it to act on; leave "
                     "it out, or set trace_style to 'recent' or 'both'",
                 )
+    for option in OPTIONS:
+        if option in method.given and option in _unread_options(method.credit):
+            users = [name for name, entry in TD_ERRORS.items() if option in entry.options]
+            yield (
+                option,
+                f"td_error={td_error_name(method.credit.td_error)!r} does not read it; leave it "
+                f"out, or set td_error to {' or '.join(map(repr, users))}",
+            )
+    yield from _ignored_of_rollout(method)
     floor = method.given.get("advantage_floor", NO_FLOOR)
     if method.credit.entry.reads_steps and floor != NO_FLOOR:
         yield (
@@ -272,6 +263,27 @@ def _ignored(method: Method) -> Iterator[tuple[str, str]]:
             "it bounds the group-normalised outcome reward, and td_error='process' trains on step "
             "rewards; leave it out",
         )
+
+
+def _ignored_of_rollout(method: Method) -> Iterator[tuple[str, str]]:
+    """Options of branching that were given and would have no effect."""
+    rule = method.branching
+    for option in BRANCH_OPTIONS:
+        if option not in method.given:
+            continue
+        if rule is None:
+            yield (
+                option,
+                "completions are only forked with rollout='branch'; leave it out, or set that",
+            )
+        elif rule.at not in _PLACES_THAT_READ.get(option, (rule.at,)):
+            yield option, f"branch_at={rule.at!r} does not read it; leave it out"
+
+
+_PLACES_THAT_READ = {
+    "branch_fraction": ("fraction", "newline", "surprise"),
+    "branch_surprise": ("surprise",),
+}
 
 
 def _misfits(method: Method, trl: Mapping[str, Any]) -> Iterator[tuple[str, Any, str]]:
@@ -293,6 +305,8 @@ def _misfits(method: Method, trl: Mapping[str, Any]) -> Iterator[tuple[str, Any,
                 f"td_error={name!r} adds the untraced group-normalised reward to the traced TD "
                 "errors, which only trace_mode='advantage' can; use that",
             )
+    if rule.entry.shares_prefixes:
+        name = td_error_name(rule.td_error)
         if trl.get("multi_objective_aggregation") == "normalize_then_sum":
             yield (
                 "multi_objective_aggregation",

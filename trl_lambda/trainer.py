@@ -36,8 +36,10 @@ from .health.sampling_mismatch import SamplingMismatchWarning
 from .hub import HubTrainer
 from .methods import OPTIONS
 from .observer import CreditObserver
+from .rollout import BranchRule, BranchSizes
 from .rule import CreditRule
 from .scored_batch import ScoredBatch
+from .seam.branching import refuse_branching
 from .seam.liger import refuse_liger_loss
 from .seam.loss_plan import LossPlan
 from .seam.ratio import RatioRule
@@ -110,6 +112,8 @@ class LambdaGRPOTrainer(HubTrainer, ResumableTrainer, SeamTrainer):
         _check_process_rewards(self._rule, process_reward_funcs)
         refuse_liger_loss(args)
         refuse_sleep_on_cpu(args)
+        if self._method.branching is not None:
+            refuse_branching(args, rollout_func)
         with sync_taken_from_trl(args) as synced, trl_fields_filled(args, self._method):
             super().__init__(
                 model,
@@ -174,6 +178,11 @@ class LambdaGRPOTrainer(HubTrainer, ResumableTrainer, SeamTrainer):
         trained = trl_values(self.args, self._method)
         return f"LambdaGRPOTrainer: {self._method.describe(trained)}"
 
+    @property
+    def _branching(self) -> tuple[BranchRule, BranchSizes] | None:
+        rule = self._method.branching
+        return None if rule is None else (rule, rule.sizes(self.num_generations))
+
     def _take_method(self) -> None:
         """Reads the method from the config again: a search may have set fields of it."""
         self._method = check_config(self.args, self._td_error)
@@ -186,7 +195,7 @@ class LambdaGRPOTrainer(HubTrainer, ResumableTrainer, SeamTrainer):
                 "A tool or an environment returned images. Completions that show different images "
                 "have the same placeholder tokens, so process sets cannot tell them apart. Train "
                 "without such tools, or with process_set_weighting=False and another td_error "
-                "than 'tree'."
+                "than 'tree' or 'sibling'."
             )
         groups = whole_groups(self.accelerator, batch)
         sizes_WT = groups.sets.sizes()
@@ -211,6 +220,7 @@ class LambdaGRPOTrainer(HubTrainer, ResumableTrainer, SeamTrainer):
             sizes_BT=sizes_BT,
             values_BT1=groups.local_values() if reads_values else None,
             denominator_B=self._denominator(batch) if reads_values else None,
+            sibling_gain_BT=self._sibling_gains(groups),
             steps=self._normalized_steps(batch) if rule.entry.reads_steps else None,
             reward_B=batch.reward_N[batch.rows],
             group_B=group_N[batch.rows],
@@ -228,6 +238,11 @@ class LambdaGRPOTrainer(HubTrainer, ResumableTrainer, SeamTrainer):
             _decode=lambda ids: self.processing_class.decode(ids, skip_special_tokens=True),
             _score=lambda asked: self._continuation_log_probs(batch, asked),
         )
+
+    def _sibling_gains(self, groups: WholeGroups) -> Tensor | None:
+        if "sibling_shrinkage" not in self._rule.entry.options:
+            return None
+        return groups.local_sibling_gains(self._rule.sibling_shrinkage)
 
     def _assigned(self, signal: CreditBatch) -> Credit:
         """The credit; what a user's TD error raises on one process is raised on all."""

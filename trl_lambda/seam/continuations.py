@@ -39,7 +39,7 @@ def continuation_log_probs(
         part = slice(number * rows_per_pass, (number + 1) * rows_per_pass)
         answers = [list(ids) for _, _, ids in continuations[part]]
         # A process with nothing left to score makes the pass with a single token.
-        ids_CL, mask_CL = _padded(prefixes[part], answers, batch.lengths_B.device)
+        ids_CL, mask_CL = padded_rows(prefixes[part], answers, batch.lengths_B.device)
         longest = max([1, *map(len, answers)])
         logps = score(ids_CL, mask_CL, longest).float()
         found += [row[longest - len(ids) :] for row, ids in zip(logps, answers, strict=False)]
@@ -67,7 +67,7 @@ def _prefix(batch: ScoredBatch, number: int, asked: Continuation) -> list[int]:
     return prompt[prompt >= 0].tolist() + completion[:start].tolist()
 
 
-def _padded(
+def padded_rows(
     prefixes: list[list[int]], answers: list[list[int]], device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """Token ids and attention mask, padded on the left; one row of two tokens if there is none."""

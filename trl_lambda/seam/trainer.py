@@ -26,12 +26,13 @@ from typing import Any
 import torch
 from accelerate.utils import gather, gather_object
 from torch import Tensor
-from trl import GRPOTrainer
 
 from ..console import get_logger
 from ..functional.td_errors import StepRewards
+from ..rollout import rollout_metrics
 from ..scored_batch import ScoredBatch
 from ..td_errors import Continuation
+from .branching import BranchingTrainer
 from .continuations import continuation_log_probs
 from .loss_plan import LossPlan
 from .loss_terms import LossScale, per_token_kl
@@ -66,7 +67,7 @@ class Rewards:
     steps: list[list[StepRewards | None]]
 
 
-class SeamTrainer(GRPOTrainer):
+class SeamTrainer(BranchingTrainer):
     """`GRPOTrainer` with hooks; subclasses override those and no private."""
 
     def __init__(self, *args, process_reward_funcs: Sequence = (), **kwargs):
@@ -75,9 +76,9 @@ class SeamTrainer(GRPOTrainer):
         self._own_columns: set[str] = set()
         self._told_of_extras: set[str] = set()
         super().__init__(*args, **kwargs)
-        if self.use_vllm:
-            leave_out_reference(self.vllm_generation)
-            mend_weight_sync(self.vllm_generation)
+        if self._vllm is not None:
+            leave_out_reference(self._vllm)
+            mend_weight_sync(self._vllm)
         if self.rollout_func is not None:
             self.rollout_func = without_empty_completions(self.rollout_func)
 
@@ -172,8 +173,10 @@ class SeamTrainer(GRPOTrainer):
         return rewards_NF
 
     def _generate_and_score_completions(self, inputs):
+        self._begin_batch()
         with self._rewards_seen() as seen:
             output = super()._generate_and_score_completions(inputs)
+        self._log_rollout()
         output |= self._credit(self._scored_batch(inputs, output, seen[-1]))
         self._align_extras()
         return output
@@ -212,6 +215,22 @@ class SeamTrainer(GRPOTrainer):
         """
         models = any(isinstance(func, torch.nn.Module) for func in self.reward_funcs)
         return self.accelerator.num_processes > 1 and not models
+
+    def _token_scores(self, ids_CL: Tensor, mask_CL: Tensor, positions: int) -> tuple:
+        """Log-probabilities and entropies of the last positions."""
+        return self._get_per_token_logps_and_entropies(
+            self.model, ids_CL, mask_CL, positions, compute_entropy=True
+        )[:2]
+
+    def _log_rollout(self) -> None:
+        """Metrics of a branched batch; takes what forks shared out of TRL's count of tokens."""
+        if self._rollout is None:
+            return
+        metrics = rollout_metrics(gather_object([self._rollout.counts()]))
+        for name, value in metrics.items():
+            self._log_mean(name, value)
+        self.state.num_input_tokens_seen -= int(metrics["rollout/shared_tokens"])
+        self._metrics[self._mode]["num_tokens"] = [self.state.num_input_tokens_seen]
 
     def _complete_extras(self, count: int) -> None:
         """Gives each column that a reward function logs one value per completion of this process.
@@ -333,6 +352,7 @@ class SeamTrainer(GRPOTrainer):
             prompts=scored.prompts,
             completions=scored.completions,
             columns=_data_columns(inputs),
+            branches=self._branches(),
         )
 
     def _images_added(self, inputs: list[dict[str, Any]], output: dict[str, Any]) -> bool:
