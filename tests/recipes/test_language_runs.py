@@ -306,7 +306,7 @@ def test_a_measurement_counts_what_was_sampled(monkeypatch):
     monkeypatch.setattr("benchmarks.language.sampling.sample", scripted)
     tokenizer = SimpleNamespace(decode=lambda ids, **options: texts[ids[0]])
     rows = [{"prompt": None, "answers": ["5"]}, {"prompt": None, "answers": ["7"]}]
-    state, model = torch.random.get_rng_state(), torch.nn.Linear(1, 1)
+    model, state = torch.nn.Linear(1, 1), torch.random.get_rng_state()
     found = measure(model, tokenizer, rows, k=2, tokens=9, batch=2)
     assert torch.equal(torch.random.get_rng_state(), state)
     assert found.correct == (1, 1)
@@ -365,11 +365,17 @@ def test_gsm8k_runs_two_steps_with_a_stand_in(run_recipe, chat_model, tmp_path):
     stand_in(tmp_path)
     command = [
         *("--task", "gsm8k", "--model", str(chat_model), "--data", str(tmp_path)),
-        *("--size", "smoke", "--arms", "default", "--rates", "1e-3", "--seeds", "0"),
+        *("--size", "smoke", "--arms", "branch", "--rates", "1e-3", "--seeds", "0"),
     ]
     run_recipe("benchmarks/language", *command, seconds=300)
     data = json.loads((tmp_path / "language" / "language.json").read_text())
-    assert list(data["arms"]) == ["grpo", "default"]
+    assert list(data["arms"]) == ["grpo", "branch"]
+    lengths = {
+        name: 2 * sum(run["log"]["completions/mean_length"]) for name, run in data["runs"].items()
+    }
+    tokens = {name: run["curve"][-1]["generated_tokens"] for name, run in data["runs"].items()}
+    assert tokens["grpo | 0"] == pytest.approx(lengths["grpo | 0"])
+    assert 0 < tokens["branch | 0"] < lengths["branch | 0"]  # what is shared is generated once
     assert all(len(run["log"]["reward"]) == 2 for run in data["runs"].values())
     lines = (tmp_path / "language" / "runs.jsonl").read_text()
     run_recipe("benchmarks/language", *command, seconds=300)  # again: nothing is left to do

@@ -92,7 +92,7 @@ def warm_start(model: Path, folder: Path, how: WarmStart = WarmStart()) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
         made = Path(temporary) / "model"
-        shares = train(model, made, how)
+        shares = train(model, made, how, Path(temporary) / "trainer")
         if not shares or shares[-1][1] < how.enough:
             raise SystemExit(
                 f"The warm start of {model} ended after {how.steps} steps with the shares of right "
@@ -104,13 +104,15 @@ def warm_start(model: Path, folder: Path, how: WarmStart = WarmStart()) -> Path:
     return folder
 
 
-def train(model: Path, folder: Path, how: WarmStart) -> list[tuple[int, float]]:
-    """Saves the trained model; returns what was measured on the way."""
+def train(
+    model: Path, folder: Path, how: WarmStart, trainer_folder: Path
+) -> list[tuple[int, float]]:
+    """Saves the trained model in `folder`; returns what was measured on the way."""
     problems = part("warm_start")
     tokenizer = AutoTokenizer.from_pretrained(model)
     callback = UntilEnough(how, as_rows(problems[: how.checked]), tokenizer)
     config = SFTConfig(
-        output_dir=str(folder / "trainer"),
+        output_dir=str(trainer_folder),
         max_steps=how.steps,
         per_device_train_batch_size=how.batch,
         learning_rate=how.learning_rate,
