@@ -418,3 +418,10 @@ def test_gradients_of_arms_on_one_batch(chat_model, tmp_path, monkeypatch):
     assert same["cosine"] == pytest.approx(1.0, rel=1e-5)
     assert data["arms"]["default"]["cosine"] < 0.999
     assert json.loads(path.read_text())["arms"].keys() == data["arms"].keys()
+
+
+def test_the_readme_s_gradients_are_those_of_the_committed_results():
+    readme = LANGUAGE.parents[2] / "trl_lambda" / "README.md"
+    data = json.loads((LANGUAGE.parent / "results" / "gradient_scale.json").read_text())
+    assert between_marks(readme, mark=gradients.MARK) == gradients.markdown(data)
+    assert {"grpo", "default", "grpo + floor", "grpo + trace_style=recent"} <= set(data["arms"])

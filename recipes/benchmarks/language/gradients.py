@@ -36,7 +36,7 @@ ARMS = (
     *("tempo", "grpo_lambda", "default + trace_lambda=0.9", "default + trace_style=both"),
 )
 REFERENCE = "grpo"
-MICRO_BATCH = 16
+MOST_PROMPTS = 10  # for each group that is wanted
 SEED = 0
 
 
@@ -55,31 +55,37 @@ class Gradient(TrainerCallback):
 
 
 def sampled(start: str, task: Task, *, groups: int, size: int) -> dict[str, Any]:
-    """One batch: `prompts`, `answers`, and of each prompt `size` completions and their rewards.
+    """One batch: `rows`, and for each the `rewards`, `completion_ids` and `entropies` of its group.
 
-    The groups are those of the first problems, also where all members have one reward.
+    The groups are the first ones that have right and wrong completions: all others have no
+    advantage, and no method that starts from it has a gradient there.
+
+    Raises:
+        SystemExit: there are too few of them.
     """
     model = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(start)
-    rows = task.part("training")[:groups]
+    batch: dict[str, Any] = {"asked": 0, "rows": [], "rewards": [], "completion_ids": []}
+    batch["entropies"] = []
     with torch.random.fork_rng(), torch.inference_mode():
         torch.manual_seed(SEED)
-        found = sample(
-            model, tokenizer, [r["prompt"] for r in rows for _ in range(size)], task.tokens
-        )
-    ids, entropies = zip(*found, strict=True)
-    grades = grade_many(
-        tokenizer.batch_decode(ids, skip_special_tokens=True),
-        [row["answers"] for row in rows for _ in range(size)],
+        for row in task.part("training")[: MOST_PROMPTS * groups]:
+            batch["asked"] += 1
+            found = sample(model, tokenizer, [row["prompt"]] * size, task.tokens)
+            ids, entropies = (list(part) for part in zip(*found, strict=True))
+            texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
+            rewards = [float(g.correct) for g in grade_many(texts, [row["answers"]] * size)]
+            if 0 < sum(rewards) < size:
+                batch["rows"].append(row)
+                batch["rewards"].append(rewards)
+                batch["completion_ids"].append(ids)
+                batch["entropies"].append(entropies)
+            if len(batch["rows"]) == groups:
+                return batch
+    raise SystemExit(
+        f"{start}: {len(batch['rows'])} of {batch['asked']} groups have right and wrong "
+        f"completions; {groups} are needed."
     )
-    return {
-        "rows": rows,
-        "entropies": entropies,
-        "completion_ids": [ids[i * size : (i + 1) * size] for i in range(groups)],
-        "rewards": [
-            [float(g.correct) for g in grades[i * size : (i + 1) * size]] for i in range(groups)
-        ],
-    }
 
 
 def measured(
@@ -87,7 +93,6 @@ def measured(
 ) -> tuple[float, list[torch.Tensor]]:
     """Norm of the arm's gradient, and its direction."""
     rows, size = batch["rows"], len(batch["rewards"][0])
-    total = len(rows) * size
     by_prompt = {
         json.dumps(row["prompt"]): iter(zip(ids, rewards, strict=True))
         for row, ids, rewards in zip(rows, batch["completion_ids"], batch["rewards"], strict=True)
@@ -109,7 +114,7 @@ def measured(
         trainer = LambdaGRPOTrainer(
             model,
             lambda completions, **columns: list(rewards),
-            LambdaGRPOConfig(**config(folder, total, size, tokens) | arms.settings(arm)),
+            LambdaGRPOConfig(**config(folder, len(rows), size, tokens) | arms.settings(arm)),
             train_dataset=Dataset.from_list(rows),
             processing_class=tokenizer,
             rollout_func=rollout,
@@ -120,7 +125,7 @@ def measured(
     return trainer.state.log_history[0]["grad_norm"], gradient.parts
 
 
-def config(folder: str, total: int, size: int, tokens: int) -> dict[str, Any]:
+def config(folder: str, groups: int, size: int, tokens: int) -> dict[str, Any]:
     return QUIET | {
         "output_dir": folder,
         "learning_rate": 0.0,
@@ -128,8 +133,8 @@ def config(folder: str, total: int, size: int, tokens: int) -> dict[str, Any]:
         "max_steps": 1,
         "logging_steps": 1,
         "num_generations": size,
-        "per_device_train_batch_size": min(MICRO_BATCH, total),
-        "gradient_accumulation_steps": max(1, total // MICRO_BATCH),
+        "per_device_train_batch_size": size,
+        "gradient_accumulation_steps": groups,
         "max_completion_length": tokens,
     }
 
@@ -177,15 +182,14 @@ def gains(arm: str, entropies: list[list[float]]) -> dict[str, float]:
 def markdown(data: dict[str, Any]) -> str:
     """The table, with what was measured; from the JSON alone."""
     rewards = [r for group in data["rewards"] for r in group]
-    lengths = [len(row) for row in data["entropies"]]
-    mixed = sum(0 < sum(group) < len(group) for group in data["rewards"])
+    lengths = [len(row) for group in data["entropies"] for row in group]
     head = (
         f"{count(len(lengths), 'completion')} of {count(len(data['rewards']), 'prompt')} by the "
         f"warm-started SmolLM2-135M, {min(lengths)} to {max(lengths)} tokens long, "
-        f"{sum(rewards) / len(rewards):.0%} of them right, {count(mixed, 'group')} with right and "
-        "wrong ones. All rows have the same weights and samples; a gain is what the trace "
-        "multiplies a token's gradient by, and *by entropy* its mean over tokens weighted by the "
-        "policy's entropy before them."
+        f"{sum(rewards) / len(rewards):.0%} of them right; the prompts are the first of "
+        f"{data['asked']} whose completions were neither all right nor all wrong. All rows have "
+        "the same weights and samples. A gain is what the trace multiplies a token's gradient by; "
+        "*by entropy* is its mean over tokens weighted by the policy's entropy before them."
     )
     columns = [
         "arm",
@@ -224,7 +228,7 @@ def measure_all(
             "norm": norm,
             "ratio": norm / data["arms"].get(REFERENCE, {"norm": norm})["norm"],
             "cosine": cosine(parts, reference),
-            "gains": gains(name, data["entropies"]),
+            "gains": gains(name, [row for group in data["entropies"] for row in group]),
         }
         replace_json(path, data)
     return data
