@@ -51,7 +51,7 @@ ARROWS = {
         "trainer",  # its type alone
     },
     "report": {"console", "credit_log", "evaluation"},
-    "rewards": set(),
+    "rewards": {"templates"},
     "rollout": set(),
     "rule": {"methods", "option_values", "rollout", "td_errors"},
     "scored_batch": {"functional"},
@@ -88,6 +88,7 @@ ARROWS = {
         "scored_batch",
         "seam",
         "td_errors",
+        "templates",
     },
     "versions": {"__version__"},
 }
@@ -412,10 +413,13 @@ RECIPE_ARROWS = {
     "benchmarks.speed": {
         "benchmarks.quiet",
         "benchmarks.scripted",
+        "quickstart_parts",
         "trl_lambda",
         "trl_lambda.atomic_write",
         "trl_lambda.credit",
         "trl_lambda.functional",
+        "trl_lambda.rollout",
+        "trl_lambda.rollout.waves",
         "trl_lambda.versions",
     },
     "evaluate": {"trl_lambda.scripts.evaluate"},

@@ -98,6 +98,7 @@ class CreditObserver:
         logps_BT, reference_BT = plan.logps_BT.detach(), plan.reference_logps_BT
         update = FirstUpdate(
             logps_BT=logps_BT,
+            entropy_BT=plan.entropy_BT,
             old_logps_BT=plan.old_logps_BT,
             z_BT=self.trainer._ratio_rule.log_ratio(plan.z_BT.detach(), plan.mask_BT),
             kl_BT=None

@@ -51,6 +51,7 @@ from .seam.user_functions import (
 )
 from .seam.vllm_cpu import refuse_sleep_on_cpu
 from .td_errors import TD_ERRORS, CreditBatch, TDErrorFunction, td_error_name
+from .templates import with_openings
 
 logger = get_logger(__name__)
 
@@ -283,6 +284,9 @@ class LambdaGRPOTrainer(HubTrainer, ResumableTrainer, SeamTrainer):
             for steps in batch.steps
         ]
         return Steps.concatenate(parts).rows(batch.rows)
+
+    def _rows_for_rewards(self, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return with_openings(inputs, self.processing_class, self.args.chat_template_kwargs)
 
     # -- the loss ------------------------------------------------------------------------------
 

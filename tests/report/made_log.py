@@ -51,7 +51,7 @@ def update(made: dict[str, Any], rng: random.Random) -> dict[str, Any]:
     return {
         "kind": "update",
         "row": made["row"],
-        "step": 1,
+        "step": int(made["row"].split("-")[0]),
         "logps": [number(rng.uniform(-3, 0)) for _ in range(n)],
         "old_logps": [number(rng.uniform(-3, 0)) for _ in range(n)],
         "z_abs": [abs(value) for value in z],
@@ -138,6 +138,20 @@ def write_log(
     (run_dir / "credit_log" / "meta.json").write_text(json.dumps(meta))
     write_lines(run_dir / "credit_log" / "logs.jsonl", logs(steps, rng))
     return run_dir
+
+
+def resume_from(run_dir: Path, step: int) -> None:
+    """Makes a log that of a run which was resumed from a checkpoint, and killed at once."""
+    folder = run_dir / "credit_log"
+    for path in folder.glob("*.jsonl"):
+        found = [json.loads(line) for line in path.read_text().splitlines()]
+        write_lines(path, [line | {"run_id": "first"} for line in found])
+    meta = json.loads((folder / "meta.json").read_text())
+    meta["parts"] = [
+        {"run_id": "first", "from_step": 0, "resumes": None},
+        {"run_id": "second", "from_step": step, "resumes": "first"},
+    ]
+    (folder / "meta.json").write_text(json.dumps(meta | {"run_id": "second"}))
 
 
 def write_records(run_dir: Path, groups: list[dict[str, Any]], *, rng: random.Random) -> None:

@@ -34,7 +34,8 @@ META, LOGS, DROPPED = "meta.json", "logs.jsonl", "dropped.json"
 GROUP_LISTS = ("pieces", "ids", "mask", "advantage", "weight", "trace_weight", "size")
 UPDATE_LISTS = ("logps", "old_logps", "z_abs", "ratio", "kl", "clipped")
 MAY_BE_NULL = ("z_abs", "kl")
-# A record of an update may have these, too: entropy of the next-token distribution, in nats.
+# A record of an update has these where the loss did: entropy of the next-token distribution, in
+# nats. Records of earlier versions have none.
 OPTIONAL_UPDATE_LISTS = ("entropy",)
 
 DIGITS = 5
@@ -81,6 +82,7 @@ class FirstUpdate:
 
     Attributes:
         z_BT: the log-ratio, or its trace in `ratio` mode.
+        entropy_BT: of the policy's distribution at each position; None where the loss had none.
         mask_BT: 1 on the tokens that the loss counts.
         lengths_B: completion tokens.
     """
@@ -92,6 +94,7 @@ class FirstUpdate:
     advantage_BT: Tensor
     mask_BT: Tensor
     lengths_B: Tensor
+    entropy_BT: Tensor | None = None
 
 
 def describe_row(rows: ScoredRows, i: int, row_id: str, tokenizer: Any) -> dict[str, Any]:
@@ -135,7 +138,7 @@ def describe_update(
     n = int(update.lengths_B[i])
     ratio = update.z_BT[i, :n].exp()
     is_clipped = clipped(ratio, update.advantage_BT[i, :n]) & update.mask_BT[i, :n].bool()
-    return {
+    described = {
         "kind": "update",
         "row": row_id,
         "step": step,
@@ -146,6 +149,9 @@ def describe_update(
         "kl": None if update.kl_BT is None else numbers(update.kl_BT[i, :n]),
         "clipped": is_clipped.int().tolist(),
     }
+    if update.entropy_BT is not None:
+        described["entropy"] = numbers(update.entropy_BT[i, :n])
+    return described
 
 
 def numbers(values: Tensor) -> list[float | None]:

@@ -128,6 +128,7 @@ def _about(run: Run) -> dict[str, Any]:
         "versions": run.meta.get("versions", {}),
         "dropped": run.dropped,
         "unreadable": run.unreadable,
+        "superseded": run.superseded,
     }
 
 

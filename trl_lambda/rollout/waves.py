@@ -5,6 +5,7 @@ Nothing here knows the engine: it is a function that continues given token ids.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -142,7 +143,7 @@ class _Growing:
         self._descend(row, taken, len(self.completions[taken]))
         for kept in (self.completions, self.log_probs, self.scores):
             if kept is not None and taken in kept:
-                kept[row] = kept[taken]
+                kept[row] = copy.copy(kept[taken])
 
     def _descend(self, row: int, taken: int, tokens: int) -> None:
         """Notes where a row comes from: from the row that generated the last token taken over."""

@@ -6,6 +6,7 @@ it, with prompts that end in the tokens that were taken over, and a smaller budg
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -119,7 +120,8 @@ class BranchingTrainer(GRPOTrainer):
         with _kept_awake(self._vllm) as still_awake:
             engine = self._engine(turn, still_awake)
             self._rollout = branch(engine, rule, sizes, prompt_ids, self._first_row(prompt_ids))
-        return self._rollout.completion_ids, self._rollout.log_probs
+        # TRL's tool loop goes on writing in what it gets.
+        return copy.deepcopy((self._rollout.completion_ids, self._rollout.log_probs))
 
     def _first_row(self, rows: list) -> int:
         """Number of this process's first row among those of all processes."""
@@ -128,8 +130,9 @@ class BranchingTrainer(GRPOTrainer):
     def _engine(self, turn: Callable[..., Any], still_awake: Callable[[], None]) -> Engine:
         """What the rollout generates with: TRL's own `turn`, and the policy's scores."""
         tokenizer, budget = self._tokenizer, self.max_completion_length
-        holder, name = self.generation_config, "max_new_tokens"
-        if self._vllm is not None:
+        if self._vllm is None:
+            holder, name = self.generation_config, "max_new_tokens"
+        else:
             holder, name = self._vllm, "max_completion_length"
 
         def generate(
@@ -154,7 +157,7 @@ class BranchingTrainer(GRPOTrainer):
         return Engine(
             generate=generate,
             score=self._scores,
-            end_ids=frozenset([*self.eos_token_ids, tokenizer.pad_token_id]),
+            end_ids=frozenset(self.eos_token_ids),
             ends_line=lambda token: "\n" in tokenizer.decode([token]),
             budget=budget,
         )

@@ -88,6 +88,10 @@ class SeamTrainer(BranchingTrainer):
         """Tensors, first dimension B, to add to (or replace in) what the loss gets as `inputs`."""
         raise NotImplementedError
 
+    def _rows_for_rewards(self, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The rows whose columns reward functions get; as they are, or with further columns."""
+        return inputs
+
     def _plan_loss(self, inputs: dict[str, Any], mask_BT: Tensor) -> LossPlan | None:
         """What TRL's loss shall see for this micro-batch; None leaves it untouched."""
         raise NotImplementedError
@@ -161,6 +165,7 @@ class SeamTrainer(BranchingTrainer):
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
         error = None
+        inputs = self._rows_for_rewards(inputs)
         try:
             rewards_NF = super()._calculate_rewards(
                 inputs, prompts, completions, completion_ids_list
@@ -200,10 +205,11 @@ class SeamTrainer(BranchingTrainer):
         return loss
 
     def _get_per_token_logps_and_entropies(self, *args, **kwargs):
-        logps_BT, *others = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+        found = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+        logps_BT, entropy_BT, *others = found
         if self._loss_plan is not None:
-            logps_BT = self._loss_plan.intercept(logps_BT)
-        return (logps_BT, *others)
+            logps_BT = self._loss_plan.intercept(logps_BT, entropy_BT)
+        return (logps_BT, entropy_BT, *others)
 
     # -- parts of the above --------------------------------------------------------------------
 

@@ -162,6 +162,8 @@ function showNotes() {
       `${counted(run.dropped.groups, "group")} to stay under credit_log_max_mb.` : null,
     run.unreadable ? `${visible(run.name)}: ${counted(run.unreadable, "unreadable line")} left ` +
       "out, as a run leaves them when it is killed." : null,
+    run.superseded ? `${visible(run.name)}: ${counted(run.superseded, "line")} left out, of ` +
+      "steps that were trained again after a checkpoint was resumed, or of another run." : null,
   ]);
   const none = DATA.groups.length || DATA.left_out ? null :
     "The log holds no group of completions; the training run is shown alone.";

@@ -57,7 +57,7 @@ const ALL_SHADES = [
     value: (c, t) => updated(c, "clipped", t),
     about: "Where clipping took the token's gradient away at the first update." },
 ];
-// The entropy is in some records only.
+// Records of earlier versions have no entropy.
 const SHADES = ALL_SHADES.filter(({ key }) => key !== "entropy" || DATA.has_entropy);
 
 /** Largest value of a shade over a group, upwards (`plus`) and downwards (`minus`); 0 for none. */
