@@ -100,8 +100,11 @@ def main() -> None:
     parser.add_argument(
         "--readme", type=Path, help="with --real: a Markdown file with the two marks for the table"
     )
-    parser.add_argument("--groups", type=int, default=4, help="with --real: prompts (4)")
-    parser.add_argument("--completions", type=int, default=8, help="with --real: of each (8)")
+    parser.add_argument("--batches", type=int, default=2, help="with --real: how many (2)")
+    parser.add_argument("--groups", type=int, default=3, help="with --real: prompts of each (3)")
+    parser.add_argument(
+        "--completions", type=int, default=8, help="with --real: of each prompt (8)"
+    )
     parser.add_argument("--arms", nargs="+", help="with --real: see language/arms.py")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -121,17 +124,15 @@ def print_real(options: argparse.Namespace) -> None:
         task("words"),
         options.arms or list(gradients.ARMS),
         options.results,
+        batches=options.batches,
         groups=options.groups,
         size=options.completions,
     )
-    gains = ("first", "last", "uncertain")
-    columns = ("gain: first token", "last token", "by entropy")
     if options.readme:
         insert(options.readme, gradients.markdown(data), mark=gradients.MARK)
-    table = Table("arm", "norm, × GRPO's", "cosine with GRPO's", *columns)
-    for name, found in data["arms"].items():
-        numbers = (found["ratio"], found["cosine"], *map(found["gains"].get, gains))
-        table.add_row(name, *(f"{number:.3g}" for number in numbers))
+    table = Table(*gradients.COLUMNS)
+    for row in gradients.rows(data):
+        table.add_row(*row)
     Console().print(table)
 
 

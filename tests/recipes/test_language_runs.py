@@ -411,17 +411,25 @@ def test_gradients_of_arms_on_one_batch(chat_model, tmp_path, monkeypatch):
     )
     path = tmp_path / "scale.json"
     names = ["grpo + trace_style=recent + trace_lambda=0", "default"]
-    data = gradients.measure_all(str(chat_model), described, names, path, groups=2, size=4)
+    how = {"batches": 2, "groups": 2, "size": 4}
+    made = gradients.measure_all(str(chat_model), described, names, path, **how)
+    first, second = made["batches"]
+    assert [row["prompt"] for row in first["rows"]] != [row["prompt"] for row in second["rows"]]
+    data = second
     # A trace that decays at once is none: the same gradient.
     same = data["arms"]["grpo + trace_style=recent + trace_lambda=0"]
     assert same["ratio"] == pytest.approx(1.0, rel=1e-5)
     assert same["cosine"] == pytest.approx(1.0, rel=1e-5)
     assert data["arms"]["default"]["cosine"] < 0.999
-    assert json.loads(path.read_text())["arms"].keys() == data["arms"].keys()
+    assert json.loads(path.read_text())["batches"][1]["arms"].keys() == data["arms"].keys()
+    assert all(f"| `{name}` | 1.00, 1.00 |" in gradients.markdown(made) for name in names[:1])
+    # Again: nothing is measured a second time.
+    monkeypatch.setattr(gradients, "measured", None)
+    assert gradients.measure_all(str(chat_model), described, names, path, **how) == made
 
 
 def test_the_readme_s_gradients_are_those_of_the_committed_results():
     readme = LANGUAGE.parents[2] / "trl_lambda" / "README.md"
     data = json.loads((LANGUAGE.parent / "results" / "gradient_scale.json").read_text())
     assert between_marks(readme, mark=gradients.MARK) == gradients.markdown(data)
-    assert {"grpo", "default", "grpo + floor", "grpo + trace_style=recent"} <= set(data["arms"])
+    assert all("default" in batch["arms"] for batch in data["batches"])

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,6 @@ ARMS = (
 )
 REFERENCE = "grpo"
 MOST_PROMPTS = 10  # for each group that is wanted
-SEED = 0
 
 
 class Gradient(TrainerCallback):
@@ -54,11 +54,12 @@ class Gradient(TrainerCallback):
         self.parts = [p.grad.detach().clone() for p in model.parameters() if p.grad is not None]
 
 
-def sampled(start: str, task: Task, *, groups: int, size: int) -> dict[str, Any]:
-    """One batch: `rows`, and for each the `rewards`, `completion_ids` and `entropies` of its group.
+def sampled(start: str, task: Task, index: int, *, groups: int, size: int) -> dict[str, Any]:
+    """A batch: `rows`, and for each the `rewards`, `completion_ids` and `entropies` of its group.
 
     The groups are the first ones that have right and wrong completions: all others have no
-    advantage, and no method that starts from it has a gradient there.
+    advantage, and no method that starts from it has a gradient there. Batches of another index
+    are of other problems.
 
     Raises:
         SystemExit: there are too few of them.
@@ -68,8 +69,9 @@ def sampled(start: str, task: Task, *, groups: int, size: int) -> dict[str, Any]
     batch: dict[str, Any] = {"asked": 0, "rows": [], "rewards": [], "completion_ids": []}
     batch["entropies"] = []
     with torch.random.fork_rng(), torch.inference_mode():
-        torch.manual_seed(SEED)
-        for row in task.part("training")[: MOST_PROMPTS * groups]:
+        torch.manual_seed(index)
+        most = MOST_PROMPTS * groups
+        for row in task.part("training")[index * most : (index + 1) * most]:
             batch["asked"] += 1
             found = sample(model, tokenizer, [row["prompt"]] * size, task.tokens)
             ids, entropies = (list(part) for part in zip(*found, strict=True))
@@ -179,56 +181,75 @@ def gains(arm: str, entropies: list[list[float]]) -> dict[str, float]:
     }
 
 
-def markdown(data: dict[str, Any]) -> str:
-    """The table, with what was measured; from the JSON alone."""
-    rewards = [r for group in data["rewards"] for r in group]
-    lengths = [len(row) for group in data["entropies"] for row in group]
-    head = (
-        f"{count(len(lengths), 'completion')} of {count(len(data['rewards']), 'prompt')} by the "
-        f"warm-started SmolLM2-135M, {min(lengths)} to {max(lengths)} tokens long, "
-        f"{sum(rewards) / len(rewards):.0%} of them right; the prompts are the first of "
-        f"{data['asked']} whose completions were neither all right nor all wrong. All rows have "
-        "the same weights and samples. A gain is what the trace multiplies a token's gradient by; "
-        "*by entropy* is its mean over tokens weighted by the policy's entropy before them."
-    )
-    columns = [
-        "arm",
-        "norm, × GRPO's",
-        "cosine with GRPO's",
-        "gain: first token",
-        "last",
-        "by entropy",
-    ]
-    rows = [
-        [f"`{name}`", *(f"{value:.2f}" for value in (found["ratio"], found["cosine"], *gain))]
-        for name, found in data["arms"].items()
-        for gain in [[found["gains"][key] for key in ("first", "last", "uncertain")]]
-    ]
-    return head + "\n\n" + table(columns, rows) + "\n"
-
-
 def measure_all(
-    start: str, task: Task, names: list[str], path: Path, *, groups: int, size: int
+    start: str, task: Task, names: list[str], path: Path, *, batches: int, groups: int, size: int
 ) -> dict[str, Any]:
-    """All arms on one batch; kept in the file after each, and taken up again from there."""
-    data = json.loads(path.read_text()) if path.exists() else {}
-    if not data:
-        data = sampled(start, task, groups=groups, size=size) | {"arms": {}}
-        replace_json(path, data)
+    """All arms on several batches; kept in the file after each arm, and taken up again there."""
+    data = json.loads(path.read_text()) if path.exists() else {"batches": []}
     tokenizer = AutoTokenizer.from_pretrained(start)
     model = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32)
-    reference: list[torch.Tensor] = []
-    todo = [name for name in dict.fromkeys((REFERENCE, *names)) if name not in data["arms"]]
+    for index in range(batches):
+        if index == len(data["batches"]):
+            batch = sampled(start, task, index, groups=groups, size=size)
+            data["batches"].append(batch | {"arms": {}})
+            replace_json(path, data)
+        for _ in measure_batch(data["batches"][index], names, task.tokens, model, tokenizer):
+            replace_json(path, data)
+    return data
+
+
+def measure_batch(
+    batch: dict[str, Any], names: list[str], tokens: int, model, tokenizer
+) -> Iterator[str]:
+    """Fills in the arms that the batch lacks; yields the name of each when it is there."""
+    done = batch["arms"]
+    todo = [name for name in dict.fromkeys((REFERENCE, *names)) if name not in done]
     if todo and todo[0] != REFERENCE:
         todo.insert(0, REFERENCE)  # for its direction
+    reference: list[torch.Tensor] = []
     for name in todo:
-        norm, parts = measured(data, name, task.tokens, model, tokenizer)
+        norm, parts = measured(batch, name, tokens, model, tokenizer)
         reference = reference or parts
-        data["arms"][name] = {
+        done[name] = {
             "norm": norm,
-            "ratio": norm / data["arms"].get(REFERENCE, {"norm": norm})["norm"],
+            "ratio": norm / done.get(REFERENCE, {"norm": norm})["norm"],
             "cosine": cosine(parts, reference),
-            "gains": gains(name, [row for group in data["entropies"] for row in group]),
+            "gains": gains(name, [row for group in batch["entropies"] for row in group]),
         }
-        replace_json(path, data)
-    return data
+        yield name
+
+
+def rows(data: dict[str, Any]) -> list[list[str]]:
+    """A row for each arm that all batches have: ratios, cosines, then mean gains."""
+    batches = data["batches"]
+    arms_of_all = [n for n in batches[0]["arms"] if all(n in b["arms"] for b in batches)]
+    made = []
+    for name in arms_of_all:
+        found = [batch["arms"][name] for batch in batches]
+        each = [", ".join(f"{f[key]:.2f}" for f in found) for key in ("ratio", "cosine")]
+        kinds = ("first", "last", "uncertain")
+        means = [sum(f["gains"][kind] for f in found) / len(found) for kind in kinds]
+        made.append([name, *each, *(f"{mean:.2f}" for mean in means)])
+    return made
+
+
+COLUMNS = ("arm", "norm, × GRPO's", "cosine with GRPO's", "gain: first token", "last", "by entropy")
+
+
+def markdown(data: dict[str, Any]) -> str:
+    """The table, with what was measured; from the JSON alone."""
+    batches = data["batches"]
+    lengths = [len(row) for b in batches for group in b["entropies"] for row in group]
+    rewards = [r for b in batches for group in b["rewards"] for r in group]
+    prompts = sum(len(b["rows"]) for b in batches)
+    head = (
+        f"{count(len(lengths), 'completion')} of {count(prompts, 'prompt')} by the warm-started "
+        f"SmolLM2-135M in {count(len(batches), 'batch', 'batches')}, {min(lengths)} to "
+        f"{max(lengths)} tokens long, {sum(rewards) / len(rewards):.0%} of them right; the prompts "
+        f"are the first of {sum(b['asked'] for b in batches)} whose completions were neither all "
+        "right nor all wrong. A number for each batch, within which all rows have the same weights "
+        "and samples. A gain is what the trace multiplies a token's gradient by; *by entropy* is "
+        "its mean over tokens weighted by the policy's entropy before them."
+    )
+    body = [[f"`{name}`", *cells] for name, *cells in rows(data)]
+    return head + "\n\n" + table(list(COLUMNS), body) + "\n"

@@ -143,8 +143,8 @@ def table(columns: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + "s" * (number != 1)
+def count(number: int, noun: str, several: str | None = None) -> str:
+    return f"{number} {noun if number == 1 else several or noun + 's'}"
 
 
 def number(value: float, digits: int = 2) -> str:
