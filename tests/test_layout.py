@@ -390,8 +390,27 @@ RECIPE_FILES = sorted(RECIPES.rglob("*.py"))
 # What each recipe may import of ours: modules of the package, other recipes by their room.
 RECIPE_ARROWS = {
     "benchmarks.front_page": {"benchmarks.learning"},
-    "benchmarks.gradient_scale": {"benchmarks.quiet", "benchmarks.scripted", "trl_lambda"},
+    "benchmarks.gradient_scale": {
+        "benchmarks.language",
+        "benchmarks.learning",
+        "benchmarks.quiet",
+        "benchmarks.scripted",
+        "trl_lambda",
+    },
     "benchmarks.grading": {"trl_lambda.rewards"},
+    "benchmarks.language": {
+        "benchmarks.learning",
+        "benchmarks.quiet",
+        "quickstart_parts",
+        "trl_lambda",
+        "trl_lambda.atomic_write",
+        "trl_lambda.evaluation.metrics",
+        "trl_lambda.functional",
+        "trl_lambda.methods",
+        "trl_lambda.rewards",
+        "trl_lambda.rule",
+        "trl_lambda.versions",
+    },
     "benchmarks.learning": {
         "benchmarks.quiet",
         "quickstart_parts",

@@ -136,11 +136,11 @@ class LambdaGRPOConfig(BranchFields, ProbeFields, GRPOConfig):
     normalize_trace: bool | None = field(
         default=None,
         metadata={
-            "help": "Divide the rows of the trace by their sums, so that the gradient keeps the "
-            "size of GRPO's. Default None: as the method has it, else True but for TD errors on "
-            "few tokens ('terminal', 'process'), where there is nothing to even out. False is the "
-            "GRPO-λ paper's trace: gradients up to 1/(1-λ) times larger, so a smaller learning "
-            "rate, and clipping far sooner."
+            "help": "Divide the rows of the trace by their sums: a token's mean gain is then 1, "
+            "that of the first tokens more, that of the last less. Default None: as the method has "
+            "it, else True but for TD errors on few tokens ('terminal', 'process'), where there is "
+            "nothing to even out. False is the GRPO-λ paper's trace: gradients up to 1/(1-λ) times "
+            "larger, so a smaller learning rate, and clipping far sooner."
         },
     )
     advantage_floor: float | None = field(
