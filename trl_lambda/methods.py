@@ -28,7 +28,7 @@ AUTO = "auto"
 
 # What an option is where neither the user nor the method says otherwise. With these values the
 # method is TRL's GRPO. None: normalize_trace follows the TD error, trace_alpha follows trace_per,
-# answer_column the data set, the last two stay TRL's.
+# the last two stay TRL's.
 NEUTRAL: Mapping[str, Any] = MappingProxyType(
     {
         "td_error": "group",
@@ -41,7 +41,6 @@ NEUTRAL: Mapping[str, Any] = MappingProxyType(
         "advantage_floor": NO_FLOOR,
         "process_set_weighting": False,
         "probe_text": BOXED_PROBE,
-        "answer_column": None,
         "step_ends": "newline",
         "probe_calibration": True,
         "loss_type": None,

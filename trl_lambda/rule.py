@@ -69,7 +69,6 @@ class CreditRule:
     trace_per: str = _DEFAULT["trace_per"]
     trace_alpha: float = ALPHAS[_DEFAULT["trace_per"]]
     probe_text: str = _DEFAULT["probe_text"]
-    answer_column: str | None = _DEFAULT["answer_column"]
     step_ends: int | str | Callable = _DEFAULT["step_ends"]
     probe_calibration: bool = _DEFAULT["probe_calibration"]
 
@@ -138,7 +137,6 @@ class Method:
             "trace_per": rule.trace_per,
             "trace_alpha": rule.trace_alpha if rule.decay == LENGTH else None,
             "probe_text": rule.probe_text,
-            "answer_column": rule.answer_column,
             "step_ends": named(rule.step_ends),
             "probe_calibration": rule.probe_calibration,
             "loss_type": self.loss_type,
@@ -222,7 +220,7 @@ def value_fault(option: str, value: Any) -> str | None:
     if option == "trace_alpha":
         positive = is_number(value) and 0.0 < value < math.inf
         return None if positive else "it must be a number > 0"
-    if option in ("probe_text", "answer_column"):
+    if option == "probe_text":
         is_text = isinstance(value, str) and value
         return None if is_text else "it must be a text that is not empty"
     if option == "step_ends":
@@ -299,7 +297,6 @@ def _combine(name: str, given: Mapping[str, Any]) -> Method:
             trace_per=values["trace_per"],
             trace_alpha=values["trace_alpha"] or ALPHAS[values["trace_per"]],
             probe_text=values["probe_text"],
-            answer_column=values["answer_column"],
             step_ends=values["step_ends"],
             probe_calibration=values["probe_calibration"],
         ),
