@@ -22,7 +22,7 @@ def launch(
     script: str | Path,
     *arguments: str,
     engine: str = "ddp",
-    timeout: int = 300,
+    timeout: int = 900,
 ) -> subprocess.CompletedProcess:
     """Runs a script on two gloo processes, one thread each.
 

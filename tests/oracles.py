@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+from sibling_oracles import by_tokens, sibling_baselines
 from torch import Tensor
 
 Ids = Sequence[Sequence[int]]
@@ -112,16 +113,24 @@ def credit(
     """(advantage, weight), (B, T), from the definitions; `ids` are ragged, rewards may be NaN."""
     B, T = mask.shape
     advantages = scaled(rewards, groups, scale)
-    if rule.advantage_floor is not None:
-        advantages = [max(a, rule.advantage_floor) for a in advantages]
+    floor = rule.advantage_floor
+    if floor is not None and rule.td_error != "sibling":
+        advantages = [max(a, floor) for a in advantages]
     delta = torch.zeros(B, T, dtype=torch.float64)
     values = prefix_values(ids, groups, rewards, T)
+    lengths = list(map(len, ids))
+    kappa = rule.sibling_shrinkage
+    baselines = sibling_baselines(by_tokens(ids), lengths, groups, rewards, T, kappa)
     for i in range(B):
         policy = mask[i].nonzero().flatten().tolist()
         unit = _denominator(i, groups, rewards, scale)
         for t in policy:
             if rule.td_error == "group":
                 delta[i, t] = advantages[i]
+            elif rule.td_error == "sibling":
+                if not math.isnan(rewards[i]):
+                    delta[i, t] = (rewards[i] - baselines[i, t]) / unit
+                delta[i, t] = max(delta[i, t], -math.inf if floor is None else floor)
             elif rule.td_error == "tree":
                 delta[i, t] = (values[i, t + 1] - values[i, t]) / unit
             elif t == policy[-1] and (rule.td_error == "terminal" or outcome):

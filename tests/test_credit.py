@@ -16,7 +16,7 @@ from trl_lambda.credit import (
     assign_credit,
     token_gains,
 )
-from trl_lambda.functional import group_mean, prefix_sets, reward_denominator
+from trl_lambda.functional import group_mean, prefix_sets, reward_denominator, sibling_gains
 from trl_lambda.functional.td_errors import normalize_steps
 
 RULES = [
@@ -30,6 +30,9 @@ RULES = [
     if not (style == "none" and (mode != "advantage" or not normalize))
     and not (td == "tree" and mode != "advantage")
 ]
+
+
+KAPPA = tiny.rule().sibling_shrinkage
 
 
 @st.composite
@@ -72,6 +75,7 @@ def signal(ids, groups, rewards, mask, steps, scale):
         sizes_BT=sets.sizes(),
         values_BT1=sets.mean(reward),
         denominator_B=denominator.masked_fill(reward.isnan(), torch.inf),
+        sibling_gain_BT=sibling_gains(reward, sets, shrinkage=KAPPA),
         steps=normalize_steps(steps, group_ids, scale=scale, dtype=torch.float64),
     )
 

@@ -20,10 +20,11 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ARROWS = {
     "": {"config", "td_errors", "trainer"},
     "atomic_write": set(),
-    "batch_plan": set(),
+    "batch_plan": {"rollout"},
     "bridges": {"credit", "functional", "methods", "rule", "td_errors"},
     "checkpoints": {"console", "host"},
-    "config": {"batch_plan", "methods", "rule", "td_errors"},
+    "config_fields": set(),
+    "config": {"batch_plan", "config_fields", "methods", "option_values", "rule", "td_errors"},
     "console": set(),
     "credit": {"functional", "methods", "rule", "td_errors"},
     "credit_log": {"atomic_write", "console", "versions"},
@@ -36,6 +37,7 @@ ARROWS = {
     "hub": {"__version__", "atomic_write", "console", "host", "templates", "versions"},
     "methods": set(),
     "metrics": {"functional"},
+    "option_values": {"functional", "methods", "td_errors"},
     "observer": {
         "config",
         "credit",
@@ -61,8 +63,9 @@ ARROWS = {
         "td_errors",
     },
     "report": {"console", "credit_log", "evaluation"},
-    "rewards": set(),
-    "rule": {"functional", "methods", "td_errors", "trl_settings"},
+    "rewards": {"templates"},
+    "rollout": set(),
+    "rule": {"methods", "option_values", "rollout", "td_errors", "trl_settings"},
     "scored_batch": {"functional"},
     "scripts": {
         "atomic_write",
@@ -76,7 +79,7 @@ ARROWS = {
         "templates",
         "trainer",
     },
-    "seam": {"console", "functional", "scored_batch", "td_errors"},
+    "seam": {"console", "functional", "rollout", "scored_batch", "td_errors"},
     "td_errors": {"functional", "groups"},  # the type of groups alone
     "templates": set(),
     "trainer": {
@@ -92,11 +95,13 @@ ARROWS = {
         "hub",
         "methods",
         "observer",
+        "rollout",
         "probe",
         "rule",
         "scored_batch",
         "seam",
         "td_errors",
+        "templates",
     },
     "trl_settings": {"methods"},
     "versions": {"__version__"},
@@ -107,6 +112,9 @@ PRIVATES = {
     "_calculate_rewards": "seam/trainer.py",
     "_compute_loss": "seam/trainer.py",
     "_generate_and_score_completions": "seam/trainer.py",
+    "_generate_single_turn": "seam/branching.py",
+    "_llm_weights_sleeping": "seam/branching.py",  # of its VLLMGeneration
+    "_tokenizer": "seam/branching.py",
     "_get_per_token_logps_and_entropies": "seam/trainer.py",
     "_iter_named_params": "seam/vllm_cpu.py",  # of its VLLMGeneration
     "_log_completion_extra": "seam/trainer.py",
@@ -156,8 +164,9 @@ INTERNALS = {
     "reward_func_names": "host.py",
     "current_gradient_accumulation_steps": "seam/trainer.py",
     "environment_factories": "seam/trainer.py",
+    "eos_token_ids": "seam/branching.py",
     "ref_model": "checkpoints/trainer.py",
-    "vllm_generation": "seam/trainer.py",
+    "vllm_generation": "seam/branching.py",
     # transformers' push in the background
     "is_done": "hub/push.py",
     "jobs": "hub/push.py",
@@ -202,8 +211,9 @@ INTERNALS = {
     "compute_response_mask": "bridges/verl_batch.py",
     "kv_batch_get": "bridges/verl_batch.py",
 }
-# Attributes of the trainer that the documentation of transformers and TRL shows.
-DOCUMENTED = {"accelerator", "environments", "model_wrapped", "state"}
+# Attributes of the trainer that the documentation of transformers and TRL shows; the last has the
+# name and meaning of a model's.
+DOCUMENTED = {"accelerator", "environments", "model_wrapped", "state", "generation_config"}
 
 
 @cache
@@ -401,10 +411,13 @@ RECIPE_ARROWS = {
     "benchmarks.speed": {
         "benchmarks.quiet",
         "benchmarks.scripted",
+        "quickstart_parts",
         "trl_lambda",
         "trl_lambda.atomic_write",
         "trl_lambda.credit",
         "trl_lambda.functional",
+        "trl_lambda.rollout",
+        "trl_lambda.rollout.waves",
         "trl_lambda.versions",
     },
     "evaluate": {"trl_lambda.scripts.evaluate"},

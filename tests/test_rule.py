@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from trl_lambda.methods import METHODS, NEUTRAL, OPTIONS
-from trl_lambda.rule import CreditRule, resolve, value_fault
+from trl_lambda.option_values import value_fault
+from trl_lambda.rule import CreditRule, resolve
 from trl_lambda.td_errors import TD_ERRORS
 
 README = Path(__file__).parents[1] / "trl_lambda" / "README.md"
@@ -128,6 +129,16 @@ def test_presets_of_papers_are_frozen():
             "scale_rewards": "group",
         },
         "tempo": {"td_error": "tree", "loss_type": "grpo", "scale_rewards": "group"},
+        "branch": {
+            "td_error": "sibling",
+            "sibling_shrinkage": 1.0,
+            "advantage_floor": -0.1,
+            "rollout": "branch",
+            "branch_forks": "spread",
+            "branch_at": "random",
+            "loss_type": "dapo",
+            "scale_rewards": "group",
+        },
         "process": {
             "td_error": "process",
             "trace_style": "recent",

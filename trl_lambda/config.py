@@ -14,8 +14,10 @@ from typing import Any
 from trl import GRPOConfig
 
 from .batch_plan import BatchSizes, batch_fault
+from .config_fields import BranchFields, ProbeFields
 from .methods import METHODS, OPTIONS, RETIRED, TRL_OPTIONS
-from .rule import CreditRule, Method, is_number, named, one_of, resolve
+from .option_values import is_number, one_of
+from .rule import CreditRule, Method, named, resolve
 from .td_errors import TDErrorFunction, td_error_name
 
 # What a method reads of TRL's own settings.
@@ -32,7 +34,7 @@ CREDIT_LOG_MAX_MB = 50.0
 
 
 @dataclass
-class LambdaGRPOConfig(GRPOConfig):
+class LambdaGRPOConfig(BranchFields, ProbeFields, GRPOConfig):
     """`GRPOConfig` with the credit of single tokens.
 
     `method` names a method, and every other option of ours overrides one thing of it. None, the
@@ -82,11 +84,12 @@ class LambdaGRPOConfig(GRPOConfig):
             "group-normalised reward on every token (GRPO-λ). 'terminal': on the last token only, "
             "the λ-return of an outcome reward with V = 0. 'tree': change of the mean reward of "
             "the completions that share the prefix, on top of the group-normalised reward (TEMPO, "
-            "and with λ > 0 the λ-return of that critic). 'process': normalised rewards of steps "
-            "from process_reward_funcs (DeepSeekMath); outcome rewards are then trained on only if "
-            "reward_weights is set. 'probe': change of how likely the policy finds the known "
-            "answer, from one segment of the completion to the next (needs a column of answers). "
-            "Or a function of your own, package.module.function."
+            "and with λ > 0 the λ-return of that critic). 'sibling': the reward minus the mean of "
+            "the completions that part from this one at the token. 'process': normalised rewards "
+            "of steps from process_reward_funcs (DeepSeekMath); outcome rewards are then trained "
+            "on only if reward_weights is set. 'probe': change of how likely the policy finds the "
+            "known answer, from one segment of the completion to the next (needs a column of "
+            "answers). Or a function of your own, package.module.function."
         },
     )
     trace_style: str | None = field(
@@ -145,7 +148,8 @@ class LambdaGRPOConfig(GRPOConfig):
         metadata={
             "help": "Lower bound (≤ 0) of the group-normalised reward, before any trace. Default "
             "None: as the method has it. -inf: no bound (--advantage_floor=-inf). "
-            "td_error='process' trains on step rewards, which it does not touch."
+            "td_error='process' trains on step rewards, which it does not touch; with 'sibling' it "
+            "bounds a token's credit, after the baseline."
         },
     )
     process_set_weighting: bool | None = field(
@@ -153,40 +157,6 @@ class LambdaGRPOConfig(GRPOConfig):
         metadata={
             "help": "Divide each token's term (policy and KL) by the number of completions of the "
             "group that share its prefix (λ-GRPO). Default None: as the method has it."
-        },
-    )
-    probe_text: str | None = field(
-        default=None,
-        metadata={
-            "help": "td_error='probe': the text after which the known answer is expected. Default "
-            "None: as the method has it, a line 'Final answer: \\boxed{'. 'auto': as each prompt "
-            "asks for the answer: in \\boxed{}, after #### or in <answer>."
-        },
-    )
-    answer_column: str | None = field(
-        default=None,
-        metadata={
-            "help": "td_error='probe': the data set's column with the known answer; of several "
-            "answers in a row the first one counts. Default None: answers, answer or solution, "
-            "the first that is there."
-        },
-    )
-    step_ends: str | None = field(
-        default=None,
-        metadata={
-            "help": "td_error='probe': where a segment of the completion ends. Default None: as "
-            "the method has it. 'newline': with a line, or a turn; a number: after so many policy "
-            "tokens; or a function of your own, package.module.function, of a completion's token "
-            "ids and the texts of these tokens, that returns the indices of tokens that end one."
-        },
-    )
-    probe_calibration: bool | None = field(
-        default=None,
-        metadata={
-            "help": "td_error='probe': make the answer's probability a prediction of the reward, "
-            "by a regression over other groups, and train as RLOO until it predicts anything. "
-            "Default None: as the method has it. False: the probability itself is the value, for "
-            "rewards of 0 and 1."
         },
     )
     trace_gamma: float | None = field(default=None, metadata={"help": SUPPRESS})  # refused
@@ -288,6 +258,7 @@ def batch_sizes(args: GRPOConfig, **known: Any) -> BatchSizes:
         num_processes=args.world_size,
         max_steps=args.max_steps,
         num_train_epochs=args.num_train_epochs,
+        branching=method_of(args).branching,
     )
     if args.do_eval and args.eval_strategy != "no":
         sizes = replace(

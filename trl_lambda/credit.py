@@ -56,19 +56,22 @@ class Credit:
 def assign_credit(rule: CreditRule, signal: Signal) -> Credit:
     """Credit of every token.
 
-    `td_error` gives δ. In `advantage` mode A = Wᵀδ, else A = δ; `tree` adds the untraced A_i.
-    `weight` mode multiplies by the row sums v of the trace, process-set weighting by w = 1/size.
+    `td_error` gives δ; `advantage_floor` bounds A_i before, or δ itself of `sibling`. In
+    `advantage` mode A = Wᵀδ, else A = δ; `tree` adds the untraced A_i. `weight` mode multiplies by
+    the row sums v of the trace, process-set weighting by w = 1/size.
 
     Raises:
         TypeError, ValueError: the user's TD error is no `(B, T)` tensor of finite numbers.
 
     Source: GRPO-λ, arXiv 2510.00194, sections 3.2-3.3; λ-GRPO, arXiv 2509.21154, section 4;
-    `advantage` mode, `normalize_trace` and `tree` with λ > 0 are ours.
+    `advantage` mode, `normalize_trace`, `tree` with λ > 0 and `sibling` are ours.
     """
-    if rule.advantage_floor is not None:
+    if rule.advantage_floor is not None and not rule.entry.bounded:
         bounded_B = signal.advantage_B.clamp(min=rule.advantage_floor)
         signal = replace(signal, advantage_B=bounded_B)
     credit_BT = checked_td_errors(rule.td_error, signal)
+    if rule.advantage_floor is not None and rule.entry.bounded:
+        credit_BT = credit_BT.clamp(min=rule.advantage_floor)
     if rule.traced and rule.trace_mode == "advantage":
         credit_BT = _returns(rule, credit_BT, signal.mask_BT, signal.segment_BT)
     if rule.entry.adds_advantage:

@@ -19,6 +19,13 @@ TRACE_UNITS = ("token", "step")
 TOKEN_LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo")
 SEQUENCE_LOSSES = ("luspo", "vespo")
 
+Rollout = Literal["independent", "branch"]
+BranchForks = Literal["spread", "even"]
+BranchAt = Literal["random", "fraction", "newline", "surprise", "entropy"]
+ROLLOUTS: tuple[str, ...] = get_args(Rollout)
+BRANCH_FORKS: tuple[str, ...] = get_args(BranchForks)
+BRANCH_AT: tuple[str, ...] = get_args(BranchAt)
+
 NO_FLOOR = -math.inf
 LENGTH = "length"  # as trace_lambda: λ = 1 − 1/(α·length)
 
@@ -28,7 +35,7 @@ AUTO = "auto"
 
 # What an option is where neither the user nor the method says otherwise. With these values the
 # method is TRL's GRPO. None: normalize_trace follows the TD error, trace_alpha follows trace_per,
-# the last two stay TRL's.
+# branch_roots is half of num_generations, the last two stay TRL's.
 NEUTRAL: Mapping[str, Any] = MappingProxyType(
     {
         "td_error": "group",
@@ -40,6 +47,14 @@ NEUTRAL: Mapping[str, Any] = MappingProxyType(
         "normalize_trace": None,
         "advantage_floor": NO_FLOOR,
         "process_set_weighting": False,
+        "sibling_shrinkage": 1.0,
+        "rollout": "independent",
+        "branch_roots": None,
+        "branch_forks": "spread",
+        "branch_at": "random",
+        "branch_fraction": 0.5,
+        "branch_surprise": 2.0,
+        "branch_levels": 1,
         "probe_text": BOXED_PROBE,
         "step_ends": "newline",
         "probe_calibration": True,
@@ -51,9 +66,11 @@ OPTIONS = tuple(NEUTRAL)
 TRACE_OPTIONS = ("trace_mode", "trace_lambda", "trace_alpha", "trace_per", "normalize_trace")
 # α of trace_lambda="length" where it is unset: VAPO's, and ours for the few steps of a completion.
 ALPHAS: Mapping[str, float] = MappingProxyType({"token": 0.05, "step": 1.0})
+BRANCH_OPTIONS = tuple(name for name in OPTIONS if name.startswith("branch_"))
+ROLLOUT_OPTIONS = ("rollout", *BRANCH_OPTIONS)  # how completions are generated
 TRL_OPTIONS = ("loss_type", "scale_rewards")  # TRL has them, too
 # What says which credit a token gets.
-CREDIT_OPTIONS = tuple(name for name in OPTIONS if name not in TRL_OPTIONS)
+CREDIT_OPTIONS = tuple(name for name in OPTIONS if name not in (*ROLLOUT_OPTIONS, *TRL_OPTIONS))
 
 # Options of earlier versions, and what to do in their place.
 RETIRED: Mapping[str, str] = {
@@ -139,6 +156,20 @@ METHODS: Mapping[str, Preset] = MappingProxyType(
                 "td_error": ("tree", "section 3: V(s') − V(s) from the prefix tree"),
                 "loss_type": ("grpo", "the GRPO that it builds on"),
                 "scale_rewards": ("group", "section 3: the deviation divides both terms"),
+            },
+        ),
+        "branch": Preset(
+            "ours; sibling baselines without forks are RLOO's, arXiv 2402.14740",
+            "generation is what costs: completions are forked from one another",
+            {
+                "td_error": ("sibling", "with the group's credit branched groups collapsed"),
+                "sibling_shrinkage": (1.0, "the prototype's"),
+                "advantage_floor": (-0.1, "GRPO-λ's, here on the credit of a token"),
+                "rollout": ("branch", "what the method is"),
+                "branch_forks": ("spread", "the prototype's"),
+                "branch_at": ("random", "the rule whose mean gradient is exact"),
+                "loss_type": ("dapo", "a sum over tokens: what is shared is trained as if once"),
+                "scale_rewards": ("group", "the prototype's"),
             },
         ),
         "process": Preset(

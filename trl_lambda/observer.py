@@ -98,6 +98,7 @@ class CreditObserver:
         logps_BT, reference_BT = plan.logps_BT.detach(), plan.reference_logps_BT
         update = FirstUpdate(
             logps_BT=logps_BT,
+            entropy_BT=plan.entropy_BT,
             old_logps_BT=plan.old_logps_BT,
             z_BT=self.trainer._ratio_rule.log_ratio(plan.z_BT.detach(), plan.mask_BT),
             kl_BT=None
@@ -160,6 +161,7 @@ class CreditObserver:
         self, batch: ScoredBatch, signal: CreditBatch, credit: Credit, gain_BT: Tensor
     ) -> Tensor:
         table = self.trainer._completions_table(batch.reward_N.shape[0])
+        branches = batch.branches
         rows = ScoredRows(
             completion_ids_BT=batch.completion_ids_BT,
             prompt_ids_BP=batch.prompt_ids_BP,
@@ -171,6 +173,8 @@ class CreditObserver:
             gain_BT=gain_BT,
             size_BT=signal.sizes_BT,
             table={n: column[batch.rows] for n, column in table.items() if n not in OWN_COLUMNS},
+            parent_B=None if branches is None else branches.parent_B % batch.group_size,
+            fork_B=None if branches is None else branches.fork_B,
             **_of_probe(self.trainer._rule, signal),
         )
         return self.recorder.record_groups(

@@ -7,32 +7,25 @@ never guessed from its value: one that would be ignored is refused, whatever its
 
 from __future__ import annotations
 
-import math
-import numbers
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from .functional.normalization import SCALES
 from .methods import (
     ALPHAS,
+    BRANCH_OPTIONS,
     CREDIT_OPTIONS,
     LENGTH,
-    METHODS,
     NEUTRAL,
     NO_FLOOR,
     OPTIONS,
-    RETIRED,
-    SEQUENCE_LOSSES,
-    TOKEN_LOSSES,
-    TRACE_MODES,
     TRACE_OPTIONS,
-    TRACE_STYLES,
-    TRACE_UNITS,
     TRL_OPTIONS,
     preset_value,
 )
+from .option_values import named, value_fault
+from .rollout.rule import BranchRule
 from .td_errors import (
     TD_ERROR_OPTIONS,
     TD_ERRORS,
@@ -56,6 +49,7 @@ class CreditRule:
         decay: c = `trace_lambda`, in [0, 1], or "length": 1 − 1/(`trace_alpha`·length), where the
             length of a completion is in policy tokens, or in steps as `trace_per` says.
         advantage_floor: None for no bound.
+        sibling_shrinkage: κ, rows that the baseline before a parting counts for.
         step_ends: "newline", a number of policy tokens, a function, or the dotted path of one.
     """
 
@@ -66,6 +60,7 @@ class CreditRule:
     normalize_trace: bool = True
     advantage_floor: float | None = _DEFAULT["advantage_floor"]
     process_set_weighting: bool = _DEFAULT["process_set_weighting"]
+    sibling_shrinkage: float = _DEFAULT["sibling_shrinkage"]
     trace_per: str = _DEFAULT["trace_per"]
     trace_alpha: float = ALPHAS[_DEFAULT["trace_per"]]
     probe_text: str = _DEFAULT["probe_text"]
@@ -110,6 +105,7 @@ class Method:
         name: of the preset.
         given: the options that the user set, as they were given.
         credit: how credit is assigned.
+        branching: how completions are forked from one another; None if they are independent.
         loss_type, scale_rewards: what takes the place of TRL's; None leaves TRL's.
         stepped_back: why the unset default gave way to TRL's own credit; None if it did not.
     """
@@ -119,6 +115,7 @@ class Method:
     credit: CreditRule
     loss_type: str | None
     scale_rewards: str | None
+    branching: BranchRule | None = None
     stepped_back: str | None = None
 
     def values(self) -> dict[str, Any]:
@@ -134,6 +131,8 @@ class Method:
             "normalize_trace": rule.normalize_trace,
             "advantage_floor": floor,
             "process_set_weighting": rule.process_set_weighting,
+            "sibling_shrinkage": rule.sibling_shrinkage,
+            **self._rollout_values(),
             "trace_per": rule.trace_per,
             "trace_alpha": rule.trace_alpha if rule.decay == LENGTH else None,
             "probe_text": rule.probe_text,
@@ -143,6 +142,11 @@ class Method:
             "scale_rewards": self.scale_rewards,
             **unread,
         }
+
+    def _rollout_values(self) -> dict[str, Any]:
+        if self.branching is None:
+            return {"rollout": "independent"} | dict.fromkeys(BRANCH_OPTIONS)
+        return {"rollout": "branch"} | self.branching.values()
 
     def describe(self, trl: Mapping[str, Any]) -> str:
         """One line: what the method changes of TRL's GRPO.
@@ -198,83 +202,6 @@ def resolve(given: Mapping[str, Any], trl: Mapping[str, Any] = MappingProxyType(
     return method
 
 
-def value_fault(option: str, value: Any) -> str | None:
-    """What an option's value must be, in words, where it is not that; None if it is.
-
-    Nothing is said about combinations of options, and None (unset) is no value.
-
-    Raises:
-        ValueError: there is no such option.
-    """
-    if option in _CHOICES:
-        return None if value in _CHOICES[option] else one_of(_CHOICES[option])
-    if option == "td_error":
-        return _td_error_fault(value)
-    if option in ("normalize_trace", "process_set_weighting", "probe_calibration"):
-        return None if isinstance(value, bool) else "it must be True or False"
-    if option == "trace_lambda":
-        inside = is_number(value) and 0.0 <= value <= 1.0
-        return (
-            None if inside or value == LENGTH else f"it must be a number in [0, 1], or {LENGTH!r}"
-        )
-    if option == "trace_alpha":
-        positive = is_number(value) and 0.0 < value < math.inf
-        return None if positive else "it must be a number > 0"
-    if option == "probe_text":
-        is_text = isinstance(value, str) and value
-        return None if is_text else "it must be a text that is not empty"
-    if option == "step_ends":
-        return _step_ends_fault(value)
-    if option == "advantage_floor":
-        allowed = is_number(value) and value <= 0.0
-        return None if allowed else "it must be a number ≤ 0; -inf is no floor"
-    if option in RETIRED:
-        return RETIRED[option]
-    raise ValueError(f"unknown option {option!r}; there are method, {', '.join(OPTIONS)}.")
-
-
-_CHOICES: Mapping[str, tuple[str, ...]] = {
-    "method": tuple(METHODS),
-    "trace_style": TRACE_STYLES,
-    "trace_mode": TRACE_MODES,
-    "trace_per": TRACE_UNITS,
-    "loss_type": (*TOKEN_LOSSES, *SEQUENCE_LOSSES),
-    "scale_rewards": SCALES,
-}
-
-
-def is_number(value: Any) -> bool:
-    """Whether it is a real number; True and False are none."""
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)
-
-
-def one_of(choices: tuple[str, ...]) -> str:
-    return f"it must be one of {', '.join(map(repr, choices))}"
-
-
-def _td_error_fault(value: Any) -> str | None:
-    is_name = isinstance(value, str) and (value in TD_ERRORS or "." in value.strip("."))
-    if is_name or callable(value):
-        return None
-    return f"{one_of(tuple(TD_ERRORS))}, a function, or its dotted path, package.module.function"
-
-
-def _step_ends_fault(value: Any) -> str | None:
-    is_count = isinstance(value, int) and not isinstance(value, bool) and value >= 1
-    is_name = isinstance(value, str) and (value == "newline" or "." in value.strip("."))
-    if is_count or is_name or callable(value):
-        return None
-    return (
-        "it must be 'newline', a whole number ≥ 1 of tokens, a function of a completion's token "
-        "ids and their texts, or its dotted path, package.module.function"
-    )
-
-
-def named(value: Any) -> Any:
-    """A function's dotted name; other values as they are."""
-    return td_error_name(value) if callable(value) else value
-
-
 def _refusal(option: str, value: Any, reason: str, source: str = "") -> str:
     return f"{option}={named(value)!r}{source}: {reason}."
 
@@ -294,6 +221,7 @@ def _combine(name: str, given: Mapping[str, Any]) -> Method:
             normalize_trace=not entry.sparse if normalize is None else normalize,
             advantage_floor=floor if entry.takes_floor and floor != NO_FLOOR else None,
             process_set_weighting=values["process_set_weighting"],
+            sibling_shrinkage=values["sibling_shrinkage"],
             trace_per=values["trace_per"],
             trace_alpha=values["trace_alpha"] or ALPHAS[values["trace_per"]],
             probe_text=values["probe_text"],
@@ -302,6 +230,20 @@ def _combine(name: str, given: Mapping[str, Any]) -> Method:
         ),
         loss_type=values["loss_type"],
         scale_rewards=values["scale_rewards"],
+        branching=_branching(values),
+    )
+
+
+def _branching(values: Mapping[str, Any]) -> BranchRule | None:
+    if values["rollout"] != "branch":
+        return None
+    return BranchRule(
+        roots=values["branch_roots"],
+        forks=values["branch_forks"],
+        at=values["branch_at"],
+        fraction=values["branch_fraction"],
+        surprise=values["branch_surprise"],
+        levels=values["branch_levels"],
     )
 
 
@@ -313,6 +255,7 @@ def _stepped_back(method: Method, reason: str) -> Method:
         plain.credit,
         method.loss_type,
         method.scale_rewards,
+        method.branching,
         stepped_back=reason,
     )
 
@@ -341,6 +284,7 @@ def _ignored(method: Method) -> Iterator[tuple[str, str]]:
             "trace_alpha",
             f"it belongs to trace_lambda={LENGTH!r}; leave it out, or set that",
         )
+    yield from _ignored_of_rollout(method)
     floor = method.given.get("advantage_floor", NO_FLOOR)
     if not entry.takes_floor and floor != NO_FLOOR:
         trains_on = "step rewards" if entry.reads_steps else "changes of the answer's probability"
@@ -349,6 +293,27 @@ def _ignored(method: Method) -> Iterator[tuple[str, str]]:
             f"it bounds the group-normalised outcome reward, and td_error={name!r} trains on "
             f"{trains_on}; leave it out",
         )
+
+
+def _ignored_of_rollout(method: Method) -> Iterator[tuple[str, str]]:
+    """Options of branching that were given and would have no effect."""
+    rule = method.branching
+    for option in BRANCH_OPTIONS:
+        if option not in method.given:
+            continue
+        if rule is None:
+            yield (
+                option,
+                "completions are only forked with rollout='branch'; leave it out, or set that",
+            )
+        elif rule.at not in _PLACES_THAT_READ.get(option, (rule.at,)):
+            yield option, f"branch_at={rule.at!r} does not read it; leave it out"
+
+
+_PLACES_THAT_READ = {
+    "branch_fraction": ("fraction", "newline", "surprise"),
+    "branch_surprise": ("surprise",),
+}
 
 
 def _misfits(method: Method, trl: Mapping[str, Any]) -> Iterator[tuple[str, Any, str]]:
@@ -377,6 +342,8 @@ def _misfits(method: Method, trl: Mapping[str, Any]) -> Iterator[tuple[str, Any,
                 f"td_error={name!r} adds the untraced group-normalised reward to the traced TD "
                 "errors, which only trace_mode='advantage' can; use that",
             )
+    if rule.entry.shares_prefixes or rule.entry.probes:
+        name = td_error_name(rule.td_error)
         if trl.get("multi_objective_aggregation") == "normalize_then_sum":
             yield (
                 "multi_objective_aggregation",

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .functional import Branches
 from .functional.td_errors import StepRewards
 
 
@@ -33,6 +34,8 @@ class ScoredBatch:
         group_size: completions per prompt, in training or evaluation.
         prompts, completions: as reward functions get them: texts, or lists of messages.
         columns: the data set's other columns, one value for each completion.
+        branches: where each completion was forked, parents as rows among the N; None where none
+            was.
     """
 
     completion_ids_BT: Tensor
@@ -49,6 +52,7 @@ class ScoredBatch:
     prompts: Sequence[Any]
     completions: Sequence[Any]
     columns: Mapping[str, Sequence[Any]]
+    branches: Branches | None = None
 
     @property
     def rows(self) -> slice:

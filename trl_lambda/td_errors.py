@@ -52,6 +52,7 @@ class Signal:
             reward of the group's completions that share it.
         denominator_B: what centred rewards are divided by (`scale_rewards`); infinite where no
             reward is known.
+        sibling_gain_BT: r − b of each token (td_error='sibling' only), or V − b of branched groups.
         steps: normalised step rewards (td_error='process' only).
         segment_BT: number of the step or segment that each policy token is in, int64, −1 on masked
             tokens (td_error='probe', and 'process' with trace_per='step').
@@ -63,6 +64,7 @@ class Signal:
     sizes_BT: Tensor
     values_BT1: Tensor | None = None
     denominator_B: Tensor | None = None
+    sibling_gain_BT: Tensor | None = None
     steps: Steps | None = None
     segment_BT: Tensor | None = None
     segments: SegmentValues | None = None
@@ -146,6 +148,7 @@ class TDError:
         adds_advantage: the untraced A_i is added to the traced δ.
         reads_steps: δ is made of step rewards.
         takes_floor: `advantage_floor` bounds what it trains on.
+        bounded: `advantage_floor` acts on δ, which is a token's credit, and not on A_i.
         probes: δ comes from what the policy says of the known answer (`trl_lambda.probe`).
         options: options of the method that this TD error alone reads, or a few do.
     """
@@ -155,6 +158,7 @@ class TDError:
     shares_prefixes: bool = False
     adds_advantage: bool = False
     reads_steps: bool = False
+    bounded: bool = False
     takes_floor: bool = True
     probes: bool = False
     options: tuple[str, ...] = ()
@@ -182,6 +186,13 @@ def tree(batch: Signal) -> Tensor:
     return tree_td_errors(batch.values_BT1, batch.mask_BT, batch.denominator_B)
 
 
+def sibling(batch: Signal) -> Tensor:
+    """(r_i − b)/std, b the mean reward of the completions that part from this one at a token."""
+    assert batch.sibling_gain_BT is not None
+    assert batch.denominator_B is not None
+    return batch.sibling_gain_BT / batch.denominator_B[:, None]
+
+
 def process(batch: Signal) -> Tensor:
     """Rewards of steps where the steps end; an outcome reward is one more step, the last."""
     assert batch.steps is not None
@@ -204,6 +215,9 @@ TD_ERRORS: Mapping[str, TDError] = MappingProxyType(
         "group": TDError(group),
         "terminal": TDError(terminal, sparse=True),
         "tree": TDError(tree, shares_prefixes=True, adds_advantage=True),
+        "sibling": TDError(
+            sibling, shares_prefixes=True, bounded=True, options=("sibling_shrinkage",)
+        ),
         "process": TDError(
             process,
             sparse=True,

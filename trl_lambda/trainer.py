@@ -34,12 +34,15 @@ from .health.answer_probe import PROBE_KNOWS_LITTLE
 from .health.dropout import dropout_warning
 from .health.no_learning import ALL_TRUNCATED, SYMPTOMS, Symptom, WarnOfNoLearning
 from .health.sampling_mismatch import SamplingMismatchWarning
+from .health.vanishing_credit import vanishing_credit
 from .hub import HubTrainer
 from .methods import OPTIONS
 from .observer import CreditObserver
 from .probe.trainer import ProbingTrainer, check_answers
+from .rollout import BranchRule, BranchSizes
 from .rule import CreditRule
 from .scored_batch import ScoredBatch
+from .seam.branching import refuse_branching
 from .seam.liger import refuse_liger_loss
 from .seam.loss_plan import LossPlan
 from .seam.ratio import RatioRule
@@ -51,6 +54,7 @@ from .seam.user_functions import (
 )
 from .seam.vllm_cpu import refuse_sleep_on_cpu
 from .td_errors import TD_ERRORS, CreditBatch, TDErrorFunction, td_error_name
+from .templates import with_openings
 
 logger = get_logger(__name__)
 
@@ -113,6 +117,8 @@ class LambdaGRPOTrainer(ProbingTrainer, HubTrainer, ResumableTrainer, SeamTraine
         _check_process_rewards(self._rule, process_reward_funcs)
         refuse_liger_loss(args)
         refuse_sleep_on_cpu(args)
+        if self._method.branching is not None:
+            refuse_branching(args, rollout_func)
         with sync_taken_from_trl(args) as synced, trl_fields_filled(args, self._method):
             super().__init__(
                 model,
@@ -136,7 +142,7 @@ class LambdaGRPOTrainer(ProbingTrainer, HubTrainer, ResumableTrainer, SeamTraine
             self._move_reference()
         if self._method.stepped_back:
             logger.warning(self._method_line())
-        for warning in (_vanishing_credit(self._rule), dropout_warning(self.model, self._rule)):
+        for warning in (vanishing_credit(self._rule), dropout_warning(self.model, self._rule)):
             if warning:
                 logger.warning(warning)
         self.add_callback(_MethodOfTheConfig(self))  # first: the credit log writes the method down
@@ -181,6 +187,11 @@ class LambdaGRPOTrainer(ProbingTrainer, HubTrainer, ResumableTrainer, SeamTraine
         trained = trl_values(self.args, self._method)
         return f"LambdaGRPOTrainer: {self._method.describe(trained)}"
 
+    @property
+    def _branching(self) -> tuple[BranchRule, BranchSizes] | None:
+        rule = self._method.branching
+        return None if rule is None else (rule, rule.sizes(self.num_generations))
+
     def _take_method(self) -> None:
         """Reads the method from the config again: a search may have set fields of it."""
         self._method = check_config(self.args, self._td_error)
@@ -194,7 +205,7 @@ class LambdaGRPOTrainer(ProbingTrainer, HubTrainer, ResumableTrainer, SeamTraine
                 "A tool or an environment returned images. Completions that show different images "
                 "have the same placeholder tokens, so process sets cannot tell them apart. Train "
                 "without such tools, or with process_set_weighting=False and another td_error "
-                "than 'tree'."
+                "than 'tree' or 'sibling'."
             )
         groups = whole_groups(self.accelerator, batch)
         sizes_WT = groups.sets.sizes()
@@ -220,6 +231,7 @@ class LambdaGRPOTrainer(ProbingTrainer, HubTrainer, ResumableTrainer, SeamTraine
             sizes_BT=sizes_BT,
             values_BT1=groups.local_values() if reads_values else None,
             denominator_B=self._denominator(batch) if reads_values else None,
+            sibling_gain_BT=self._sibling_gains(groups),
             steps=steps,
             segment_BT=step_segments(steps, batch.mask_BT) if steps and rule.traces_steps else None,
             reward_B=batch.reward_N[batch.rows],
@@ -241,6 +253,11 @@ class LambdaGRPOTrainer(ProbingTrainer, HubTrainer, ResumableTrainer, SeamTraine
         if self._probe is None:
             return made
         return self._with_probes(batch, made, self._denominator(batch))
+
+    def _sibling_gains(self, groups: WholeGroups) -> Tensor | None:
+        if "sibling_shrinkage" not in self._rule.entry.options:
+            return None
+        return groups.local_sibling_gains(self._rule.sibling_shrinkage)
 
     def _assigned(self, signal: CreditBatch) -> Credit:
         """The credit; what a user's TD error raises on one process is raised on all."""
@@ -281,6 +298,9 @@ class LambdaGRPOTrainer(ProbingTrainer, HubTrainer, ResumableTrainer, SeamTraine
             for steps in batch.steps
         ]
         return Steps.concatenate(parts).rows(batch.rows)
+
+    def _rows_for_rewards(self, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return with_openings(inputs, self.processing_class, self.args.chat_template_kwargs)
 
     # -- the loss ------------------------------------------------------------------------------
 
@@ -372,15 +392,3 @@ def _check_process_rewards(rule: CreditRule, funcs: Sequence[ProcessRewardFunc])
             f"process_reward_funcs were given, but td_error={td_error_name(rule.td_error)!r} does "
             "not read them. Set td_error='process', or leave them out."
         )
-
-
-def _vanishing_credit(rule: CreditRule) -> str | None:
-    """A normalised trace divides a TD error by its row sum: on few late tokens little is left."""
-    traced = rule.traced and rule.trace_mode != "weight"
-    if not (rule.entry.sparse and traced and rule.normalize_trace):
-        return None
-    return (
-        f"td_error={rule.td_error!r} puts TD errors on few tokens, and normalize_trace=True "
-        "divides them by up to 1/(1-c): credit is about that much smaller than with "
-        "normalize_trace unset or False, which is meant for these TD errors."
-    )

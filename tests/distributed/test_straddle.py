@@ -113,8 +113,9 @@ def test_one_process_writes_what_all_saw(two_processes, one_process):
 
     both, alone = lines(two_processes), lines(one_process["folder"])
     assert rows(both).keys() == rows(alone).keys()
-    texts = {name: (row["ids"], row["reward"], row["extra"]) for name, row in rows(both).items()}
-    assert texts == {n: (r["ids"], r["reward"], r["extra"]) for n, r in rows(alone).items()}
+    compared = ("ids", "reward", "rewards", "extra")
+    texts = {name: [row[key] for key in compared] for name, row in rows(both).items()}
+    assert texts == {n: [row[key] for key in compared] for n, row in rows(alone).items()}
     for name, row in rows(both).items():
         assert row["advantage"] == pytest.approx(rows(alone)[name]["advantage"], abs=1e-6)
         assert row["ids"] == rows(alone)[name]["ids"]

@@ -91,6 +91,10 @@ SWITCHES = [
     ({"loss_type": "dapo"}, ["2503.14476"]),
     ({"mask_truncated_completions": True}, ["2503.14476"]),
     ({"epsilon_high": 0.28}, ["2503.14476"]),
+    # A clip range of two equal sides is PPO's.
+    ({"epsilon_high": 0.2}, []),
+    ({"epsilon": 0.3, "epsilon_high": 0.3}, []),
+    ({"epsilon": 0.3, "epsilon_high": 0.2}, ["2503.14476"]),
     ({"loss_type": "cispo", "epsilon_high": 5.0}, ["2506.13585"]),
     ({"loss_type": "sapo"}, ["2511.20347"]),
     ({"loss_type": "vespo"}, ["2602.10693"]),

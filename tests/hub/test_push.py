@@ -150,7 +150,7 @@ class OpenTheGate(TrainerCallback):
 
     def on_save(self, args, state, control, **kwargs):
         if state.global_step == 1:  # its hashes are taken now, its bytes not yet sent
-            wait_until(lambda: any(r.startswith("PUT ") for r in self.hub.requests), 120)
+            wait_until(lambda: any(r.startswith("PUT ") for r in self.hub.requests), 600)
         if state.global_step == 4:
             self.hub.gates["PUT"].set()
 
@@ -196,7 +196,7 @@ def run_command(text: str) -> list[str]:
     """Runs the line that a message ends with as a user would paste it; its words."""
     command = shlex.split(re.search(r"hf upload .*", text)[0])
     client = Path(sys.executable).with_name(command[0])
-    subprocess.run([client, *command[1:]], check=True, capture_output=True, timeout=120)
+    subprocess.run([client, *command[1:]], check=True, capture_output=True, timeout=600)
     return command
 
 

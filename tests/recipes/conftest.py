@@ -29,7 +29,7 @@ def run_recipe(tmp_path):
         name: str,
         *arguments: str,
         launcher: tuple[str, ...] = (),
-        seconds: int = 120,
+        seconds: int = 600,
         succeeds: bool = True,
     ) -> subprocess.CompletedProcess:
         paths = [str(PACKAGE_PARENT), str(HERE), os.environ.get("PYTHONPATH", "")]

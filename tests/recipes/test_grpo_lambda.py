@@ -60,7 +60,7 @@ def problems(tmp_path) -> Path:
 def train(run_recipe, tiny_model, problems):
     """Trains as `arguments` say, on our own problems unless others are given."""
 
-    def train(*more: str, data: Path | str = problems, launcher=(), seconds=120, **overrides):
+    def train(*more: str, data: Path | str = problems, launcher=(), seconds=600, **overrides):
         given = [*arguments(tiny_model, data, **overrides), *more]
         return run_recipe("grpo_lambda.py", *given, launcher=launcher, seconds=seconds)
 

@@ -397,5 +397,5 @@ def kill_when(condition, arguments: tuple[str, ...], folder: Path) -> None:
     process.kill()
     process.wait()
     assert workers
-    assert psutil.wait_procs(workers, timeout=30)[1] == [], "workers outlived the recipe"
+    assert psutil.wait_procs(workers, timeout=300)[1] == [], "workers outlived the recipe"
     raise KilledInTime

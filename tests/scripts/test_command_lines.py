@@ -27,7 +27,7 @@ def run(tmp_path):
             "HF_HUB_OFFLINE": "1",
             "HF_DATASETS_CACHE": str(tmp_path / "datasets_cache"),
         }
-        process = launching.run([sys.executable, *words], environment, 120, tmp_path)
+        process = launching.run([sys.executable, *words], environment, 600, tmp_path)
         assert process.returncode == 0, process.stderr[-3000:]
         return process
 

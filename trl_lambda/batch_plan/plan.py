@@ -49,6 +49,7 @@ class BatchPlan:
         lines = [
             ("generation batch", self._batch_line()),
             ("groups", self._groups_line()),
+            *([("branches", self._branch_line())] if self.sizes.branching else []),
             ("micro-batch", self._micro_batch_line()),
             ("optimiser step", self._step_line()),
             ("training", self._training_line()),
@@ -74,6 +75,17 @@ class BatchPlan:
             f"{self.straddling_groups:,} of {self.prompts:,} straddle processes: token ids are "
             "gathered once a generation batch"
         )
+
+    def _branch_line(self) -> str:
+        rule = self.sizes.branching
+        roots, *forks = rule.sizes(self.sizes.num_generations).waves
+        line = f"{_count(roots, 'root')} and {_count(sum(forks), 'fork')} of each group"
+        if len(forks) > 1:
+            line += f" in waves of {' + '.join(map(str, forks))}"
+        if rule.generated_share is None:
+            return line
+        share = (roots + sum(forks) * rule.generated_share) / self.sizes.num_generations
+        return f"{line}: about {share:.0%} of the completion tokens are generated"
 
     def _micro_batch_line(self) -> str:
         rows = self.sizes.per_device_train_batch_size

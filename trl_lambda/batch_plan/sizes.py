@@ -15,6 +15,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
+from ..rollout.rule import BranchRule
+
 MAX_FACTOR = 8  # how far from a size a better one is looked for
 
 
@@ -32,6 +34,7 @@ class BatchSizes:
         num_generations_eval: None for `num_generations`.
         num_prompts: Rows of the data set; None for a stream.
         num_eval_prompts: Rows of the evaluation set; None if unknown.
+        branching: How completions are forked from one another; None if they are not.
     """
 
     per_device_train_batch_size: int
@@ -48,6 +51,7 @@ class BatchSizes:
     per_device_eval_batch_size: int | None = None
     num_generations_eval: int | None = None
     num_eval_prompts: int | None = None
+    branching: BranchRule | None = None
 
     @property
     def rows(self) -> int:
@@ -154,7 +158,18 @@ def data_fault(sizes: BatchSizes) -> str | None:
     )
 
 
-CHECKS = (train_fault, eval_fault, data_fault)
+def branch_fault(sizes: BatchSizes) -> str | None:
+    """Groups, or parts of groups on a process, that cannot branch as they should."""
+    if sizes.branching is None or train_fault(sizes):
+        return None
+    try:
+        branches = sizes.branching.sizes(sizes.num_generations)
+    except ValueError as fault:
+        return str(fault)
+    return branches.share_fault(sizes.completions // sizes.num_processes)
+
+
+CHECKS = (train_fault, eval_fault, data_fault, branch_fault)
 # Sizes that a remedy may change. Of those that say the same thing only what was given is.
 TRAIN_KNOBS = (
     "num_generations",

@@ -19,6 +19,7 @@ from ..functional import (
     group_mean,
     prefix_sets,
     reward_denominator,
+    sibling_gains,
     split_groups_by_prompt,
 )
 from ..functional.normalization import Scale
@@ -82,6 +83,11 @@ def read_rule(
         given["td_error"] = td_error
     try:
         method = resolve(given)
+        if method.branching is not None:
+            raise ValueError(
+                f"method={method.name!r} generates branched groups, and here the engine generates; "
+                "set td_error='sibling' for its credit."
+            )
         if method.credit.entry.probes:
             raise ValueError(
                 "td_error='probe' asks the policy how likely the known answer is after each "
@@ -178,8 +184,18 @@ def _outcome_signal(
         advantage_B=(centred_B / denominator_B).nan_to_num(0.0),
         sizes_BT=sizes_BT,
         values_BT1=sets.mean(reward_B) if reads_values and sets is not None else None,
+        sibling_gain_BT=_sibling_gains(rule.credit, reward_B, group_ids_B, sets),
         denominator_B=denominator_B.masked_fill(reward_B.isnan(), torch.inf),
     )
+
+
+def _sibling_gains(
+    rule: CreditRule, reward_B: Tensor, group_ids_B: Tensor, sets: PrefixSets | None
+) -> Tensor | None:
+    if sets is None or "sibling_shrinkage" not in rule.entry.options:
+        return None
+    mean_B = group_mean(reward_B, group_ids_B)
+    return sibling_gains(reward_B, sets, shrinkage=rule.sibling_shrinkage, initial_B=mean_B)
 
 
 def _process_sets(
@@ -189,8 +205,8 @@ def _process_sets(
         return None
     if tokens is None:
         raise ValueError(
-            "trl_lambda: td_error='tree' and process_set_weighting compare token ids, and none "
-            "were given."
+            "trl_lambda: td_error='tree' and 'sibling' and process_set_weighting compare token "
+            "ids, and none were given."
         )
     T = mask_BT.shape[1]
     beyond_BT = torch.arange(T, device=mask_BT.device) >= tokens.lengths_B[:, None]

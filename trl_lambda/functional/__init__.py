@@ -11,7 +11,7 @@ from .process_sets import (
     process_set_sizes,
     split_groups_by_prompt,
 )
-from .sibling import branch_advantages, root_baselines, sibling_baselines
+from .sibling import branch_advantages, root_baselines, sibling_baselines, sibling_gains
 from .td_errors import step_td_errors, terminal_td_errors, tree_td_errors
 from .traces import TRACE_STYLES, eligibility_trace, lambda_return, trace_weights
 
@@ -32,6 +32,7 @@ __all__ = [
     "reward_denominator",
     "root_baselines",
     "sibling_baselines",
+    "sibling_gains",
     "split_groups_by_prompt",
     "step_td_errors",
     "terminal_td_errors",

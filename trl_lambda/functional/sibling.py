@@ -87,6 +87,21 @@ def sibling_baselines(
     return sets.right_after_tokens(rewards.narrow(baseline_BE))
 
 
+def sibling_gains(
+    rewards_B: Tensor,
+    sets: PrefixSets,
+    *,
+    shrinkage: float = 1.0,
+    initial_B: Tensor | None = None,
+) -> Tensor:
+    """r − b of each token, not yet divided by a deviation; 0 where the reward abstains.
+
+    Arguments, shapes and errors are those of `sibling_baselines`.
+    """
+    baseline_BT = sibling_baselines(rewards_B, sets, shrinkage=shrinkage, initial_B=initial_B)
+    return (rewards_B[:, None].to(baseline_BT.dtype) - baseline_BT).nan_to_num(0.0)
+
+
 def root_baselines(
     rewards_B: Tensor, sets: PrefixSets, *, values: Averaging = "children"
 ) -> Tensor:

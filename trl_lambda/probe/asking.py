@@ -97,7 +97,7 @@ class ProbeTokens:
     """
 
     def __init__(self, tokenizer: Any):
-        self._tokenizer = tokenizer
+        self._encoder = tokenizer
         self.encoded = lru_cache(maxsize=4096)(self._encoded)
 
     def _encoded(self, probe: str, gold: str) -> tuple[list[int], int]:
@@ -111,4 +111,4 @@ class ProbeTokens:
     def _ids(self, text: str) -> list[int]:
         # A lone surrogate is no text for a tokenizer.
         clean = text.encode("utf-8", "replace").decode("utf-8")
-        return list(self._tokenizer(clean, add_special_tokens=False)["input_ids"])
+        return list(self._encoder(clean, add_special_tokens=False)["input_ids"])

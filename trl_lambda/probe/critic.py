@@ -94,7 +94,7 @@ class AnswerProbe:
         answer_column: str | None = None,
         mark: Mapping[str, Any] = MappingProxyType({}),
     ):
-        self.rule, self.mark, self._tokenizer = rule, dict(mark), tokenizer
+        self.rule, self.mark, self._encoder = rule, dict(mark), tokenizer
         self._wanted = answer_column
         self.column = None if columns is None else find_answer_column(columns, answer_column)
         self._ends = StepEnds(rule.step_ends, tokenizer.decode)
@@ -190,9 +190,9 @@ class AnswerProbe:
         if self.rule.probe_text != AUTO:
             return [self.rule.probe_text] * len(starts)
         prompt_ids = batch.prompt_ids_BP[row]
-        prompt = self._tokenizer.decode(prompt_ids[prompt_ids >= 0].tolist())
+        prompt = self._encoder.decode(prompt_ids[prompt_ids >= 0].tolist())
         ids = batch.completion_ids_BT[row].tolist()
-        return [probe_after(AUTO, prompt, self._tokenizer.decode(ids[:start])) for start in starts]
+        return [probe_after(AUTO, prompt, self._encoder.decode(ids[:start])) for start in starts]
 
     def _values(self, seen: Observed, training: bool) -> tuple[Tensor, bool]:
         if not self.rule.probe_calibration:

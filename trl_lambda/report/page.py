@@ -28,6 +28,7 @@ SCRIPTS = (
     "text.js",
     "unpack.js",
     "record.js",
+    "forks.js",
     "tooltip.js",
     "values.js",
     "completion.js",
@@ -132,6 +133,7 @@ def _about(run: Run) -> dict[str, Any]:
         "versions": run.meta.get("versions", {}),
         "dropped": run.dropped,
         "unreadable": run.unreadable,
+        "superseded": run.superseded,
     }
 
 
@@ -194,7 +196,7 @@ def _completion(completion: dict[str, Any]) -> dict[str, Any]:
         "rewards": completion.get("rewards") or {},
         "extra": completion.get("extra") or {},
         "largest_credit": largest_credit(completion),
-        "cut": completion.get("cut"),
+        **{name: completion.get(name) for name in ("cut", "parent", "fork")},
         **{name: _short(completion[name]) for name in GROUP_LISTS if name != "pieces"},
         **{n: _short(completion[n]) for n in OPTIONAL_GROUP_LISTS if n in completion},
         "update": update and {name: _short(values) for name, values in update.items()},

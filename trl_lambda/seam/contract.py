@@ -89,7 +89,8 @@ class Demand:
 
 # Attributes of the trainer that the seam, the checkpoints and our own trainer read.
 _ATTRIBUTES = (
-    *("beta", "epsilon_high", "epsilon_low", "loss_type", "max_completion_length"),
+    *("beta", "eos_token_ids", "epsilon_high", "epsilon_low", "loss_type"),
+    *("max_completion_length", "_tokenizer"),
     *("num_generations", "num_generations_eval", "num_iterations", "ref_model"),
     *("reward_func_names", "reward_funcs", "reward_weights", "rollout_func"),
     *("environment_factories", "environments", "tools", "use_vllm", "vllm_generation"),
@@ -98,6 +99,7 @@ _ATTRIBUTES = (
 )
 _LOGPS = "_get_per_token_logps_and_entropies"
 _LOGPS_PARAMETERS = ("self", "model", "input_ids", "attention_mask", "logits_to_keep")
+_TURN_PARAMETERS = ("self", "prompt_ids", "images", "multimodal_fields")
 
 DEMANDS = (
     # -- for credit --------------------------------------------------------------------------------
@@ -161,6 +163,29 @@ DEMANDS = (
     Demand("_full_logits_logps", _LOGPS_PARAMETERS, returned=3, since="1.14", before="1.15"),
     Demand("_chunked_logps", _LOGPS_PARAMETERS, returned=3, since="1.14", before="1.15"),
     Demand(_LOGPS, _LOGPS_PARAMETERS, returned=3, since="1.15"),
+    # -- for branching -----------------------------------------------------------------------------
+    Demand("_generate_single_turn", _TURN_PARAMETERS, before="1.14.1"),
+    Demand(
+        "_generate_single_turn",
+        (*_TURN_PARAMETERS, "num_generations"),
+        says={
+            r"generation_config=self\.generation_config": None,
+            r"self\.vllm_generation\.generate\(": 1,
+        },
+        since="1.14.1",
+    ),
+    Demand("generate", ("self", "prompts", "images"), before="1.14.1", of="generation"),
+    Demand(
+        "generate",
+        ("self", "prompts", "images", "num_generations"),
+        says={
+            r"max_completion_length = self\.max_completion_length": 1,
+            r"self\.llm\.sleep\(level=2\)": 1,
+            r"self\._llm_weights_sleeping = True": 1,
+        },
+        since="1.14.1",
+        of="generation",
+    ),
     # -- for checkpoints ---------------------------------------------------------------------------
     Demand(
         "_prepare_inputs",

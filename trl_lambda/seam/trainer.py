@@ -27,16 +27,18 @@ from typing import Any
 import torch
 from accelerate.utils import gather, gather_object
 from torch import Tensor
-from trl import GRPOTrainer
 
 from ..console import get_logger
 from ..functional.td_errors import StepRewards
+from ..rollout import rollout_metrics
 from ..scored_batch import ScoredBatch
 from ..td_errors import Continuation
+from .branching import BranchingTrainer
 from .continuations import ContinuationScorer
 from .loss_plan import LossPlan
 from .loss_terms import LossScale, per_token_kl
 from .user_functions import (
+    data_columns,
     function_name,
     gathered_steps,
     images_added,
@@ -46,9 +48,6 @@ from .user_functions import (
 from .vllm_cpu import leave_out_reference, mend_weight_sync
 
 logger = get_logger(__name__)
-
-# What TRL hands a reward function beside the data set's columns.
-NOT_COLUMNS = ("prompt", "completion", "completion_ids")
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ class Rewards:
     steps: list[list[StepRewards | None]]
 
 
-class SeamTrainer(GRPOTrainer):
+class SeamTrainer(BranchingTrainer):
     """`GRPOTrainer` with hooks; subclasses override those and no private."""
 
     def __init__(self, *args, process_reward_funcs: Sequence = (), **kwargs):
@@ -76,9 +75,9 @@ class SeamTrainer(GRPOTrainer):
         self._own_columns: set[str] = set()
         self._told_of_extras: set[str] = set()
         super().__init__(*args, **kwargs)
-        if self.use_vllm:
-            leave_out_reference(self.vllm_generation)
-            mend_weight_sync(self.vllm_generation)
+        if self._vllm is not None:
+            leave_out_reference(self._vllm)
+            mend_weight_sync(self._vllm)
         if self.rollout_func is not None:
             self.rollout_func = without_empty_completions(self.rollout_func)
 
@@ -87,6 +86,10 @@ class SeamTrainer(GRPOTrainer):
     def _credit(self, batch: ScoredBatch) -> dict[str, Tensor]:
         """Tensors, first dimension B, to add to (or replace in) what the loss gets as `inputs`."""
         raise NotImplementedError
+
+    def _rows_for_rewards(self, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The rows whose columns reward functions get; as they are, or with further columns."""
+        return inputs
 
     def _plan_loss(self, inputs: dict[str, Any], mask_BT: Tensor) -> LossPlan | None:
         """What TRL's loss shall see for this micro-batch; None leaves it untouched."""
@@ -170,6 +173,7 @@ class SeamTrainer(GRPOTrainer):
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
         error = None
+        inputs = self._rows_for_rewards(inputs)
         try:
             rewards_NF = super()._calculate_rewards(
                 inputs, prompts, completions, completion_ids_list
@@ -182,8 +186,10 @@ class SeamTrainer(GRPOTrainer):
         return rewards_NF
 
     def _generate_and_score_completions(self, inputs):
+        self._begin_batch()
         with self._rewards_seen() as seen:
             output = super()._generate_and_score_completions(inputs)
+        self._log_rollout()
         output |= self._credit(self._scored_batch(inputs, output, seen[-1]))
         self._align_extras()
         return output
@@ -207,10 +213,11 @@ class SeamTrainer(GRPOTrainer):
         return loss
 
     def _get_per_token_logps_and_entropies(self, *args, **kwargs):
-        logps_BT, *others = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+        found = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+        logps_BT, entropy_BT, *others = found
         if self._loss_plan is not None:
-            logps_BT = self._loss_plan.intercept(logps_BT)
-        return (logps_BT, *others)
+            logps_BT = self._loss_plan.intercept(logps_BT, entropy_BT)
+        return (logps_BT, entropy_BT, *others)
 
     # -- parts of the above --------------------------------------------------------------------
 
@@ -222,6 +229,22 @@ class SeamTrainer(GRPOTrainer):
         """
         models = any(isinstance(func, torch.nn.Module) for func in self.reward_funcs)
         return self.accelerator.num_processes > 1 and not models
+
+    def _token_scores(self, ids_CL: Tensor, mask_CL: Tensor, positions: int) -> tuple:
+        """Log-probabilities and entropies of the last positions."""
+        return self._get_per_token_logps_and_entropies(
+            self.model, ids_CL, mask_CL, positions, compute_entropy=True
+        )[:2]
+
+    def _log_rollout(self) -> None:
+        """Metrics of a branched batch; takes what forks shared out of TRL's count of tokens."""
+        if self._rollout is None:
+            return
+        metrics = rollout_metrics(gather_object([self._rollout.counts()]))
+        for name, value in metrics.items():
+            self._log_mean(name, value)
+        self.state.num_input_tokens_seen -= int(metrics["rollout/shared_tokens"])
+        self._metrics[self._mode]["num_tokens"] = [self.state.num_input_tokens_seen]
 
     def _complete_extras(self, count: int) -> None:
         """Gives each column that a reward function logs one value per completion of this process.
@@ -342,7 +365,8 @@ class SeamTrainer(GRPOTrainer):
             group_size=self.num_generations if training else self.num_generations_eval,
             prompts=scored.prompts,
             completions=scored.completions,
-            columns=_data_columns(inputs),
+            columns=data_columns(inputs),
+            branches=self._branches(),
         )
 
     def _images_added(self, inputs: list[dict[str, Any]], output: dict[str, Any]) -> bool:
@@ -352,7 +376,7 @@ class SeamTrainer(GRPOTrainer):
 
     def _reward_columns(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         """The keyword arguments that TRL gives a reward function, but for the completions."""
-        columns = _data_columns(inputs) | {
+        columns = data_columns(inputs) | {
             "trainer_state": self.state,
             "log_extra": self._log_completion_extra,
             "log_metric": self._log_metric,
@@ -372,9 +396,3 @@ class SeamTrainer(GRPOTrainer):
                 f"{rewards_NF[row, func].item()} for completion {row} of the batch; rewards must "
                 "be finite. Return None to abstain."
             )
-
-
-def _data_columns(inputs: list[dict[str, Any]]) -> dict[str, Any]:
-    """The data set's columns that reward functions get."""
-    names = [name for name in inputs[0] if name not in NOT_COLUMNS]
-    return {name: [row[name] for row in inputs] for name in names}

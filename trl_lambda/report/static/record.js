@@ -63,7 +63,7 @@ const ALL_SHADES = [
     value: (c, t) => updated(c, "clipped", t),
     about: "Where clipping took the token's gradient away at the first update." },
 ];
-// The entropy is in some records only.
+// Records of earlier versions have no entropy; δ is shown where the answer probe made it.
 const SHADES = ALL_SHADES.filter(({ key }) => (key !== "entropy" || DATA.has_entropy)
   && (key !== "td_error" || DATA.reliability.length));
 
@@ -132,7 +132,12 @@ function rounded(value) {
   return value === null ? null : Number(value.toPrecision(5));
 }
 
-/** Text of the tokens start … end − 1 of a completion. */
-function words(completion, start, end) {
-  return completion.pieces.slice(start, end).join("");
+/** Text of the tokens start … end − 1 of a completion, and how many of them were left out. */
+function words({ pieces, cut }, start, end) {
+  if (!cut || end <= cut.at) return pieces.slice(start, end).join("");
+  const behind = cut.at + cut.tokens;
+  const missing = Math.min(end, behind) - Math.max(start, cut.at);
+  const entry = (token) => Math.max(token, behind) - cut.tokens + 1;
+  return [...pieces.slice(start, cut.at), missing > 0 ? `⟨… ${missing} tokens left out …⟩` : "",
+    ...pieces.slice(entry(start), entry(end))].join("");
 }

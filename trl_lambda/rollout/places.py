@@ -1,0 +1,173 @@
+"""Where completions are forked.
+
+A *place* is a number of completion tokens: the fork takes over those, and samples from there. A
+rule is a *stopping time* if whether a completion is forked at a place follows from its tokens
+before that place alone, and from other roots. Then the completion that was there is as good a
+sample as its forks, and the mean gradient stays that of independent samples. A rule that looks at
+what comes later ("entropy") is *hindsight*.
+
+The positions themselves are chosen without a look at the completion: lengths are those of the other
+roots. A completion that ends before its place has nothing to fork, `None`: the row becomes a copy
+of it. The copy costs no generation, and without it a completion that ended early would count for
+less than one that went on, which tilts the mean gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .rule import BranchRule
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A completion that may be forked.
+
+    Attributes:
+        token_ids: of the completion.
+        log_probs: of its tokens, as they were sampled; None where the engine does not say.
+        reach: the last place at which it can be forked: that of its last token, or of its first
+            end token.
+        expected_length: mean length of the other roots, a guess at its length that does not look
+            at it.
+        entropies: of the policy at each place; None where they were not asked for.
+    """
+
+    token_ids: Sequence[int]
+    log_probs: Sequence[float] | None
+    reach: int
+    expected_length: float
+    entropies: Sequence[float] | None = None
+
+
+@dataclass(frozen=True)
+class Place:
+    """A fork: of the candidate with this number, behind so many of its tokens; None: a copy."""
+
+    candidate: int
+    tokens: int | None
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Which of a completion's forks this is: the `number`-th of `of`, from 0."""
+
+    number: int
+    of: int
+
+
+class Places:
+    """Chooses places by a rule.
+
+    Args:
+        rule: which, and its numbers.
+        ends_line: whether a token id ends a line; for "newline".
+    """
+
+    def __init__(self, rule: BranchRule, ends_line: Callable[[int], bool]):
+        self.rule = rule
+        self.ends_line = ends_line
+
+    def even(self, candidates: Sequence[Candidate], ways: int, turn: Turn) -> list[Place]:
+        """One place for each completion, and `ways` − 1 forks there."""
+        if self.rule.at == "random":
+            tokens = [self._random(one) for one in candidates]
+        elif self.rule.at == "entropy":
+            tokens = [_most_uncertain(one, 1)[0] for one in candidates]
+        else:
+            tokens = [self._placed(one, turn) for one in candidates]
+        return [Place(i, at) for i, at in enumerate(tokens) for _ in range(ways - 1)]
+
+    def spread(self, candidates: Sequence[Candidate], forks: int, turn: Turn) -> list[Place]:
+        """Each fork at another token of any completion, as far as there are others."""
+        if self.rule.at == "random":
+            return self._spread_at_random(candidates, forks)
+        if self.rule.at == "entropy":
+            return _spread_over_uncertain(candidates, forks)
+        order = torch.randperm(len(candidates)).tolist()
+        rounds = -(-forks // len(candidates))
+        places = []
+        for number in range(forks):
+            lap = number // len(candidates)
+            own_turn = Turn(turn.number * rounds + lap, turn.of * rounds)
+            candidate = order[number % len(candidates)]
+            places.append(Place(candidate, self._placed(candidates[candidate], own_turn)))
+        return places
+
+    def _placed(self, candidate: Candidate, turn: Turn) -> int | None:
+        """The place by "fraction", "newline" or "surprise"; a later turn is further on."""
+        share = self.rule.fraction + (1.0 - self.rule.fraction) * turn.number / turn.of
+        start = max(1, round(share * candidate.expected_length))
+        if start > candidate.reach:
+            return None
+        if self.rule.at == "fraction":
+            return start
+        for place in range(start, candidate.reach + 1):
+            if self._marked(candidate, place - 1):
+                return place
+        return None
+
+    def _marked(self, candidate: Candidate, token: int) -> bool:
+        """Whether "newline" or "surprise" fork right behind this token."""
+        if self.rule.at == "newline":
+            return self.ends_line(candidate.token_ids[token])
+        assert candidate.log_probs is not None
+        return candidate.log_probs[token] < -self.rule.surprise
+
+    def _random(self, candidate: Candidate) -> int | None:
+        """Uniform over the places of a completion of the expected length."""
+        last = max(1, round(candidate.expected_length) - 1)
+        place = int(torch.randint(1, last + 1, ()))
+        return place if place <= candidate.reach else None
+
+    def _spread_at_random(self, candidates: Sequence[Candidate], forks: int) -> list[Place]:
+        """Uniform over completions and places, without taking a place twice while there are new."""
+        lasts = [max(1, round(one.expected_length) - 1) for one in candidates]
+        ends = torch.tensor(lasts).cumsum(0)
+        laps = -(-forks // int(ends[-1]))
+        numbers = torch.cat([torch.randperm(int(ends[-1])) for _ in range(laps)])[:forks]
+        owners = torch.searchsorted(ends, numbers, right=True)
+        places = numbers - (ends - torch.tensor(lasts))[owners] + 1
+        return [
+            Place(owner, place if place <= candidates[owner].reach else None)
+            for owner, place in zip(owners.tolist(), places.tolist(), strict=True)
+        ]
+
+
+def _most_uncertain(candidate: Candidate, count: int) -> list[int | None]:
+    """Places with the highest entropy, place 0 left out: a fork there would share nothing."""
+    assert candidate.entropies is not None
+    entropy = torch.tensor(candidate.entropies[1 : candidate.reach + 1])
+    best = entropy.topk(min(count, len(entropy))).indices + 1
+    return [*best.tolist(), *[None] * count][:count]
+
+
+def _spread_over_uncertain(candidates: Sequence[Candidate], forks: int) -> list[Place]:
+    ranked = [
+        (candidate.entropies[at], number, at)  # type: ignore[index]
+        for number, candidate in enumerate(candidates)
+        for at in _most_uncertain(candidate, forks)
+        if at is not None
+    ]
+    best = sorted(ranked, reverse=True)[:forks]
+    places: list[Place] = [Place(number, at) for _, number, at in best]
+    rest = range(forks - len(places))  # completions of one token have no place
+    return places + [Place(number % len(candidates), None) for number in rest]
+
+
+def reach_of(token_ids: Sequence[int], end_ids: frozenset[int]) -> int:
+    """The last place at which a completion can be forked: its end token may be sampled anew."""
+    ends = (at for at, token in enumerate(token_ids) if token in end_ids)
+    return min(next(ends, len(token_ids)), max(len(token_ids) - 1, 0))
+
+
+def expected_lengths(lengths_R: Sequence[int], budget: int | None) -> Tensor:
+    """For each root the mean length of the others; of a single root half the budget."""
+    lengths = torch.tensor(lengths_R, dtype=torch.float64)
+    if len(lengths) == 1:
+        return lengths if budget is None else torch.full_like(lengths, budget / 2)
+    return (lengths.sum() - lengths) / (len(lengths) - 1)
