@@ -189,7 +189,6 @@ def test_a_floor_that_would_be_ignored_is_refused_whatever_its_value(floor):
     "option",
     [
         {"probe_text": "#### "},
-        {"answer_column": "answer"},
         {"step_ends": "newline"},
         {"probe_calibration": True},
         {"probe_calibration": False},

@@ -18,7 +18,7 @@ from .config_fields import BranchFields, ProbeFields
 from .methods import METHODS, OPTIONS, RETIRED, TRL_OPTIONS
 from .option_values import is_number, one_of
 from .rule import CreditRule, Method, named, resolve
-from .td_errors import TDErrorFunction
+from .td_errors import TDErrorFunction, td_error_name
 
 # What a method reads of TRL's own settings.
 TRL_SETTINGS = (
@@ -297,6 +297,13 @@ def check_config(args: GRPOConfig, td_error: TDErrorFunction | None = None) -> M
     steps = getattr(args, "credit_log_steps", None)
     if steps is not None and not (isinstance(steps, int) and steps >= 1):
         _refuse(args, "credit_log_steps", "it must be a whole number ≥ 1, or None")
+    column = getattr(args, "answer_column", None)
+    if column is not None and not method.credit.entry.probes:
+        name = td_error_name(method.credit.td_error)
+        reason = f"td_error={name!r} does not read it; leave it out, or set td_error to 'probe'"
+        _refuse(args, "answer_column", reason)
+    if not (column is None or (isinstance(column, str) and column)):
+        _refuse(args, "answer_column", "it must be the name of a column")
     max_mb = credit_log_max_mb(args)
     if not (is_number(max_mb) and max_mb > 0):
         _refuse(args, "credit_log_max_mb", "it must be a number of megabytes > 0")

@@ -35,7 +35,7 @@ AUTO = "auto"
 
 # What an option is where neither the user nor the method says otherwise. With these values the
 # method is TRL's GRPO. None: normalize_trace follows the TD error, trace_alpha follows trace_per,
-# answer_column the data set, branch_roots is half of num_generations, the last two stay TRL's.
+# branch_roots is half of num_generations, the last two stay TRL's.
 NEUTRAL: Mapping[str, Any] = MappingProxyType(
     {
         "td_error": "group",
@@ -56,7 +56,6 @@ NEUTRAL: Mapping[str, Any] = MappingProxyType(
         "branch_surprise": 2.0,
         "branch_levels": 1,
         "probe_text": BOXED_PROBE,
-        "answer_column": None,
         "step_ends": "newline",
         "probe_calibration": True,
         "loss_type": None,

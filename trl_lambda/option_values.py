@@ -48,7 +48,7 @@ def value_fault(option: str, value: Any) -> str | None:
     if option == "trace_alpha":
         positive = is_number(value) and 0.0 < value < math.inf
         return None if positive else "it must be a number > 0"
-    if option in ("probe_text", "answer_column"):
+    if option == "probe_text":
         is_text = isinstance(value, str) and value
         return None if is_text else "it must be a text that is not empty"
     if option == "step_ends":

@@ -64,7 +64,6 @@ class CreditRule:
     trace_per: str = _DEFAULT["trace_per"]
     trace_alpha: float = ALPHAS[_DEFAULT["trace_per"]]
     probe_text: str = _DEFAULT["probe_text"]
-    answer_column: str | None = _DEFAULT["answer_column"]
     step_ends: int | str | Callable = _DEFAULT["step_ends"]
     probe_calibration: bool = _DEFAULT["probe_calibration"]
 
@@ -137,7 +136,6 @@ class Method:
             "trace_per": rule.trace_per,
             "trace_alpha": rule.trace_alpha if rule.decay == LENGTH else None,
             "probe_text": rule.probe_text,
-            "answer_column": rule.answer_column,
             "step_ends": named(rule.step_ends),
             "probe_calibration": rule.probe_calibration,
             "loss_type": self.loss_type,
@@ -227,7 +225,6 @@ def _combine(name: str, given: Mapping[str, Any]) -> Method:
             trace_per=values["trace_per"],
             trace_alpha=values["trace_alpha"] or ALPHAS[values["trace_per"]],
             probe_text=values["probe_text"],
-            answer_column=values["answer_column"],
             step_ends=values["step_ends"],
             probe_calibration=values["probe_calibration"],
         ),

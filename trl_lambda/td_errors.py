@@ -231,10 +231,7 @@ TD_ERRORS: Mapping[str, TDError] = MappingProxyType(
             adds_advantage=True,
             takes_floor=False,
             probes=True,
-            options=(
-                *("trace_per", "probe_text", "answer_column"),
-                *("step_ends", "probe_calibration"),
-            ),
+            options=("trace_per", "probe_text", "step_ends", "probe_calibration"),
         ),
     }
 )

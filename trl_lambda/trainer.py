@@ -109,7 +109,7 @@ class LambdaGRPOTrainer(ProbingTrainer, HubTrainer, ResumableTrainer, SeamTraine
         args = args if args is not None else _named_after(model)
         self._td_error = td_error
         self._method = check_config(args, td_error)  # values may have been set since it was built
-        check_answers(self._rule, train_dataset)  # before a model is loaded
+        check_answers(self._rule, args, train_dataset)  # before a model is loaded
         if process_reward_funcs is None:
             process_reward_funcs = []
         elif callable(process_reward_funcs):

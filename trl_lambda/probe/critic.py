@@ -75,7 +75,8 @@ class AnswerProbe:
     """Asks the policy for the known answer before each segment of its completions.
 
     Args:
-        rule: `probe_text`, `answer_column`, `step_ends`, `probe_calibration`.
+        rule: `probe_text`, `step_ends`, `probe_calibration`.
+        answer_column: as in `LambdaGRPOConfig`.
         tokenizer: the policy's.
         columns: the data set's; None where they are not known yet.
         mark: from `probe_mark`; a checkpoint's calibration is for one mark.
@@ -90,10 +91,12 @@ class AnswerProbe:
         tokenizer: Any,
         columns: Sequence[str] | None,
         *,
+        answer_column: str | None = None,
         mark: Mapping[str, Any] = MappingProxyType({}),
     ):
         self.rule, self.mark, self._encoder = rule, dict(mark), tokenizer
-        self.column = None if columns is None else find_answer_column(columns, rule.answer_column)
+        self._wanted = answer_column
+        self.column = None if columns is None else find_answer_column(columns, answer_column)
         self._ends = StepEnds(rule.step_ends, tokenizer.decode)
         self._tokens = ProbeTokens(tokenizer)
         self.calibration = Calibration()
@@ -112,7 +115,7 @@ class AnswerProbe:
                 "hold images: choose another td_error."
             )
         if training and (self.column is None or self.column not in batch.columns):
-            self.column = find_answer_column(batch.columns, self.column or self.rule.answer_column)
+            self.column = find_answer_column(batch.columns, self.column or self._wanted)
         golds = golds_of(batch.columns, self.column, batch.lengths_B.shape[0])
         number_BT = self._ends.numbers(batch.completion_ids_BT, batch.mask_BT)
         starts, counts = segment_starts(number_BT).tolist(), segment_counts(number_BT).tolist()
@@ -274,14 +277,14 @@ def _statistics(
     }
 
 
-def probe_mark(rule: CreditRule, data: Any) -> dict[str, Any]:
+def probe_mark(rule: CreditRule, answer_column: str | None, data: Any) -> dict[str, Any]:
     """What a calibration is for: the probe, and the data set's columns, size and some of its rows.
 
     Of a stream the columns alone are known.
     """
     columns = getattr(data, "column_names", None)
     mark: dict[str, Any] = {
-        "probe": [rule.probe_text, rule.answer_column, str(named(rule.step_ends))],
+        "probe": [rule.probe_text, answer_column, str(named(rule.step_ends))],
         "columns": sorted(columns) if columns else None,
     }
     if hasattr(data, "__len__") and hasattr(data, "__getitem__"):

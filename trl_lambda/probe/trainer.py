@@ -31,11 +31,12 @@ class ProbingTrainer(ResumableTrainer, SeamTrainer):
         if not rule.entry.probes:
             self._probe = None
             return
-        mark = probe_mark(rule, self.train_dataset)
+        wanted = getattr(self.args, "answer_column", None)
+        mark = probe_mark(rule, wanted, self.train_dataset)
         if self._probe is None or mark != self._probe.mark:
             tokenizer = getattr(self.processing_class, "tokenizer", self.processing_class)
             columns = _columns(self.train_dataset)
-            self._probe = AnswerProbe(rule, tokenizer, columns, mark=mark)
+            self._probe = AnswerProbe(rule, tokenizer, columns, answer_column=wanted, mark=mark)
 
     def _with_probes(
         self, batch: ScoredBatch, made: CreditBatch, denominator_B: Tensor
@@ -83,11 +84,11 @@ class ProbingTrainer(ResumableTrainer, SeamTrainer):
             )
 
 
-def check_answers(rule: CreditRule, data: Any) -> None:
+def check_answers(rule: CreditRule, args: Any, data: Any) -> None:
     """Raises ValueError for a data set without the answers that the rule asks for."""
     columns = _columns(data)
     if rule.entry.probes and columns is not None:
-        find_answer_column(columns, rule.answer_column)
+        find_answer_column(columns, getattr(args, "answer_column", None))
 
 
 def _columns(data: Any) -> list[str] | None:
