@@ -93,7 +93,8 @@ def ridge(moments: Moments, *, strength: float) -> Tensor:
     correlation = covariance / (scale[..., :, None] * scale[..., None, :])
     penalty = (strength / weight).clamp(min=1e-12)[..., None, None]
     eye = torch.eye(correlation.shape[-1], dtype=torch.float64, device=correlation.device)
-    slope = torch.linalg.solve(correlation + penalty * eye, with_y / scale) / scale
+    solved: Tensor = torch.linalg.solve(correlation + penalty * eye, with_y / scale)
+    slope = solved / scale
     constant = mean_y - (slope * mean_x).sum(-1)
     return torch.cat([constant[..., None], slope], -1)
 
