@@ -338,7 +338,7 @@ def test_the_default_s_credit_is_that_of_a_method_that_passed_the_rule():
     ]
     assert len(found) == 1
     differences = [of_task[found[0]]["difference"] for of_task in data["by_task"].values()]
-    assert len(differences) == len(TASKS) == 5
+    assert len(differences) == len(FULL.tasks) == 5
     assert all(low >= -0.02 for _, low, _ in differences)
     assert any(low > 0 for _, low, _ in differences)
 
