@@ -5,7 +5,7 @@
     python recipes/benchmarks/learning --report            # the report alone, from finished runs
     python recipes/benchmarks/learning --output_dir smoke --smoke   # under a minute, means nothing
     python recipes/benchmarks/learning --branching         # branching rollouts, see branching.py
-    python recipes/benchmarks/learning --branching --report   # prints its table from finished runs
+    python recipes/benchmarks/learning --branching --report   # prints its tables: see below
 
 Tiny models on five tasks that differ in where the token sits that decides (see tasks.py), one
 process a core with one thread each. Stage 1 tries every method of methods.py with three learning
@@ -18,9 +18,10 @@ OUTPUT_DIR/runs.jsonl, and what was under way is done again. A run that crashed 
 error, counts as one that is never right, and is tried again at the next start. After a change of
 the package's or the tasks' code begin with a new OUTPUT_DIR: a run is known by its settings.
 
---branching runs every arm of branching.py with every learning rate of its task and three seeds, or
-the arms that --methods names, and writes RESULTS/branching.json and the table between the
-`<!-- branching -->` lines of the README (of recipes/benchmarks/learning).
+--branching runs every arm of branching.py with every learning rate of its tasks and three seeds, or
+the arms that --methods names, and writes RESULTS/branching.json and the tables between the
+`<!-- branching -->` lines of the README (of recipes/benchmarks/learning). With --report it trains
+nothing; where OUTPUT_DIR has no runs, it prints the tables of RESULTS/branching.json.
 
 The report goes to RESULTS/learning.json and RESULTS/learning.png (recipes/benchmarks/results, if
 nothing else is said), and its tables between the two `<!-- learning -->` lines of the README (of
@@ -30,6 +31,7 @@ recipes/benchmarks), if there are any.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import time
@@ -128,11 +130,15 @@ def main() -> None:
 
 
 def branching(args: argparse.Namespace) -> None:
-    from benchmarks.learning.branching import BranchingPlan, only, write_results
+    from benchmarks.learning.branching import BranchingPlan, markdown, only, write_results
     from benchmarks.learning.runs import Store, run_all
 
     plan = only(BranchingPlan(), args.methods) if args.methods else BranchingPlan()
     store = Store(args.output_dir / "runs.jsonl")
+    committed = args.results / "branching.json"
+    if args.report and not store.records and committed.exists():
+        print(markdown(json.loads(committed.read_text(encoding="utf-8"))))
+        return
     if not args.report:
         deadline = time.monotonic() + 3600 * args.budget_hours
         run_all(

@@ -21,32 +21,36 @@ from .estimators import first_reach
 from .methods import METHODS
 from .runs import Record, Store, versions
 from .table import count, insert, number, table
-from .tasks import BRANCHED, TASKS
+from .tasks import BRANCHED, SHORT, TASKS
 from .training import Run
 
 MARK = "<!-- branching -->"
 OTHERS = ("GRPO", "GRPO + floor")
 ARMS = (*OTHERS, *(name for name, method in METHODS.items() if method.family == "branching"))
-TOKENS = (100_000, 200_000, 300_000, 500_000)  # accuracy is told at these
-TARGET = 0.95
+# For each task: the numbers of generated tokens at which accuracy is told, and an accuracy of which
+# is told after how many it is met.
+TOLD = {
+    BRANCHED: ((100_000, 200_000, 300_000, 500_000), 0.95),
+    SHORT: ((20_000, 40_000, 60_000, 90_000), 0.6),
+}
 FINAL_POINTS = 3  # measurements at the end of a run
 
 
 @dataclass(frozen=True)
 class BranchingPlan:
-    """How much of everything; learning rates are the task's."""
+    """How much of everything; learning rates are a task's."""
 
     arms: tuple[str, ...] = ARMS
     seeds: tuple[int, ...] = (0, 1, 2)
-    task: str = BRANCHED
+    tasks: tuple[str, ...] = tuple(TOLD)
 
     def runs(self) -> list[Run]:
         """Seeds come first: a comparison that is cut short has something of every arm."""
-        task = TASKS[self.task]
         return [
-            Run(self.task, arm, rate, seed, task.generations)
+            Run(task, arm, rate, seed, TASKS[task].generations)
             for seed in self.seeds
-            for rate in task.learning_rates
+            for task in self.tasks
+            for rate in TASKS[task].learning_rates
             for arm in self.arms
         ]
 
@@ -87,7 +91,7 @@ def branching(plan: BranchingPlan, store: Store) -> dict[str, Any]:
         raise SystemExit(f"{store.path} has no run of this comparison: there is nothing to report.")
     return {
         "versions": versions(),
-        "task": TASKS[plan.task].settings(),
+        "tasks": {task: TASKS[task].settings() for task in plan.tasks},
         "settings": {
             arm: METHODS[arm].told
             | {"trainer": METHODS[arm].trainer, "group_share": METHODS[arm].group_share}
@@ -99,7 +103,8 @@ def branching(plan: BranchingPlan, store: Store) -> dict[str, Any]:
 
 
 def entry(run: Run, record: Record) -> dict[str, Any]:
-    kept = {"arm": run.method, "learning_rate": run.learning_rate, "seed": run.seed}
+    names = ("task", "method", "learning_rate", "seed")
+    kept = {name: getattr(run, name) for name in names}
     if "error" in record:
         return kept | {"error": record["error"].strip().splitlines()[-1]}
     return kept | {"curve": record["curve"], "cpu_seconds": record["cpu_seconds"]}
@@ -117,44 +122,58 @@ def json_text(data: dict[str, Any]) -> str:
 
 
 def markdown(data: dict[str, Any]) -> str:
+    tables = [
+        task_table(data, task)
+        for task in data["tasks"]
+        if any(run["task"] == task for run in data["runs"])
+    ]
+    left = data["not_run"]
+    foot = [f"{count(left, 'run')} of the plan {'was' if left == 1 else 'were'} not run."]
+    return "\n\n".join(tables + foot * bool(left)) + "\n"
+
+
+def task_table(data: dict[str, Any], name: str) -> str:
     """A row for each arm and learning rate: mean over seeds, and the lowest and highest seed."""
+    task, (told, target) = data["tasks"][name], TOLD[name]
     rows: dict[tuple[str, float], list[dict]] = {}
     for run in data["runs"]:
-        rows.setdefault((run["arm"], run["learning_rate"]), []).append(run)
+        if run["task"] == name:
+            rows.setdefault((run["method"], run["learning_rate"]), []).append(run)
     order = list(data["settings"])
-    cells = [row(*key, rows[key]) for key in sorted(rows, key=lambda k: (order.index(k[0]), k[1]))]
-    at = [f"{tokens // 1000}k" for tokens in TOKENS]
-    columns = ["arm", "rate", "seeds", *at, "ends at", "tokens", f"{TARGET} after", "collapsed"]
-    starts = [run["curve"][0][2] for run in data["runs"] if "curve" in run]
+    keys = sorted(rows, key=lambda key: (order.index(key[0]), key[1]))
+    at = [f"{tokens // 1000}k" for tokens in told]
+    columns = ["arm", "rate", "seeds", *at, "ends at", "tokens", f"{target} after", "collapsed"]
+    starts = [run["curve"][0][2] for of_key in rows.values() for run in of_key if "curve" in run]
+    samples = task["held_out"] * task["measured"]
     head = (
-        f"Accuracy at so many *generated* tokens, between two measurements by a straight line: the "
-        f"mean over seeds, in brackets the lowest and the highest. Runs start at "
-        f"{number(float(np.mean(starts)), 3)} and have {data['task']['generations']} steps; a run "
-        f"ends at the mean of its last {FINAL_POINTS} measurements of "
-        f"{data['task']['held_out'] * data['task']['measured']} samples each. The column "
-        f"“{TARGET} after” has thousands of generated tokens, a number for each seed."
+        f"`{name}`: accuracy at so many *generated* tokens, between two measurements by a straight "
+        "line: the mean over seeds, in brackets the lowest and the highest. Runs start at "
+        f"{number(float(np.mean(starts)), 3)} and have {task['generations']} steps; a run ends at "
+        f"the mean of its last {FINAL_POINTS} measurements of {samples} samples each. A run that "
+        f"ends no better than it started has collapsed. “{target} after” has thousands of "
+        "generated tokens, a number for each seed."
     )
-    left = data["not_run"]
-    foot = f"\n\n{count(left, 'run')} of the plan {'was' if left == 1 else 'were'} not run."
-    return head + "\n\n" + table(columns, cells) + (foot if left else "") + "\n"
+    return head + "\n\n" + table(columns, [row(*key, rows[key]) for key in keys])
 
 
 def row(arm: str, rate: float, runs: list[dict]) -> list[str]:
+    """Cells of the runs of one arm, task and learning rate; those that crashed are counted only."""
     runs = sorted(runs, key=lambda run: run["seed"])
+    told, target = TOLD[runs[0]["task"]]
     curves = [run["curve"] for run in runs if "curve" in run]
     crashed = len(runs) - len(curves)
     seeds = f"{len(runs)}" + (f" ({crashed} crashed)" if crashed else "")
     start = [arm, f"{rate:.1e}".replace(".0e", "e").replace("e-0", "e-"), seeds]
     if not curves:
-        return [*start, *["–"] * (len(TOKENS) + 4)]
+        return [*start, *["–"] * (len(told) + 4)]
     ends = [final(curve) for curve in curves]
     total = np.mean([curve[-1][1] for curve in curves])
     return [
         *start,
-        *(spread([value_at(curve, tokens) for curve in curves]) for tokens in TOKENS),
+        *(spread([value_at(curve, tokens) for curve in curves]) for tokens in told),
         spread(ends),
         f"{total / 1000:.0f}k",
-        ", ".join(reached(curve) for curve in curves),
+        ", ".join(reached(curve, target) for curve in curves),
         f"{sum(end <= curve[0][2] for end, curve in zip(ends, curves, strict=True))}",
     ]
 
@@ -169,9 +188,9 @@ def value_at(curve: list[list[float]], tokens: int) -> float | None:
     return float(np.interp(tokens, positions, values)) if tokens <= positions[-1] else None
 
 
-def reached(curve: list[list[float]]) -> str:
+def reached(curve: list[list[float]], target: float) -> str:
     _, positions, values = zip(*curve, strict=True)
-    tokens = first_reach(positions, values, TARGET)
+    tokens = first_reach(positions, values, target)
     return f"{tokens / 1000:.0f}" if np.isfinite(tokens) else "never"
 
 

@@ -138,6 +138,7 @@ def branching() -> dict[str, Method]:
         "branch entropy": {"branch_at": "entropy"},
         "branch κ 0": {"sibling_shrinkage": 0.0},
         "branch κ ∞": {"sibling_shrinkage": math.inf},
+        "branch + sets": {"process_set_weighting": True},
         "branch − floor": {"advantage_floor": -math.inf},
         "branch, group credit": {"td_error": "group"},
         "branch, group credit − floor": {"td_error": "group", "advantage_floor": -math.inf},

@@ -328,7 +328,7 @@ TASKS[SHORT] = replace(
     demonstrate=off_by_one([LONG[:15], LONG[15:30], LONG[30:45], ""]),
     characters=TAGGED + LONG[:45],
     tokens=49,
-    learning_rates=(5e-4, 7e-4, 1e-3, 1.4e-3),
+    learning_rates=(3.5e-4, 5e-4, 7e-4, 1e-3),
     warm_start_steps=1500,
     warm_start_batch=32,
 )
