@@ -141,3 +141,26 @@ def test_no_default_is_written_twice():
         assert [p.name for p in package.rglob("*.py") if text in p.read_text()] == ["methods.py"]
     for option in OPTIONS:
         assert LambdaGRPOConfig.__dataclass_fields__[option].default is None
+
+
+@pytest.mark.parametrize("td_error", ["group", "tree", "process"])
+def test_a_column_of_answers_is_for_the_probe_alone(tmp_path, td_error):
+    assert config(tmp_path, method="probe", answer_column="gold").answer_column == "gold"
+    message = rf"^answer_column='gold': td_error='{td_error}' does not read it; leave it out"
+    with pytest.raises(ValueError, match=message):
+        config(tmp_path, td_error=td_error, answer_column="gold")
+    with pytest.raises(ValueError, match=r"^answer_column='': it must be the name of a column"):
+        config(tmp_path, method="probe", answer_column="")
+
+
+def test_what_the_command_line_gives_as_text_may_be_a_number(tmp_path):
+    arguments = (
+        f"--output_dir {tmp_path} --bf16 False --use_cpu --method probe --trace_lambda 0.5 "
+        "--step_ends 32 --probe_calibration false --probe_text auto --report_to none"
+    )
+    (made,) = HfArgumentParser(LambdaGRPOConfig).parse_args_into_dataclasses(arguments.split())
+    rule = made.credit_rule
+    assert (rule.decay, rule.step_ends, rule.probe_calibration) == (0.5, 32, False)
+    arguments = arguments.replace("0.5", "length").replace("32", "newline")
+    (made,) = HfArgumentParser(LambdaGRPOConfig).parse_args_into_dataclasses(arguments.split())
+    assert (made.credit_rule.decay, made.credit_rule.step_ends) == ("length", "newline")

@@ -22,7 +22,10 @@ from trl_lambda.functional.td_errors import normalize_steps
 RULES = [
     {"td_error": td, "trace_style": style, "trace_mode": mode, "normalize_trace": normalize}
     for td, style, mode, normalize in itertools.product(
-        TD_ERRORS, TRACE_STYLES, TRACE_MODES, (True, False)
+        [name for name in TD_ERRORS if name != "probe"],  # tests/probe
+        TRACE_STYLES,
+        TRACE_MODES,
+        (True, False),
     )
     if not (style == "none" and (mode != "advantage" or not normalize))
     and not (td == "tree" and mode != "advantage")

@@ -136,6 +136,7 @@ def test_presets_of_papers_are_frozen():
             "rollout": "branch",
             "branch_forks": "spread",
             "branch_at": "random",
+            "branch_weights": "branches",
             "loss_type": "dapo",
             "scale_rewards": "group",
         },
@@ -147,6 +148,16 @@ def test_presets_of_papers_are_frozen():
             "normalize_trace": False,
             "loss_type": "grpo",
             "scale_rewards": "group",
+        },
+        "probe": {
+            "td_error": "probe",
+            "trace_style": "recent",
+            "trace_mode": "advantage",
+            "trace_per": "step",
+            "trace_lambda": 0.8,
+            "normalize_trace": False,
+            "loss_type": "dapo",
+            "scale_rewards": "batch",
         },
     }
 
@@ -163,7 +174,7 @@ def test_an_option_overrides_one_thing_of_a_method():
 @pytest.mark.parametrize("td_error", TD_ERRORS)
 def test_an_unset_normalisation_follows_the_td_error(td_error):
     rule = resolve({"td_error": td_error}).credit
-    assert rule.normalize_trace == (td_error not in ("terminal", "process"))
+    assert rule.normalize_trace == (td_error not in ("terminal", "process", "probe"))
 
 
 # What was refused or taken by its value alone: a value that equals the default was taken.
@@ -172,6 +183,37 @@ def test_a_floor_that_would_be_ignored_is_refused_whatever_its_value(floor):
     with pytest.raises(ValueError, match=r"^advantage_floor=.*step rewards; leave it out"):
         resolve({"td_error": "process", "advantage_floor": floor})
     assert resolve({"td_error": "process"}).credit.advantage_floor is None
+
+
+@pytest.mark.parametrize("td_error", [None, "group", "terminal", "tree", "process", len])
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"probe_text": "#### "},
+        {"step_ends": "newline"},
+        {"probe_calibration": True},
+        {"probe_calibration": False},
+        {"trace_per": "token"},
+        {"trace_per": "step"},
+    ],
+    ids=str,
+)
+def test_an_option_of_another_td_error_is_refused_whatever_its_value(option, td_error):
+    name = next(iter(option))
+    if name == "trace_per" and td_error == "process":
+        assert resolve({"td_error": td_error} | option).credit.trace_per == option[name]
+        return
+    readers = "'process' or 'probe'" if name == "trace_per" else "'probe'"
+    with pytest.raises(ValueError, match=f"^{name}=.*does not read it; .* to {readers}"):
+        resolve({"td_error": td_error} | option)
+    assert name in resolve({"method": "probe"} | option).values()
+
+
+def test_the_alpha_of_a_length_follows_what_is_counted():
+    for unit, alpha in (("token", 0.05), ("step", 1.0)):
+        given = {"method": "process", "trace_lambda": "length", "trace_per": unit}
+        assert resolve(given).credit.trace_alpha == alpha
+        assert resolve(given | {"trace_alpha": 0.2}).credit.trace_alpha == 0.2
 
 
 @pytest.mark.parametrize(
@@ -211,6 +253,25 @@ def test_an_option_of_a_trace_that_is_not_there_is_refused_whatever_its_value(op
         ({"advantage_floor": 0.1}, r"^advantage_floor=0.1: it must be a number ≤ 0; -inf is no"),
         ({"advantage_floor": float("nan")}, r"^advantage_floor=nan: it must be a number ≤ 0"),
         ({"trace_gamma": 0.9}, r"^trace_gamma=0.9: only the product γ·λ was ever used"),
+        ({"trace_lambda": "long"}, r"^trace_lambda='long': it must be a number in .*, or 'length'"),
+        ({"trace_alpha": 0.0}, r"^trace_alpha=0.0: it must be a number > 0"),
+        ({"trace_alpha": 0.1}, r"^trace_alpha=0.1: it belongs to trace_lambda='length'"),
+        ({"trace_per": "line"}, r"^trace_per='line': it must be one of 'token', 'step'"),
+        (
+            {"method": "probe", "step_ends": 0},
+            r"^step_ends=0: it must be 'newline', a whole number",
+        ),
+        ({"method": "probe", "step_ends": "lines"}, r"^step_ends='lines': it must be 'newline'"),
+        ({"method": "probe", "probe_text": ""}, r"^probe_text='': it must be a text that is not"),
+        ({"method": "probe", "probe_calibration": 1}, r"^probe_calibration=1: it must be True or"),
+        (
+            {"method": "process", "trace_per": "step", "trace_mode": "ratio"},
+            r"^trace_mode='ratio': trace_per='step' traces TD errors of whole steps",
+        ),
+        (
+            {"method": "probe", "advantage_floor": -0.1},
+            r"^advantage_floor=-0.1: .* trains on changes of the answer's probability; leave it",
+        ),
         ({"trace_decay": 0.9}, r"unknown option 'trace_decay'; there are method, td_error"),
         (
             {"method": "grpo_lambda", "td_error": "tree"},

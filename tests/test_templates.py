@@ -13,6 +13,7 @@ from trl_lambda.templates import (
     render,
     response_text,
     stop_texts,
+    with_openings,
 )
 
 PROBLEM = "what is 1+1 @ {0} \\frac12?"
@@ -64,3 +65,45 @@ def test_templates_that_cannot_be():
         render("P", "llama")
     with pytest.raises(ValueError, match="the tokenizer has no chat template"):
         render("P", "chat", tiny.tokenizer())
+
+
+def test_after_r1_a_response_ends_with_its_first_answer():
+    """As evaluation ends it; what a model writes beyond is another problem's."""
+    first = r"so 3 </think> <answer>2</answer>"
+    beyond = f"{first}\nUser: 2+2=\nAssistant: <think> </think> <answer>4</answer>"
+    assert response_text(render("1+1=", "r1"), beyond) == f"<think>{first}"
+    assert response_text("Say. <think>\n", beyond) == f"<think>{beyond}"
+    assert response_text(render("1+1=", "qwen_math"), beyond) == beyond
+
+
+MESSAGES = [{"role": "user", "content": "1+1="}]
+ROWS = [{"prompt": MESSAGES, "gold": "2"}, {"prompt": MESSAGES, "gold": "3"}]
+
+
+def thinking_tokenizer(ending="a:<think>\n"):
+    tokenizer = tiny_chat.tokenizer()
+    tokenizer.response_template = None
+    tokenizer.chat_template = (
+        "{% for m in messages %}u:{{ m.content }}{% endfor %}"
+        "{% if thinking is not defined or thinking %}" + ending + "{% else %}a:{% endif %}"
+    )
+    return tokenizer
+
+
+def test_the_opening_of_a_chat_template_becomes_a_column():
+    rows = with_openings(ROWS, thinking_tokenizer(), None)
+    assert rows == [row | {"response_opening": "<think>"} for row in ROWS]
+    rows = with_openings(ROWS, thinking_tokenizer(), {"thinking": False})
+    assert rows == [row | {"response_opening": ""} for row in ROWS]
+
+
+def test_other_rows_stay_as_they_are():
+    assert with_openings(ROWS, tiny_chat.tokenizer(), None) is ROWS
+    assert with_openings(ROWS, tiny.tokenizer(), None) is ROWS
+    texts = [{"prompt": "1+1= <think>"}]
+    assert with_openings(texts, thinking_tokenizer(), None) is texts
+    parsing = thinking_tokenizer()
+    parsing.response_template = tiny_chat.RESPONSE_TEMPLATE
+    assert with_openings(ROWS, parsing, None) is ROWS
+    own = [ROWS[0] | {"response_opening": ""}]
+    assert with_openings(own, thinking_tokenizer(), None) == own

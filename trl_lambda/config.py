@@ -14,10 +14,11 @@ from typing import Any
 from trl import GRPOConfig
 
 from .batch_plan import BatchSizes, batch_fault
+from .config_fields import BranchFields, ProbeFields
 from .methods import METHODS, OPTIONS, RETIRED, TRL_OPTIONS
 from .option_values import is_number, one_of
-from .rule import CreditRule, Method, resolve
-from .td_errors import TDErrorFunction
+from .rule import CreditRule, Method, named, resolve
+from .td_errors import TDErrorFunction, td_error_name
 
 # What a method reads of TRL's own settings.
 TRL_SETTINGS = (
@@ -33,7 +34,7 @@ CREDIT_LOG_MAX_MB = 50.0
 
 
 @dataclass
-class LambdaGRPOConfig(GRPOConfig):
+class LambdaGRPOConfig(BranchFields, ProbeFields, GRPOConfig):
     """`GRPOConfig` with the credit of single tokens.
 
     `method` names a method, and every other option of ours overrides one thing of it. None, the
@@ -86,7 +87,9 @@ class LambdaGRPOConfig(GRPOConfig):
             "and with λ > 0 the λ-return of that critic). 'sibling': the reward minus the mean of "
             "the completions that part from this one at the token. 'process': normalised rewards "
             "of steps from process_reward_funcs (DeepSeekMath); outcome rewards are then trained "
-            "on only if reward_weights is set. Or a function of your own, package.module.function."
+            "on only if reward_weights is set. 'probe': change of how likely the policy finds the "
+            "known answer, from one segment of the completion to the next (needs a column of "
+            "answers). Or a function of your own, package.module.function."
         },
     )
     trace_style: str | None = field(
@@ -106,21 +109,38 @@ class LambdaGRPOConfig(GRPOConfig):
             "trace weigh the policy term, the paper's ε-weight."
         },
     )
-    trace_lambda: float | None = field(
+    trace_lambda: float | str | None = field(
         default=None,
         metadata={
-            "help": "λ in [0, 1], the decay of the trace per policy token. Default None: as the "
-            "method has it. 0 with 'recent' is no trace."
+            "help": "λ in [0, 1], the decay of the trace per policy token, or step (trace_per). "
+            "Default None: as the method has it. 0 with 'recent' is no trace. 'length': "
+            "1 - 1/(trace_alpha * length) for each completion (VAPO)."
+        },
+    )
+    trace_alpha: float | None = field(
+        default=None,
+        metadata={
+            "help": "α > 0 of trace_lambda='length', where λ = 1 - 1/(α * length), no lower than "
+            "0. Default None: 0.05 where the length is in tokens (VAPO's), 1.0 where it is in "
+            "steps."
+        },
+    )
+    trace_per: str | None = field(
+        default=None,
+        metadata={
+            "help": "What the decay counts. Default None: as the method has it. 'token': policy "
+            "tokens. 'step': the steps of td_error='process' or the segments of 'probe', so that "
+            "all tokens of a step have one credit; needs trace_mode='advantage'."
         },
     )
     normalize_trace: bool | None = field(
         default=None,
         metadata={
-            "help": "Divide the rows of the trace by their sums, so that the gradient keeps the "
-            "size of GRPO's. Default None: as the method has it, else True but for TD errors on "
-            "few tokens ('terminal', 'process'), where there is nothing to even out. False is the "
-            "GRPO-λ paper's trace: gradients up to 1/(1-λ) times larger, so a smaller learning "
-            "rate, and clipping far sooner."
+            "help": "Divide the rows of the trace by their sums: a token's mean gain is then 1, "
+            "that of the first tokens more, that of the last less. Default None: as the method has "
+            "it, else True but for TD errors on few tokens ('terminal', 'process'), where there is "
+            "nothing to even out. False is the GRPO-λ paper's trace: gradients up to 1/(1-λ) times "
+            "larger, so a smaller learning rate, and clipping far sooner."
         },
     )
     advantage_floor: float | None = field(
@@ -137,69 +157,6 @@ class LambdaGRPOConfig(GRPOConfig):
         metadata={
             "help": "Divide each token's term (policy and KL) by the number of completions of the "
             "group that share its prefix (λ-GRPO). Default None: as the method has it."
-        },
-    )
-    sibling_shrinkage: float | None = field(
-        default=None,
-        metadata={
-            "help": "κ ≥ 0 of td_error='sibling': how many completions the baseline before a "
-            "parting counts for beside those that part. Default None: as the method has it, 1. 0 "
-            "compares with siblings alone, inf with the group (of forked groups: the other roots)."
-        },
-    )
-    rollout: str | None = field(
-        default=None,
-        metadata={
-            "help": "How a group is generated. Default None: as the method has it. 'independent': "
-            "each completion from the prompt, as TRL does. 'branch': some from the prompt (roots), "
-            "the others forked from those at a token, so that what they share is generated once."
-        },
-    )
-    branch_roots: int | None = field(
-        default=None,
-        metadata={
-            "help": "Completions of a group that start at the prompt. Default None: half of "
-            "num_generations."
-        },
-    )
-    branch_forks: str | None = field(
-        default=None,
-        metadata={
-            "help": "Default None: as the method has it. 'spread': each fork at another token of "
-            "any root. 'even': all roots alike, each forked at one token into num_generations / "
-            "branch_roots completions."
-        },
-    )
-    branch_at: str | None = field(
-        default=None,
-        metadata={
-            "help": "Where completions are forked. Default None: as the method has it. 'random': "
-            "any token is as likely. 'fraction': at branch_fraction of the expected length. "
-            "'newline': behind the first newline after that. 'surprise': behind the first token "
-            "after that which is less likely than exp(-branch_surprise). 'entropy': at the most "
-            "uncertain tokens; this looks at finished completions (hindsight), which tilts the "
-            "mean gradient, and takes a forward pass."
-        },
-    )
-    branch_fraction: float | None = field(
-        default=None,
-        metadata={
-            "help": "Share, between 0 and 1, of the mean length of the other roots. Default None: "
-            "as the method has it, 0.5."
-        },
-    )
-    branch_surprise: float | None = field(
-        default=None,
-        metadata={
-            "help": "In nats, > 0: how surprising a token must be. Default None: as the method has "
-            "it, 2."
-        },
-    )
-    branch_levels: int | None = field(
-        default=None,
-        metadata={
-            "help": "Waves of forks, 1 to 3: those of the second may be forked from those of the "
-            "first. Default None: as the method has it, 1."
         },
     )
     trace_gamma: float | None = field(default=None, metadata={"help": SUPPRESS})  # refused
@@ -221,6 +178,7 @@ class LambdaGRPOConfig(GRPOConfig):
     )
 
     def __post_init__(self):
+        self.trace_lambda, self.step_ends = _number(self.trace_lambda), _number(self.step_ends)
         given = (self.steps_per_generation, self.generation_batch_size)  # TRL fills them in
         try:
             super().__post_init__()
@@ -229,6 +187,10 @@ class LambdaGRPOConfig(GRPOConfig):
             raise
         _check_batch_sizes(self, *given)
         check_config(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As transformers' own; a function has its dotted name there."""
+        return {**super().to_dict(), "step_ends": named(self.step_ends)}
 
     @property
     def credit_rule(self) -> CreditRule:
@@ -335,6 +297,13 @@ def check_config(args: GRPOConfig, td_error: TDErrorFunction | None = None) -> M
     steps = getattr(args, "credit_log_steps", None)
     if steps is not None and not (isinstance(steps, int) and steps >= 1):
         _refuse(args, "credit_log_steps", "it must be a whole number ≥ 1, or None")
+    column = getattr(args, "answer_column", None)
+    if column is not None and not method.credit.entry.probes:
+        name = td_error_name(method.credit.td_error)
+        reason = f"td_error={name!r} does not read it; leave it out, or set td_error to 'probe'"
+        _refuse(args, "answer_column", reason)
+    if not (column is None or (isinstance(column, str) and column)):
+        _refuse(args, "answer_column", "it must be the name of a column")
     max_mb = credit_log_max_mb(args)
     if not (is_number(max_mb) and max_mb > 0):
         _refuse(args, "credit_log_max_mb", "it must be a number of megabytes > 0")
@@ -351,6 +320,18 @@ def own_fields() -> list[str]:
     """Names of the fields that `GRPOConfig` lacks."""
     theirs = {f.name for f in fields(GRPOConfig)}
     return [f.name for f in fields(LambdaGRPOConfig) if f.name not in {*theirs, *RETIRED}]
+
+
+def _number(value: Any) -> Any:
+    """A number that the command line gave as a text; other values as they are."""
+    if not isinstance(value, str):
+        return value
+    for number in (int, float):
+        try:
+            return number(value)
+        except ValueError:
+            pass
+    return value
 
 
 def _check_batch_sizes(args: GRPOConfig, steps: int | None, generation_batch: int | None) -> None:

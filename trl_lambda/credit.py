@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 
 from .functional import eligibility_trace, lambda_return, trace_weights
+from .functional.segments import segment_counts, segment_lambda_return
+from .functional.traces import Decay
 from .methods import TRACE_MODES, TRACE_STYLES
 from .rule import CreditRule
 from .td_errors import TD_ERRORS, CreditBatch, Signal, checked_td_errors
@@ -71,11 +73,13 @@ def assign_credit(rule: CreditRule, signal: Signal) -> Credit:
     if rule.advantage_floor is not None and rule.entry.bounded:
         credit_BT = credit_BT.clamp(min=rule.advantage_floor)
     if rule.traced and rule.trace_mode == "advantage":
-        credit_BT = lambda_return(credit_BT, signal.mask_BT, **trace_options(rule))
+        credit_BT = _returns(rule, credit_BT, signal.mask_BT, signal.segment_BT)
     if rule.entry.adds_advantage:
         credit_BT = credit_BT + signal.advantage_B[:, None]
     if rule.traced and rule.trace_mode == "weight":
         credit_BT = credit_BT * loss_weights(rule, signal.mask_BT)
+    if signal.branch_weight_BT is not None:
+        credit_BT = credit_BT * signal.branch_weight_BT
     weight_BT = process_set_weights(rule, signal.sizes_BT)
     masked_BT = ~signal.mask_BT.bool()
     return Credit(
@@ -93,23 +97,29 @@ def process_set_weights(rule: CreditRule, sizes_BT: Tensor) -> Tensor:
 
 def loss_weights(rule: CreditRule, mask_BT: Tensor) -> Tensor:
     """Trace weights v of `weight` mode: row sums of W, with `normalize_trace` over their mean."""
-    v_BT = trace_weights(mask_BT, decay=rule.decay, style=rule.trace_style)
+    v_BT = trace_weights(mask_BT, decay=_decay(rule, mask_BT.sum(1)), style=rule.trace_style)
     if rule.normalize_trace:
         v_BT = v_BT * mask_BT.sum(1, keepdim=True) / v_BT.sum(1, keepdim=True).clamp(min=1.0)
     return v_BT
 
 
-def token_gains(rule: CreditRule, mask_BT: Tensor) -> Tensor:
+def token_gains(rule: CreditRule, mask_BT: Tensor, segment_BT: Tensor | None = None) -> Tensor:
     """Token gains: what the trace multiplies a token's gradient by if δ is constant; 1 without one.
 
-    They are the column sums Wᵀ1 (`advantage`, `ratio`), or the trace weights v (`weight`).
+    They are the column sums Wᵀ1 (`advantage`, `ratio`), or the trace weights v (`weight`); with
+    `trace_per="step"` the column sums over steps, for a δ that is constant over steps.
     """
     ones_BT = mask_BT.float()
     if not rule.traced:
         return ones_BT
     if rule.trace_mode == "weight":
         return loss_weights(rule, mask_BT)
-    return lambda_return(ones_BT, mask_BT, **trace_options(rule))
+    if rule.traces_steps:
+        assert segment_BT is not None
+        # One for each step: on its first token.
+        before_BT = torch.nn.functional.pad(segment_BT.cummax(1)[0][:, :-1], (1, 0), value=-1)
+        ones_BT = (segment_BT > before_BT).float()
+    return _returns(rule, ones_BT, mask_BT, segment_BT)
 
 
 # exp(20) = 5e8: any clipping range is long passed, and float32 still has room.
@@ -118,8 +128,26 @@ Z_LIMIT = 20.0
 
 def traced_log_ratio(rule: CreditRule, log_ratio_BT: Tensor, mask_BT: Tensor) -> Tensor:
     """z = W x of `ratio` mode, unclamped; `Z_LIMIT` is where the loss clamps it."""
-    return eligibility_trace(log_ratio_BT, mask_BT, **trace_options(rule))
+    decay = _decay(rule, mask_BT.sum(1))
+    return eligibility_trace(
+        log_ratio_BT, mask_BT, decay=decay, style=rule.trace_style, normalize=rule.normalize_trace
+    )
 
 
-def trace_options(rule: CreditRule) -> dict:
-    return {"decay": rule.decay, "style": rule.trace_style, "normalize": rule.normalize_trace}
+def _returns(
+    rule: CreditRule, delta_BT: Tensor, mask_BT: Tensor, segment_BT: Tensor | None
+) -> Tensor:
+    """Wᵀδ, over tokens or over steps."""
+    options = {"style": rule.trace_style, "normalize": rule.normalize_trace}
+    if not rule.traces_steps:
+        return lambda_return(delta_BT, mask_BT, decay=_decay(rule, mask_BT.sum(1)), **options)
+    assert segment_BT is not None
+    decay = _decay(rule, segment_counts(segment_BT))
+    return segment_lambda_return(delta_BT, segment_BT, decay=decay, **options)
+
+
+def _decay(rule: CreditRule, length_B: Tensor) -> Decay:
+    """c, or 1 − 1/(α·length) for each row, no lower than 0 (VAPO, arXiv 2504.05118)."""
+    if isinstance(rule.decay, str):
+        return 1 - 1 / (rule.trace_alpha * length_B.float()).clamp(min=1.0)
+    return rule.decay

@@ -15,6 +15,7 @@ TraceStyle = Literal["none", "recent", "both"]
 TraceMode = Literal["advantage", "ratio", "weight"]
 TRACE_STYLES: tuple[str, ...] = get_args(TraceStyle)
 TRACE_MODES: tuple[str, ...] = get_args(TraceMode)
+TRACE_UNITS = ("token", "step")
 TOKEN_LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo")
 SEQUENCE_LOSSES = ("luspo", "vespo")
 
@@ -24,18 +25,26 @@ BranchAt = Literal["random", "fraction", "newline", "surprise", "entropy"]
 ROLLOUTS: tuple[str, ...] = get_args(Rollout)
 BRANCH_FORKS: tuple[str, ...] = get_args(BranchForks)
 BRANCH_AT: tuple[str, ...] = get_args(BranchAt)
+BRANCH_WEIGHTS = ("rows", "branches")
 
 NO_FLOOR = -math.inf
+LENGTH = "length"  # as trace_lambda: λ = 1 − 1/(α·length)
+
+# Probe texts, and the word for "as the prompt asks for the answer".
+BOXED_PROBE = "\n\nFinal answer: \\boxed{"
+AUTO = "auto"
 
 # What an option is where neither the user nor the method says otherwise. With these values the
-# method is TRL's GRPO. None: normalize_trace follows the TD error, branch_roots is half of
-# num_generations, the last two stay TRL's.
+# method is TRL's GRPO. None: normalize_trace follows the TD error, trace_alpha follows trace_per,
+# branch_roots is half of num_generations, the last two stay TRL's.
 NEUTRAL: Mapping[str, Any] = MappingProxyType(
     {
         "td_error": "group",
         "trace_style": "none",
         "trace_mode": "advantage",
         "trace_lambda": 0.99,
+        "trace_alpha": None,
+        "trace_per": "token",
         "normalize_trace": None,
         "advantage_floor": NO_FLOOR,
         "process_set_weighting": False,
@@ -47,12 +56,18 @@ NEUTRAL: Mapping[str, Any] = MappingProxyType(
         "branch_fraction": 0.5,
         "branch_surprise": 2.0,
         "branch_levels": 1,
+        "branch_weights": "rows",
+        "probe_text": BOXED_PROBE,
+        "step_ends": "newline",
+        "probe_calibration": True,
         "loss_type": None,
         "scale_rewards": None,
     }
 )
 OPTIONS = tuple(NEUTRAL)
-TRACE_OPTIONS = ("trace_mode", "trace_lambda", "normalize_trace")
+TRACE_OPTIONS = ("trace_mode", "trace_lambda", "trace_alpha", "trace_per", "normalize_trace")
+# α of trace_lambda="length" where it is unset: VAPO's, and ours for the few steps of a completion.
+ALPHAS: Mapping[str, float] = MappingProxyType({"token": 0.05, "step": 1.0})
 BRANCH_OPTIONS = tuple(name for name in OPTIONS if name.startswith("branch_"))
 ROLLOUT_OPTIONS = ("rollout", *BRANCH_OPTIONS)  # how completions are generated
 TRL_OPTIONS = ("loss_type", "scale_rewards")  # TRL has them, too
@@ -155,6 +170,7 @@ METHODS: Mapping[str, Preset] = MappingProxyType(
                 "rollout": ("branch", "what the method is"),
                 "branch_forks": ("spread", "the prototype's"),
                 "branch_at": ("random", "the rule whose mean gradient is exact"),
+                "branch_weights": ("branches", "steadier in recipes/benchmarks/learning"),
                 "loss_type": ("dapo", "a sum over tokens: what is shared is trained as if once"),
                 "scale_rewards": ("group", "the prototype's"),
             },
@@ -170,6 +186,20 @@ METHODS: Mapping[str, Preset] = MappingProxyType(
                 "normalize_trace": (False, "section 4.1.3: the sum is no mean"),
                 "loss_type": ("grpo", "eq. 3"),
                 "scale_rewards": ("group", "section 4.1.3: over all steps of the group"),
+            },
+        ),
+        "probe": Preset(
+            "ours; the λ-return is Schulman et al., arXiv 1506.02438",
+            "data with known answers: how likely the policy finds the answer is a critic",
+            {
+                "td_error": ("probe", "the value of a prefix is how likely the gold is there"),
+                "trace_style": ("recent", "the λ-return, eq. 16"),
+                "trace_mode": ("advantage", "the λ-return is an advantage"),
+                "trace_per": ("step", "a segment is what the critic judges"),
+                "trace_lambda": (0.8, "where our measurements start; per segment"),
+                "normalize_trace": (False, "the λ-return is no mean"),
+                "loss_type": ("dapo", "a token's term does not depend on the length"),
+                "scale_rewards": ("batch", "a group's own deviation may be far below V's error"),
             },
         ),
     }

@@ -31,7 +31,7 @@ from .rule import CreditRule
 from .scored_batch import ScoredBatch
 from .seam.loss_plan import LossPlan
 from .seam.loss_terms import per_token_kl
-from .td_errors import CreditBatch
+from .td_errors import CreditBatch, checked_td_errors
 
 if TYPE_CHECKING:
     from .trainer import LambdaGRPOTrainer
@@ -66,7 +66,7 @@ class CreditObserver:
             sizes_WT: process-set sizes, of each group on one process.
             trained: what takes the place of TRL's advantages, if anything does.
         """
-        gain_BT = token_gains(rule, batch.mask_BT)
+        gain_BT = token_gains(rule, batch.mask_BT, signal.segment_BT)
         self._log_metrics(rule, batch, gain_BT, sizes_WT)
         travels = {}
         training = self.trainer.model.training
@@ -98,6 +98,7 @@ class CreditObserver:
         logps_BT, reference_BT = plan.logps_BT.detach(), plan.reference_logps_BT
         update = FirstUpdate(
             logps_BT=logps_BT,
+            entropy_BT=plan.entropy_BT,
             old_logps_BT=plan.old_logps_BT,
             z_BT=self.trainer._ratio_rule.log_ratio(plan.z_BT.detach(), plan.mask_BT),
             kl_BT=None
@@ -160,6 +161,7 @@ class CreditObserver:
         self, batch: ScoredBatch, signal: CreditBatch, credit: Credit, gain_BT: Tensor
     ) -> Tensor:
         table = self.trainer._completions_table(batch.reward_N.shape[0])
+        branches = batch.branches
         rows = ScoredRows(
             completion_ids_BT=batch.completion_ids_BT,
             prompt_ids_BP=batch.prompt_ids_BP,
@@ -171,6 +173,9 @@ class CreditObserver:
             gain_BT=gain_BT,
             size_BT=signal.sizes_BT,
             table={n: column[batch.rows] for n, column in table.items() if n not in OWN_COLUMNS},
+            parent_B=None if branches is None else branches.parent_B % batch.group_size,
+            fork_B=None if branches is None else branches.fork_B,
+            **_of_probe(self.trainer._rule, signal),
         )
         return self.recorder.record_groups(
             rows,
@@ -178,3 +183,17 @@ class CreditObserver:
             first_row=batch.first_row,
             group_size=batch.group_size,
         )
+
+
+def _of_probe(rule: CreditRule, signal: CreditBatch) -> dict[str, Tensor]:
+    """δ of each token and V before its segment, where the credit comes from an answer probe."""
+    if signal.segments is None or signal.segment_BT is None:
+        return {}
+    number_BT = signal.segment_BT
+    value_BS = signal.segments.value_BS
+    # A row without a probe may have more segments than any that has one.
+    value_BT = value_BS.gather(1, number_BT.clamp(0, value_BS.shape[1] - 1))
+    return {
+        "td_error_BT": checked_td_errors(rule.td_error, signal),
+        "value_BT": value_BT.masked_fill(number_BT < 0, torch.nan),
+    }

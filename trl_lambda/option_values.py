@@ -12,6 +12,8 @@ from .methods import (
     BRANCH_AT,
     BRANCH_FORKS,
     BRANCH_OPTIONS,
+    BRANCH_WEIGHTS,
+    LENGTH,
     METHODS,
     OPTIONS,
     RETIRED,
@@ -20,8 +22,9 @@ from .methods import (
     TOKEN_LOSSES,
     TRACE_MODES,
     TRACE_STYLES,
+    TRACE_UNITS,
 )
-from .td_errors import TD_ERRORS
+from .td_errors import TD_ERRORS, td_error_name
 
 
 def value_fault(option: str, value: Any) -> str | None:
@@ -36,11 +39,21 @@ def value_fault(option: str, value: Any) -> str | None:
         return None if value in _CHOICES[option] else one_of(_CHOICES[option])
     if option == "td_error":
         return _td_error_fault(value)
-    if option in ("normalize_trace", "process_set_weighting"):
+    if option in ("normalize_trace", "process_set_weighting", "probe_calibration"):
         return None if isinstance(value, bool) else "it must be True or False"
     if option == "trace_lambda":
         inside = is_number(value) and 0.0 <= value <= 1.0
-        return None if inside else "it must be a number in [0, 1]"
+        return (
+            None if inside or value == LENGTH else f"it must be a number in [0, 1], or {LENGTH!r}"
+        )
+    if option == "trace_alpha":
+        positive = is_number(value) and 0.0 < value < math.inf
+        return None if positive else "it must be a number > 0"
+    if option == "probe_text":
+        is_text = isinstance(value, str) and value
+        return None if is_text else "it must be a text that is not empty"
+    if option == "step_ends":
+        return _step_ends_fault(value)
     if option == "sibling_shrinkage":
         allowed = is_number(value) and value >= 0.0
         return None if allowed else "κ must be a number ≥ 0; inf keeps the group's mean"
@@ -58,9 +71,11 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
     "method": tuple(METHODS),
     "trace_style": TRACE_STYLES,
     "trace_mode": TRACE_MODES,
+    "trace_per": TRACE_UNITS,
     "rollout": ROLLOUTS,
     "branch_forks": BRANCH_FORKS,
     "branch_at": BRANCH_AT,
+    "branch_weights": BRANCH_WEIGHTS,
     "loss_type": (*TOKEN_LOSSES, *SEQUENCE_LOSSES),
     "scale_rewards": SCALES,
 }
@@ -94,3 +109,19 @@ def _td_error_fault(value: Any) -> str | None:
     if is_name or callable(value):
         return None
     return f"{one_of(tuple(TD_ERRORS))}, a function, or its dotted path, package.module.function"
+
+
+def _step_ends_fault(value: Any) -> str | None:
+    is_count = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    is_name = isinstance(value, str) and (value == "newline" or "." in value.strip("."))
+    if is_count or is_name or callable(value):
+        return None
+    return (
+        "it must be 'newline', a whole number ≥ 1 of tokens, a function of a completion's token "
+        "ids and their texts, or its dotted path, package.module.function"
+    )
+
+
+def named(value: Any) -> Any:
+    """A function's dotted name; other values as they are."""
+    return td_error_name(value) if callable(value) else value

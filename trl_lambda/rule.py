@@ -7,26 +7,34 @@ never guessed from its value: one that would be ignored is refused, whatever its
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
 from .methods import (
+    ALPHAS,
     BRANCH_OPTIONS,
     CREDIT_OPTIONS,
+    LENGTH,
     NEUTRAL,
     NO_FLOOR,
     OPTIONS,
-    SEQUENCE_LOSSES,
-    TOKEN_LOSSES,
     TRACE_OPTIONS,
     TRL_OPTIONS,
     preset_value,
 )
-from .option_values import value_fault
+from .option_values import named, value_fault
 from .rollout.rule import BranchRule
-from .td_errors import TD_ERRORS, TDError, TDErrorFunction, find_td_error, td_error_name
+from .td_errors import (
+    TD_ERROR_OPTIONS,
+    TD_ERRORS,
+    TDError,
+    TDErrorFunction,
+    find_td_error,
+    td_error_name,
+)
+from .trl_settings import sequence_level, unfit
 
 # The default method's values, for rules that are built by hand.
 _DEFAULT = {option: preset_value("default", option) for option in OPTIONS}
@@ -38,19 +46,26 @@ class CreditRule:
 
     Attributes:
         td_error: a built-in name, a function, or the dotted path of one.
-        decay: c = `trace_lambda`, in [0, 1].
+        decay: c = `trace_lambda`, in [0, 1], or "length": 1 − 1/(`trace_alpha`·length), where the
+            length of a completion is in policy tokens, or in steps as `trace_per` says.
         advantage_floor: None for no bound.
         sibling_shrinkage: κ, rows that the baseline before a parting counts for.
+        step_ends: "newline", a number of policy tokens, a function, or the dotted path of one.
     """
 
     td_error: str | TDErrorFunction = _DEFAULT["td_error"]
     trace_style: str = _DEFAULT["trace_style"]
     trace_mode: str = _DEFAULT["trace_mode"]
-    decay: float = _DEFAULT["trace_lambda"]
+    decay: float | str = _DEFAULT["trace_lambda"]
     normalize_trace: bool = True
     advantage_floor: float | None = _DEFAULT["advantage_floor"]
     process_set_weighting: bool = _DEFAULT["process_set_weighting"]
     sibling_shrinkage: float = _DEFAULT["sibling_shrinkage"]
+    trace_per: str = _DEFAULT["trace_per"]
+    trace_alpha: float = ALPHAS[_DEFAULT["trace_per"]]
+    probe_text: str = _DEFAULT["probe_text"]
+    step_ends: int | str | Callable = _DEFAULT["step_ends"]
+    probe_calibration: bool = _DEFAULT["probe_calibration"]
 
     @property
     def entry(self) -> TDError:
@@ -60,6 +75,11 @@ class CreditRule:
     @property
     def traced(self) -> bool:
         return self.trace_style != "none"
+
+    @property
+    def traces_steps(self) -> bool:
+        """Whether the trace's decay counts steps in the place of tokens."""
+        return self.traced and self.trace_per == "step"
 
     @property
     def traces_ratio(self) -> bool:
@@ -99,8 +119,9 @@ class Method:
     stepped_back: str | None = None
 
     def values(self) -> dict[str, Any]:
-        """By option, what trains; None where TRL's own value does."""
+        """By option, what trains; None where TRL's own value does, and where nothing reads it."""
         rule = self.credit
+        unread = dict.fromkeys(o for o in TD_ERROR_OPTIONS if o not in rule.entry.options)
         floor = NO_FLOOR if rule.advantage_floor is None else rule.advantage_floor
         return {
             "td_error": td_error_name(rule.td_error),
@@ -112,14 +133,19 @@ class Method:
             "process_set_weighting": rule.process_set_weighting,
             "sibling_shrinkage": rule.sibling_shrinkage,
             **self._rollout_values(),
+            "trace_per": rule.trace_per,
+            "trace_alpha": rule.trace_alpha if rule.decay == LENGTH else None,
+            "probe_text": rule.probe_text,
+            "step_ends": named(rule.step_ends),
+            "probe_calibration": rule.probe_calibration,
             "loss_type": self.loss_type,
             "scale_rewards": self.scale_rewards,
+            **unread,
         }
 
     def _rollout_values(self) -> dict[str, Any]:
-        """Of a method that does not branch, what its options would be."""
         if self.branching is None:
-            return {"rollout": "independent"} | {name: NEUTRAL[name] for name in BRANCH_OPTIONS}
+            return {"rollout": "independent"} | dict.fromkeys(BRANCH_OPTIONS)
         return {"rollout": "branch"} | self.branching.values()
 
     def describe(self, trl: Mapping[str, Any]) -> str:
@@ -130,8 +156,7 @@ class Method:
         """
         if self.stepped_back:
             return f"method={self.name!r} leaves TRL's credit as it is: {self.stepped_back}."
-        idle = set(() if self.credit.traced else TRACE_OPTIONS)
-        idle |= _unread_options(self.credit)
+        idle = () if self.credit.traced else TRACE_OPTIONS
         changed = [
             f"{name}={value!r}"
             for name, value in self.values().items()
@@ -167,7 +192,7 @@ def resolve(given: Mapping[str, Any], trl: Mapping[str, Any] = MappingProxyType(
     trl = {**trl, "loss_type": method.loss_type or trl.get("loss_type")}
     for option, reason in _ignored(method):
         raise ValueError(_refusal(option, given[option], reason))
-    for option, value, reason in _unfit(trl):
+    for option, value, reason in unfit(trl):
         raise ValueError(_refusal(option, value, reason))
     for option, value, reason in _misfits(method, trl):
         if name == "default" and not given.keys() & set(CREDIT_OPTIONS):
@@ -178,8 +203,7 @@ def resolve(given: Mapping[str, Any], trl: Mapping[str, Any] = MappingProxyType(
 
 
 def _refusal(option: str, value: Any, reason: str, source: str = "") -> str:
-    shown = td_error_name(value) if callable(value) else value
-    return f"{option}={shown!r}{source}: {reason}."
+    return f"{option}={named(value)!r}{source}: {reason}."
 
 
 def _combine(name: str, given: Mapping[str, Any]) -> Method:
@@ -195,9 +219,14 @@ def _combine(name: str, given: Mapping[str, Any]) -> Method:
             trace_mode=values["trace_mode"],
             decay=values["trace_lambda"],
             normalize_trace=not entry.sparse if normalize is None else normalize,
-            advantage_floor=None if entry.reads_steps or floor == NO_FLOOR else floor,
+            advantage_floor=floor if entry.takes_floor and floor != NO_FLOOR else None,
             process_set_weighting=values["process_set_weighting"],
             sibling_shrinkage=values["sibling_shrinkage"],
+            trace_per=values["trace_per"],
+            trace_alpha=values["trace_alpha"] or ALPHAS[values["trace_per"]],
+            probe_text=values["probe_text"],
+            step_ends=values["step_ends"],
+            probe_calibration=values["probe_calibration"],
         ),
         loss_type=values["loss_type"],
         scale_rewards=values["scale_rewards"],
@@ -215,13 +244,8 @@ def _branching(values: Mapping[str, Any]) -> BranchRule | None:
         fraction=values["branch_fraction"],
         surprise=values["branch_surprise"],
         levels=values["branch_levels"],
+        weights=values["branch_weights"],
     )
-
-
-def _unread_options(rule: CreditRule) -> set[str]:
-    """Options that other TD errors read, and this one does not."""
-    read = {option for entry in TD_ERRORS.values() for option in entry.options}
-    return read - set(rule.entry.options)
 
 
 def _stepped_back(method: Method, reason: str) -> Method:
@@ -247,21 +271,28 @@ def _ignored(method: Method) -> Iterator[tuple[str, str]]:
                     "without a trace (trace_style='none') there is nothing for it to act on; leave "
                     "it out, or set trace_style to 'recent' or 'both'",
                 )
-    for option in OPTIONS:
-        if option in method.given and option in _unread_options(method.credit):
-            users = [name for name, entry in TD_ERRORS.items() if option in entry.options]
+    entry, name = method.credit.entry, td_error_name(method.credit.td_error)
+    for option in TD_ERROR_OPTIONS:
+        if option in method.given and option not in entry.options:
+            readers = [repr(n) for n, one in TD_ERRORS.items() if option in one.options]
             yield (
                 option,
-                f"td_error={td_error_name(method.credit.td_error)!r} does not read it; leave it "
-                f"out, or set td_error to {' or '.join(map(repr, users))}",
+                f"td_error={name!r} does not read it; leave it out, or set td_error to "
+                f"{' or '.join(readers)}",
             )
+    if "trace_alpha" in method.given and method.credit.decay != LENGTH:
+        yield (
+            "trace_alpha",
+            f"it belongs to trace_lambda={LENGTH!r}; leave it out, or set that",
+        )
     yield from _ignored_of_rollout(method)
     floor = method.given.get("advantage_floor", NO_FLOOR)
-    if method.credit.entry.reads_steps and floor != NO_FLOOR:
+    if not entry.takes_floor and floor != NO_FLOOR:
+        trains_on = "step rewards" if entry.reads_steps else "changes of the answer's probability"
         yield (
             "advantage_floor",
-            "it bounds the group-normalised outcome reward, and td_error='process' trains on step "
-            "rewards; leave it out",
+            f"it bounds the group-normalised outcome reward, and td_error={name!r} trains on "
+            f"{trains_on}; leave it out",
         )
 
 
@@ -296,6 +327,13 @@ def _misfits(method: Method, trl: Mapping[str, Any]) -> Iterator[tuple[str, Any,
             "with trace_mode='ratio' a token that it masks would still learn through the trace of "
             "later ones; set it to 1.0, or use trace_mode='advantage'",
         )
+    if rule.traces_steps and rule.trace_mode != "advantage":
+        yield (
+            "trace_mode",
+            rule.trace_mode,
+            "trace_per='step' traces TD errors of whole steps, which only trace_mode='advantage' "
+            "can; use that, or trace_per='token'",
+        )
     if rule.entry.adds_advantage:
         name = td_error_name(rule.td_error)
         if rule.traced and rule.trace_mode != "advantage":
@@ -305,7 +343,7 @@ def _misfits(method: Method, trl: Mapping[str, Any]) -> Iterator[tuple[str, Any,
                 f"td_error={name!r} adds the untraced group-normalised reward to the traced TD "
                 "errors, which only trace_mode='advantage' can; use that",
             )
-    if rule.entry.shares_prefixes:
+    if rule.entry.shares_prefixes or rule.entry.probes:
         name = td_error_name(rule.td_error)
         if trl.get("multi_objective_aggregation") == "normalize_then_sum":
             yield (
@@ -314,41 +352,13 @@ def _misfits(method: Method, trl: Mapping[str, Any]) -> Iterator[tuple[str, Any,
                 f"td_error={name!r} needs one reward and one deviation per completion; use "
                 "'sum_then_normalize'",
             )
+    weights = None if method.branching is None else method.branching.weights
+    if rule.process_set_weighting and weights == "branches":
+        yield (
+            "branch_weights",
+            weights,
+            "process_set_weighting weighs the same tokens another way; set branch_weights to "
+            "'rows', or leave process_set_weighting out",
+        )
     if rule.token_level:
-        yield from _sequence_level(trl)
-
-
-def _sequence_level(trl: Mapping[str, Any]) -> Iterator[tuple[str, Any, str]]:
-    """What of TRL's settings has no place for token-level credit."""
-    plain = "or train without token-level credit: set method='grpo'"
-    if trl.get("importance_sampling_level", "token") != "token":
-        yield (
-            "importance_sampling_level",
-            trl["importance_sampling_level"],
-            "one ratio per sequence leaves nothing for token-level credit to act on; use 'token', "
-            f"{plain}",
-        )
-    if trl.get("loss_type") in SEQUENCE_LOSSES:
-        yield (
-            "loss_type",
-            trl["loss_type"],
-            f"it is a sequence-level loss; use one of {', '.join(TOKEN_LOSSES)}, {plain}",
-        )
-    if trl.get("off_policy_mask_threshold") is not None:
-        yield (
-            "off_policy_mask_threshold",
-            trl["off_policy_mask_threshold"],
-            "it masks whole sequences by the sign of their advantage, which token-level credit "
-            f"does not have; set it to None, {plain}",
-        )
-
-
-def _unfit(trl: Mapping[str, Any]) -> Iterator[tuple[str, Any, str]]:
-    """Settings of TRL's that do not go with each other, and end in a traceback there."""
-    if trl.get("loss_type") == "dr_grpo" and trl.get("max_completion_length", 1) is None:
-        yield (
-            "max_completion_length",
-            None,
-            "loss_type='dr_grpo' divides by it, the generation budget; set it to a number of "
-            "tokens, or use another loss_type",
-        )
+        yield from sequence_level(trl)

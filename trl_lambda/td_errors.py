@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from .functional import terminal_td_errors, tree_td_errors
+from .functional.segments import SegmentValues, segment_td_errors
 from .functional.td_errors import Steps, place_steps
 
 if TYPE_CHECKING:
@@ -43,15 +44,21 @@ class Signal:
     Attributes:
         mask_BT: nonzero on policy tokens; 0 on padding, tool tokens and masked-out completions.
         advantage_B: A_i, the group-normalised reward, no lower than `advantage_floor`; with
-            td_error='process' 0 unless `reward_weights` is set.
+            td_error='process' 0 unless `reward_weights` is set; with td_error='probe' what the
+            rows are credited with that are not credited with values, 0 for the others.
         sizes_BT: process-set sizes, int64; 0 on padding and on completions masked out as
             truncated.
         values_BT1: `(B, T+1)`, V of the prefix before each token and after the last: the mean
             reward of the group's completions that share it.
         denominator_B: what centred rewards are divided by (`scale_rewards`); infinite where no
             reward is known.
+        branch_weight_BT: weights of tokens of forked completions, see `functional.branch_weights`;
+            None where all completions weigh alike.
         sibling_gain_BT: r − b of each token (td_error='sibling' only), or V − b of branched groups.
         steps: normalised step rewards (td_error='process' only).
+        segment_BT: number of the step or segment that each policy token is in, int64, −1 on masked
+            tokens (td_error='probe', and 'process' with trace_per='step').
+        segments: what the answer probe says before each segment (td_error='probe' only).
     """
 
     mask_BT: Tensor
@@ -59,8 +66,11 @@ class Signal:
     sizes_BT: Tensor
     values_BT1: Tensor | None = None
     denominator_B: Tensor | None = None
+    branch_weight_BT: Tensor | None = None
     sibling_gain_BT: Tensor | None = None
     steps: Steps | None = None
+    segment_BT: Tensor | None = None
+    segments: SegmentValues | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,9 +121,11 @@ class CreditBatch(Signal):
         """Log-probabilities that the sampling policy gives to continuations, without gradient.
 
         Each is (row, start, token ids): how likely are these tokens after the row's prompt and its
-        first `start` completion tokens? One forward pass scores `per_device_train_batch_size` of
-        them, at the temperature of the training, as TRL scores completions. All processes must
-        call this equally often; the number of continuations may differ, and may be 0.
+        first `start` completion tokens? At the temperature of the training, without dropout. The
+        continuations of a row are scored in one forward pass, packed behind it, where the model's
+        attention takes any mask, else each in a row of its own; `per_device_train_batch_size` rows
+        at a time. All processes must call this equally often; the number of continuations may
+        differ, and may be 0.
 
         Returns:
             One `(tokens,)` float32 tensor for each continuation.
@@ -137,9 +149,11 @@ class TDError:
         sparse: δ stands on few tokens, so that a normalised trace would leave little of it.
         shares_prefixes: δ depends on which completions share a prefix.
         adds_advantage: the untraced A_i is added to the traced δ.
-        reads_steps: δ is made of step rewards, which `advantage_floor` does not touch.
+        reads_steps: δ is made of step rewards.
+        takes_floor: `advantage_floor` bounds what it trains on.
         bounded: `advantage_floor` acts on δ, which is a token's credit, and not on A_i.
-        options: of the method's options those that this TD error alone reads.
+        probes: δ comes from what the policy says of the known answer (`trl_lambda.probe`).
+        options: options of the method that this TD error alone reads, or a few do.
     """
 
     function: TDErrorFunction
@@ -148,7 +162,14 @@ class TDError:
     adds_advantage: bool = False
     reads_steps: bool = False
     bounded: bool = False
+    takes_floor: bool = True
+    probes: bool = False
     options: tuple[str, ...] = ()
+
+    @property
+    def has_steps(self) -> bool:
+        """Whether completions are cut into steps, which a trace may count."""
+        return "trace_per" in self.options
 
 
 def group(batch: Signal) -> Tensor:
@@ -181,6 +202,17 @@ def process(batch: Signal) -> Tensor:
     return place_steps(batch.steps, batch.mask_BT) + terminal(batch)
 
 
+def probe(batch: Signal) -> Tensor:
+    """Change of V over a segment, on its last token; V is how likely the policy finds the answer.
+
+    The λ-return over it is ours; as shaping: SPAE, arXiv 2601.03823; GRPO-VPS, arXiv 2604.20659.
+    """
+    assert batch.segments is not None
+    assert batch.segment_BT is not None
+    assert batch.denominator_B is not None
+    return segment_td_errors(batch.segments, batch.segment_BT, batch.denominator_B)
+
+
 TD_ERRORS: Mapping[str, TDError] = MappingProxyType(
     {
         "group": TDError(group),
@@ -189,9 +221,25 @@ TD_ERRORS: Mapping[str, TDError] = MappingProxyType(
         "sibling": TDError(
             sibling, shares_prefixes=True, bounded=True, options=("sibling_shrinkage",)
         ),
-        "process": TDError(process, sparse=True, reads_steps=True),
+        "process": TDError(
+            process,
+            sparse=True,
+            reads_steps=True,
+            takes_floor=False,
+            options=("trace_per",),
+        ),
+        "probe": TDError(
+            probe,
+            sparse=True,
+            adds_advantage=True,
+            takes_floor=False,
+            probes=True,
+            options=("trace_per", "probe_text", "step_ends", "probe_calibration"),
+        ),
     }
 )
+# Options that a TD error reads, or does not.
+TD_ERROR_OPTIONS = tuple(dict.fromkeys(o for entry in TD_ERRORS.values() for o in entry.options))
 
 
 def find_td_error(td_error: str | TDErrorFunction) -> TDError:

@@ -13,12 +13,16 @@ before it. Training (`trl_lambda.data.write_prompts`) and evaluation make their 
 same `PromptForm`, so that a model is asked in both what it is asked in one.
 
 In evaluation a completion ends at the model's end-of-sequence tokens, at `<|im_end|>` where the
-tokenizer has it (`qwen_math`, `chat`), and after `</answer>` (`r1`). The first three prompts are
-those of "Understanding R1-Zero-Like Training" (arXiv 2503.20783).
+tokenizer has it (`qwen_math`, `chat`), and after `</answer>` (`r1`). In training a model may write
+on after `</answer>`, as TRL ends completions at tokens only; the math reward reads none of that.
+Both grade `response_text`. The first three prompts are those of "Understanding R1-Zero-Like
+Training" (arXiv 2503.20783).
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, TypeAlias
 
 Messages: TypeAlias = list[dict[str, Any]]
@@ -26,6 +30,7 @@ Messages: TypeAlias = list[dict[str, Any]]
 INSTRUCTION = r"Please reason step by step, and put your final answer within \boxed{}."
 TEMPLATES = ("qwen_math", "r1", "none", "chat")
 PLACE = "{prompt}"
+OPENING_COLUMN = "response_opening"
 
 _THINK = "<think>"
 _TEXTS = {
@@ -44,6 +49,7 @@ _TEXTS = {
     "none": PLACE,
     "chat": f"{PLACE}\n{INSTRUCTION}",  # what the user says
 }
+_R1_END = _TEXTS["r1"].rpartition(PLACE)[2]
 # Base models go on after the turn or the answer, with another problem and another answer.
 _TURN_END = "<|im_end|>"
 _STOP_TEXTS = {"r1": ["</answer>"]}
@@ -201,9 +207,49 @@ def stop_texts(template: str) -> list[str]:
     return _STOP_TEXTS.get(template, [])
 
 
-def response_text(prompt: str, completion: str) -> str:
-    """What is graded: the completion, after `<think>` where the prompt has opened it.
+def opening(prompt: str) -> str:
+    """How the response begins in the prompt's text: with `<think>`, or with nothing."""
+    return _THINK if prompt.rstrip().endswith(_THINK) else ""
 
-    Else an answer in unfinished thoughts would count.
+
+def response_text(prompt: str, completion: str) -> str:
+    """What is graded: the completion behind its opening, up to where the template ends it.
+
+    Without the opening, an answer in unfinished thoughts would count.
+
+    Args:
+        prompt: The text that the model continued.
+        completion: What it wrote.
     """
-    return _THINK + completion if prompt.rstrip().endswith(_THINK) else completion
+    if prompt.endswith(_R1_END):
+        for stop in stop_texts("r1"):
+            kept, stopped, _ = completion.partition(stop)
+            completion = kept + stopped
+    return opening(prompt) + completion
+
+
+def with_openings(
+    rows: list[dict[str, Any]], tokenizer: Any, chat_template_kwargs: Mapping[str, Any] | None
+) -> list[dict[str, Any]]:
+    """The rows of a batch, with how their responses begin where a reward cannot see it.
+
+    Prompts that are messages do not show that the chat template ends them in `<think>`. The column
+    `response_opening` says so; a data set's own column of this name stands. All other rows come
+    back as they are, also where the tokenizer parses responses: TRL then hands on messages without
+    their thoughts.
+
+    Args:
+        rows: With a `prompt` each; those of a group follow each other.
+        tokenizer: The trainer's processing class.
+        chat_template_kwargs: As in `GRPOConfig`.
+    """
+    text = getattr(tokenizer, "tokenizer", tokenizer)
+    parses = (getattr(text, name, None) for name in ("response_template", "response_schema"))
+    opens = _THINK in str(getattr(tokenizer, "chat_template", None))
+    if not opens or any(parses) or any(isinstance(row["prompt"], str) for row in rows):
+        return rows
+    opened: list[dict[str, Any]] = []
+    for prompt, group in groupby(rows, itemgetter("prompt")):
+        begins = opening(as_text(prompt, tokenizer, chat_template_kwargs))
+        opened += [{OPENING_COLUMN: begins, **row} for row in group]
+    return opened

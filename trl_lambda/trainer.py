@@ -28,14 +28,17 @@ from .config import LambdaGRPOConfig, batch_sizes, check_config, trl_fields_fill
 from .console import get_logger
 from .credit import Z_LIMIT, Credit, assign_credit, traced_log_ratio
 from .functional import reward_denominator
-from .functional.td_errors import Steps, normalize_steps
+from .functional.td_errors import Steps, normalize_steps, step_segments
 from .groups import WholeGroups, whole_groups
+from .health.answer_probe import PROBE_KNOWS_LITTLE
 from .health.dropout import dropout_warning
 from .health.no_learning import ALL_TRUNCATED, SYMPTOMS, Symptom, WarnOfNoLearning
 from .health.sampling_mismatch import SamplingMismatchWarning
+from .health.vanishing_credit import vanishing_credit
 from .hub import HubTrainer
 from .methods import OPTIONS
 from .observer import CreditObserver
+from .probe.trainer import ProbingTrainer, check_answers
 from .rollout import BranchRule, BranchSizes
 from .rule import CreditRule
 from .scored_batch import ScoredBatch
@@ -51,13 +54,14 @@ from .seam.user_functions import (
 )
 from .seam.vllm_cpu import refuse_sleep_on_cpu
 from .td_errors import TD_ERRORS, CreditBatch, TDErrorFunction, td_error_name
+from .templates import with_openings
 
 logger = get_logger(__name__)
 
 ProcessRewardFunc = Callable[..., Sequence[Sequence[tuple[int, float]] | None]]
 
 
-class LambdaGRPOTrainer(HubTrainer, ResumableTrainer, SeamTrainer):
+class LambdaGRPOTrainer(ProbingTrainer, HubTrainer, ResumableTrainer, SeamTrainer):
     """`GRPOTrainer` with credit for single tokens; takes all that it takes, in the same order.
 
     Args:
@@ -105,6 +109,7 @@ class LambdaGRPOTrainer(HubTrainer, ResumableTrainer, SeamTrainer):
         args = args if args is not None else _named_after(model)
         self._td_error = td_error
         self._method = check_config(args, td_error)  # values may have been set since it was built
+        check_answers(self._rule, args, train_dataset)  # before a model is loaded
         if process_reward_funcs is None:
             process_reward_funcs = []
         elif callable(process_reward_funcs):
@@ -132,11 +137,12 @@ class LambdaGRPOTrainer(HubTrainer, ResumableTrainer, SeamTrainer):
                 environment_factory=environment_factory,
                 process_reward_funcs=process_reward_funcs,
             )
+        self._make_probe(self._rule)
         if synced:
             self._move_reference()
         if self._method.stepped_back:
             logger.warning(self._method_line())
-        for warning in (_vanishing_credit(self._rule), dropout_warning(self.model, self._rule)):
+        for warning in (vanishing_credit(self._rule), dropout_warning(self.model, self._rule)):
             if warning:
                 logger.warning(warning)
         self.add_callback(_MethodOfTheConfig(self))  # first: the credit log writes the method down
@@ -155,7 +161,10 @@ class LambdaGRPOTrainer(HubTrainer, ResumableTrainer, SeamTrainer):
         """
         plan = self._batch_plan()
         if self.is_world_process_zero() and self.args.get_process_log_level() <= WARNING:
-            print(f"{plan}\n{self._method_line()}", flush=True)
+            lines = [str(plan), self._method_line()]
+            if self._probe is not None:
+                lines.append(f"Answer probes: {self._way_of_scoring()}.")
+            print("\n".join(lines), flush=True)
         return super().train(*args, **kwargs)
 
     # -- the method --------------------------------------------------------------------------
@@ -188,6 +197,7 @@ class LambdaGRPOTrainer(HubTrainer, ResumableTrainer, SeamTrainer):
         self._method = check_config(self.args, self._td_error)
         for name, value in trl_values(self.args, self._method).items():
             setattr(self, name, value)
+        self._make_probe(self._rule)
 
     def _credit(self, batch: ScoredBatch) -> dict[str, Tensor]:
         if self._rule.shares_prefixes and batch.images_added:
@@ -211,17 +221,20 @@ class LambdaGRPOTrainer(HubTrainer, ResumableTrainer, SeamTrainer):
     ) -> CreditBatch:
         """What the TD error reads; what no built-in one asks for is left out for those."""
         rule, group_N = self._rule, batch.group_ids_N
+        steps = self._normalized_steps(batch) if rule.entry.reads_steps else None
         reads_values = rule.entry.shares_prefixes or rule.td_error not in TD_ERRORS
         trains_outcome = not rule.entry.reads_steps or self.args.reward_weights is not None
         advantage_B = batch.advantage_B
-        return CreditBatch(
+        made = CreditBatch(
             mask_BT=batch.mask_BT,
             advantage_B=advantage_B if trains_outcome else torch.zeros_like(advantage_B),
             sizes_BT=sizes_BT,
             values_BT1=groups.local_values() if reads_values else None,
             denominator_B=self._denominator(batch) if reads_values else None,
+            branch_weight_BT=self._branch_weights(groups),
             sibling_gain_BT=self._sibling_gains(groups),
-            steps=self._normalized_steps(batch) if rule.entry.reads_steps else None,
+            steps=steps,
+            segment_BT=step_segments(steps, batch.mask_BT) if steps and rule.traces_steps else None,
             reward_B=batch.reward_N[batch.rows],
             group_B=group_N[batch.rows],
             group_size=batch.group_size,
@@ -238,6 +251,13 @@ class LambdaGRPOTrainer(HubTrainer, ResumableTrainer, SeamTrainer):
             _decode=lambda ids: self.processing_class.decode(ids, skip_special_tokens=True),
             _score=lambda asked: self._continuation_log_probs(batch, asked),
         )
+        if self._probe is None:
+            return made
+        return self._with_probes(batch, made, self._denominator(batch))
+
+    def _branch_weights(self, groups: WholeGroups) -> Tensor | None:
+        rule = self._method.branching
+        return groups.local_branch_weights() if rule and rule.weights == "branches" else None
 
     def _sibling_gains(self, groups: WholeGroups) -> Tensor | None:
         if "sibling_shrinkage" not in self._rule.entry.options:
@@ -283,6 +303,9 @@ class LambdaGRPOTrainer(HubTrainer, ResumableTrainer, SeamTrainer):
             for steps in batch.steps
         ]
         return Steps.concatenate(parts).rows(batch.rows)
+
+    def _rows_for_rewards(self, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return with_openings(inputs, self.processing_class, self.args.chat_template_kwargs)
 
     # -- the loss ------------------------------------------------------------------------------
 
@@ -356,6 +379,8 @@ def _rows(data: Any) -> int | None:
 
 def _symptoms(rule: CreditRule) -> Sequence[Symptom]:
     """With step rewards a run learns also where outcome rewards are all alike, or unknown."""
+    if rule.entry.probes:
+        return (*SYMPTOMS, PROBE_KNOWS_LITTLE)
     return (ALL_TRUNCATED,) if rule.entry.reads_steps else SYMPTOMS
 
 
@@ -372,15 +397,3 @@ def _check_process_rewards(rule: CreditRule, funcs: Sequence[ProcessRewardFunc])
             f"process_reward_funcs were given, but td_error={td_error_name(rule.td_error)!r} does "
             "not read them. Set td_error='process', or leave them out."
         )
-
-
-def _vanishing_credit(rule: CreditRule) -> str | None:
-    """A normalised trace divides a TD error by its row sum: on few late tokens little is left."""
-    traced = rule.traced and rule.trace_mode != "weight"
-    if not (rule.entry.sparse and traced and rule.normalize_trace):
-        return None
-    return (
-        f"td_error={rule.td_error!r} puts TD errors on few tokens, and normalize_trace=True "
-        "divides them by up to 1/(1-c): credit is about that much smaller than with "
-        "normalize_trace unset or False, which is meant for these TD errors."
-    )

@@ -1,8 +1,12 @@
-"""How large the gradient is with each setting, as a multiple of Dr. GRPO's.
+"""How large the gradient is with each setting, as a multiple of that of a baseline.
 
     python recipes/benchmarks/gradient_scale.py
+    python recipes/benchmarks/gradient_scale.py --real FOLDER --results gradient_scale.json
 
-One batch of scripted completions, one small random model; each setting sees the same batch at the
+Without options: one batch of scripted, random completions, one small random model, multiples of Dr.
+GRPO's. That shows what a setting does to the scale where all tokens are alike. They are not alike
+in real text, so --real takes a warm-started model (`recipes/benchmarks/language` makes one) and
+completions that it samples, and prints multiples of GRPO's. Each setting sees the same batch at the
 same weights. The learning rate that suits a setting moves with the inverse of what is printed,
 where the optimiser does not divide the scale out (Adam does, but for gradient clipping).
 """
@@ -86,8 +90,53 @@ def gradient_norm(folder: Path, length: int, settings: dict) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--lengths", type=int, nargs="+", default=[64, 768], help="tokens (64 768)")
+    parser.add_argument("--real", metavar="FOLDER", help="a warm-started model")
+    parser.add_argument(
+        "--results",
+        type=Path,
+        default=Path("gradient_scale.json"),
+        help="with --real: what is measured, kept after each arm and taken up again (%(default)s)",
+    )
+    parser.add_argument(
+        "--readme", type=Path, help="with --real: a Markdown file with the two marks for the table"
+    )
+    parser.add_argument("--batches", type=int, default=2, help="with --real: how many (2)")
+    parser.add_argument("--groups", type=int, default=3, help="with --real: prompts of each (3)")
+    parser.add_argument(
+        "--completions", type=int, default=8, help="with --real: of each prompt (8)"
+    )
+    parser.add_argument("--arms", nargs="+", help="with --real: see language/arms.py")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    if options.real:
+        print_real(options)
+    else:
+        print_scripted(options)
+
+
+def print_real(options: argparse.Namespace) -> None:
+    from benchmarks.language import gradients
+    from benchmarks.language.tasks import task
+    from benchmarks.learning.table import insert
+
+    data = gradients.measure_all(
+        options.real,
+        task("words"),
+        options.arms or list(gradients.ARMS),
+        options.results,
+        batches=options.batches,
+        groups=options.groups,
+        size=options.completions,
+    )
+    if options.readme:
+        insert(options.readme, gradients.markdown(data), mark=gradients.MARK)
+    table = Table(*gradients.COLUMNS)
+    for row in gradients.rows(data):
+        table.add_row(*row)
+    Console().print(table)
+
+
+def print_scripted(options: argparse.Namespace) -> None:
     table = Table("setting", *(f"{n} tokens" for n in options.lengths))
     with tempfile.TemporaryDirectory() as folder:
         norms: dict[str, list[float]] = {}

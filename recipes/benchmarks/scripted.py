@@ -7,11 +7,12 @@ from pathlib import Path
 import torch
 import transformers
 from datasets import Dataset
-from tokenizers import Tokenizer, models
+from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, PrinterCallback, Qwen2Config, Qwen2ForCausalLM
 
 VOCABULARY = 1000
 FIRST_TOKEN = 3  # behind padding, EOS and unknown
+ROW = {"prompt": "3", "answer": "7 8 9 10"}  # of the data set
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
@@ -55,7 +56,7 @@ def trainer(
         _model(model_folder, hidden_size, num_hidden_layers),
         by_row,
         config,
-        train_dataset=Dataset.from_list([{"prompt": "3"}] * 64),
+        train_dataset=Dataset.from_list([ROW] * 64),
         processing_class=_tokenizer(),
         rollout_func=rollout,
         **options,
@@ -85,6 +86,7 @@ def _tokenizer() -> PreTrainedTokenizerFast:
     words = {str(i): i for i in range(FIRST_TOKEN, VOCABULARY)}
     vocabulary = {"<pad>": 0, "<eos>": 1, "<unk>": 2} | words
     core = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(
         tokenizer_object=core, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>"
     )

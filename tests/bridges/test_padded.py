@@ -278,3 +278,19 @@ def test_images_are_compared_whatever_holds_them(one, other):
     check_images(same, [0] * 8)
     with pytest.raises(NotImplementedError, match="images"):
         check_images([*same[:7], {"pixel_values": other}], [0] * 8)
+
+
+def test_an_answer_probe_is_refused_and_says_why():
+    for given in ({"td_error": "probe"}, {"options": {"method": "probe"}}):
+        with pytest.raises(ValueError, match=r"^trl_lambda: td_error='probe' asks the policy .*no"):
+            read_rule(**given)
+
+
+def test_step_rewards_by_steps():
+    """Two steps of two tokens, of rewards 1 and 0 after normalisation by nothing."""
+    rewards, mask = torch.zeros(2, 4), torch.ones(2, 4)
+    steps = [[(1, 3.0), (3, 2.0)], [(1, 2.0), (3, 1.0)]]
+    options = {"trace_lambda": 0.5, "trace_per": "step", "scale_rewards": "none"}
+    rule = read_rule("process", options | {"method": "process"})
+    found = padded_credit(rule, rewards, mask, [0, 0], steps=steps).advantage_BT
+    assert found.tolist() == [[1.0, 1.0, 0.0, 0.0], [-0.5, -0.5, -1.0, -1.0]]

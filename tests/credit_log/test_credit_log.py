@@ -37,7 +37,9 @@ def test_every_recorded_row_meets_its_first_update(tmp_path, settings):
         update = updates[row["row"]]
         n = len(row["ids"])
         per_token = [row[k] for k in ("pieces", "mask", "advantage", "weight", "size")]
-        per_token += [update[k] for k in ("logps", "old_logps", "z_abs", "ratio", "clipped")]
+        per_token += [
+            update[k] for k in ("logps", "old_logps", "z_abs", "ratio", "clipped", "entropy")
+        ]
         assert {len(values) for values in [*per_token, row["trace_weight"]]} == {n}
         assert (update["kl"] is None) == (settings.get("beta", 0.0) == 0.0)
         assert row["extra"] == {"verdict": "ok" if int(row["row"].split("-")[1]) % 2 else None}
@@ -67,6 +69,27 @@ def test_credit_is_what_the_loss_got(tmp_path):
         if number >= 0:
             want = recorded[number]["advantage"]
             assert advantage[: len(want)].tolist() == pytest.approx(want, rel=1e-4, abs=1e-7)
+
+
+@pytest.mark.parametrize("settings", [{}, {"trace_mode": "ratio", "beta": 0.04}], ids=str)
+def test_the_entropy_is_that_of_the_policy_at_each_position(tmp_path, settings):
+    settings |= {"max_steps": 1, "per_device_train_batch_size": 8, "temperature": 0.7}
+    trainer = run(tmp_path, credit_log_steps=1, learning_rate=0.0, **settings)
+    groups, updates = records(tmp_path)
+    found = []
+    for group in groups:
+        prompt = trainer.processing_class(group["prompt"].replace(" ", ""))["input_ids"]
+        for row in group["completions"]:
+            with torch.no_grad():
+                logits = trainer.model(torch.tensor([prompt + row["ids"]])).logits[0] / 0.7
+            entropies = torch.distributions.Categorical(logits=logits).entropy()
+            recorded = updates[row["row"]]["entropy"]
+            assert recorded == pytest.approx(entropies[len(prompt) - 1 : -1].tolist(), rel=1e-4)
+            found += recorded
+    # All rows of the batch are in the record, and TRL logs their mean.
+    assert trainer.state.log_history[0]["entropy"] == pytest.approx(
+        sum(found) / len(found), rel=1e-4
+    )
 
 
 def test_recording_changes_nothing(tmp_path):

@@ -40,7 +40,7 @@ def test_a_second_training_is_recorded_too_and_the_first_is_kept(tmp_path):
     first = meta_of(tmp_path)["run_id"]
     trainer.args.max_steps = 2
     trainer.train()
-    new, old = load_run(tmp_path), load_run(tmp_path / "earlier_runs" / first)
+    new, old = load_run(tmp_path), load_run(tmp_path / "_earlier_runs" / first)
     assert (steps(new), logged(new)) == ([0, 1], [1, 2])
     assert (steps(old), logged(old)) == ([0, 1, 2], [1, 2, 3])
     assert all(row["update"] for group in new.groups for row in group["completions"])
@@ -51,14 +51,14 @@ def test_a_new_run_in_an_old_folder_is_alone_in_its_log(tmp_path, caplog):
     (log_of(tmp_path) / "dropped.json").write_text('{"groups": 7}')
     first = meta_of(tmp_path)["run_id"]
     run(tmp_path, credit_log_steps=2, max_steps=3, beta=0.04)
-    new, old = load_run(tmp_path), load_run(tmp_path / "earlier_runs" / first)
+    new, old = load_run(tmp_path), load_run(tmp_path / "_earlier_runs" / first)
     assert (steps(new), logged(new), new.dropped) == ([0, 2], [1, 2, 3], {})
     assert (steps(old), old.dropped) == ([0, 1, 2], {"groups": 7})
     assert (new.settings["beta"], old.settings["beta"]) == (0.04, 0.0)
     (told,) = [r.getMessage() for r in caplog.records if "earlier run" in r.getMessage()]
-    assert f"python -m trl_lambda.report {tmp_path}/earlier_runs/{first}" in told
+    assert f"python -m trl_lambda.report {tmp_path}/_earlier_runs/{first}" in told
     run(tmp_path, credit_log_steps=1, max_steps=1)
-    assert len(list((tmp_path / "earlier_runs").iterdir())) == 2
+    assert len(list((tmp_path / "_earlier_runs").iterdir())) == 2
 
 
 def test_a_trainer_that_is_built_or_evaluates_leaves_the_log_alone(tmp_path):
@@ -83,7 +83,7 @@ def test_a_run_that_wrote_nothing_leaves_nothing_behind(tmp_path):
     trainer = build(tmp_path, credit_log_steps=1)
     trainer._observer.recorder.begin({"run": "empty"}, step=0, max_steps=4)
     trainer._observer.recorder.begin({"run": "again"}, step=0, max_steps=4)
-    assert not (tmp_path / "earlier_runs").exists()
+    assert not (tmp_path / "_earlier_runs").exists()
 
 
 def test_a_resumed_run_goes_on_in_its_log(tmp_path):
@@ -101,7 +101,7 @@ def test_a_resumed_run_goes_on_in_its_log(tmp_path):
     assert (steps(read), logged(read)) == ([0, 1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 5, 6, 7])
     assert read.superseded > 0
     assert {line["run_id"] for line in lines(tmp_path)} == {first, meta["run_id"]}
-    assert not (tmp_path / "earlier_runs").exists()
+    assert not (tmp_path / "_earlier_runs").exists()
     # A third part, from the same checkpoint of the first: the second does not count any more.
     again = build(tmp_path, credit_log_steps=3, max_steps=6, **KEPT)
     again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
@@ -119,7 +119,7 @@ def test_a_resumed_run_does_not_go_on_in_the_log_of_another(tmp_path):
     (part,) = meta_of(tmp_path)["parts"]
     assert (part["from_step"], part["resumes"]) == (4, first)
     assert steps(load_run(tmp_path)) == [4]
-    earlier = {path.name: load_run(path) for path in (tmp_path / "earlier_runs").iterdir()}
+    earlier = {path.name: load_run(path) for path in (tmp_path / "_earlier_runs").iterdir()}
     assert {name: steps(found) for name, found in earlier.items()} == {
         first: [0, 1, 2, 3],
         second: [0],
@@ -167,7 +167,7 @@ def test_the_log_of_an_earlier_version_makes_room_for_a_new_run(tmp_path):
     run(tmp_path, credit_log_steps=1, max_steps=2)
     as_before_runs_had_ids(tmp_path)
     run(tmp_path, credit_log_steps=1, max_steps=1)
-    (earlier,) = (tmp_path / "earlier_runs").iterdir()
+    (earlier,) = (tmp_path / "_earlier_runs").iterdir()
     assert steps(load_run(earlier)) == [0, 1]
     assert steps(load_run(tmp_path)) == [0]
 
@@ -179,7 +179,7 @@ def test_whatever_a_log_calls_itself_it_stays_under_the_output_dir(tmp_path, nam
     meta = meta_of(folder) | {"run_id": name}
     (log_of(folder) / "meta.json").write_text(json.dumps(meta))
     run(folder, credit_log_steps=1, max_steps=1)
-    (earlier,) = (folder / "earlier_runs").iterdir()
+    (earlier,) = (folder / "_earlier_runs").iterdir()
     assert (earlier / "credit_log" / "meta.json").is_file()
     assert [path.name for path in tmp_path.iterdir()] == ["deep"]
 

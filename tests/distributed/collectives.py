@@ -30,6 +30,7 @@ CASES = {
     "process": {"td_error": "process", "beta": 0.04},
     "traces_alone": {"process_set_weighting": False},
     "default": tiny.DEFAULT | {"beta": 0.04},
+    "probe": straddle.PROBE | {"beta": 0.04, "answer_column": "gold"},
 }
 
 
@@ -79,7 +80,7 @@ def run(case: str, folder: Path, collectives: Collectives) -> None:
     )
     trainer.model.train()
     batch, output = collectives.of(
-        trainer._generate_and_score_completions, [{"prompt": "1+1="}] * rows
+        trainer._generate_and_score_completions, [{"prompt": "1+1=", "gold": "2"}] * rows
     )
     trainer.current_gradient_accumulation_steps = 1
     loss, _ = collectives.of(trainer.compute_loss, trainer.model, output)

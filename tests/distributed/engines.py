@@ -43,6 +43,7 @@ CASES = {
         "num_iterations": 2,
     },
     "weight": {"trace_mode": "weight", "loss_type": "grpo", "scale_rewards": "batch"},
+    "probe": straddle.PROBE | {"scale_rewards": "batch"},
     "no_accumulation": {"trace_mode": "ratio", "gradient_accumulation_steps": 1},
 }
 # TRL's normaliser of this loss is a micro-batch's own: other processes, other numbers.

@@ -15,6 +15,8 @@ import torch
 from accelerate import PartialState
 from datasets import Dataset
 
+from trl_lambda.probe import calibration
+
 ROWS, GROUP = 12, 4
 EOS = tiny.EOS
 # The second group is split between the processes; the second process has the longest completion.
@@ -35,7 +37,17 @@ COMPLETIONS = [
 REWARDS = [1.0, 0.0, 0.5, 0.0, 1.0, 0.0, 0.5, None, 0.0, 1.0, 0.0, 1.0]
 STEPS = [[(len(row) - 1, float(i % 5)), (0, 1.0)] for i, row in enumerate(COMPLETIONS)]
 STEPS[6] = None
-PROMPTS = Dataset.from_list([{"prompt": "1+1="}] * 3)
+# The last group has no gold for an answer probe.
+ANSWERS = ["2", "12", None]
+PROMPTS = Dataset.from_list([{"prompt": "1+1=", "answer": answer} for answer in ANSWERS])
+PROBE = {
+    "td_error": "probe",
+    "trace_per": "step",
+    "trace_lambda": 0.8,
+    "step_ends": 2,
+    "probe_text": "# ",
+    "probe_calibration": False,
+}
 
 CASES = {
     "default": tiny.DEFAULT,
@@ -50,6 +62,9 @@ CASES = {
     "recorded": {"td_error": "tree", "credit_log_steps": 1, "beta": 0.04},
     "process": {"td_error": "process", "scale_rewards": "group", "loss_type": "grpo"},
     "process_batch_std": {"td_error": "process", "scale_rewards": "batch", "reward_weights": [1.0]},
+    "probe": PROBE,
+    # In use from the second batch on: see `run`.
+    "probe_calibrated": PROBE | {"probe_calibration": True, "scale_rewards": "batch"},
     # One advantage a completion, and a policy loss that is logged.
     "floor_alone": tiny.NEUTRAL | {"advantage_floor": -0.1},
     "entropy_bonus": {"beta": 0.04, "entropy_coef": 0.01, "optim": "sgd"},
@@ -107,6 +122,9 @@ def run(case: str, folder: Path) -> dict:
         # The prompts say nothing: every process must see the same ones in any case.
         "shuffle_dataset": False,
     } | CASES[case]
+    if case == "probe_calibrated":
+        calibration.MIN_GROUPS = 1
+        calibration.Calibration.predicts = property(lambda self: self.gain[0] >= 1)
     trainer = tiny.trainer(
         folder / case,
         reward_funcs=reward,
@@ -116,7 +134,7 @@ def run(case: str, folder: Path) -> dict:
         process_reward_funcs=steps if settings.get("td_error") == "process" else None,
     )
     trainer.train()
-    rows = [{"prompt": "1+1="}] * len(own(REWARDS))
+    rows = own([{"prompt": "1+1=", "answer": ANSWERS[i // GROUP]} for i in range(ROWS)])
     trainer.model.train()
     output = trainer._generate_and_score_completions(rows)
     shown = list(trainer._logs["advantages"])[-ROWS:]
@@ -129,6 +147,7 @@ def run(case: str, folder: Path) -> dict:
         "parameters": tiny.parameters(trainer),
         "logs": trainer.state.log_history[:3],
         "shown": {"advantage": shown, **extra},
+        "calibration": trainer._probe.calibration.state() if trainer._probe else None,
     }
     torch.save(result, folder / f"{case}.{state.process_index}.pt")
     return result

@@ -61,6 +61,16 @@ def test_step_rewards_are_exchanged_once_a_function(counted):
     assert beyond_stock(counted, "process", "batch") == sorted(ALWAYS + TOKEN_IDS + exchange)
 
 
+def test_probes_are_exchanged_once(counted):
+    """What is wrong with them, whether to pack (by looks, and by a trial of both ways), how many
+    passes, the largest number of segments, and log Φ, its place and one flag of each row."""
+    whether = [("all_gather_object", 0)] * (1 + 2 + 2 + 1)
+    segments = [("all_gather", 1), ("all_gather", 6 * (1 + 2 * 4))]
+    assert beyond_stock(counted, "probe", "batch") == sorted(
+        ALWAYS + TOKEN_IDS + whether + segments
+    )
+
+
 def test_a_recorded_batch_is_described_to_the_process_that_writes(counted):
     described = [("all_gather_object", 0)]
     assert beyond_stock(counted, "recorded", "batch") == sorted(ALWAYS + TOKEN_IDS + described)

@@ -7,7 +7,7 @@ from launching import ENGINES, launch
 
 pytestmark = pytest.mark.distributed
 NAMES = sorted(path.stem for path in ENGINES.glob("*.yaml"))
-COMPARED = ("loss", "grad_norm", "process_sets/", "trace/weight", "groups/", "reward")
+COMPARED = ("loss", "grad_norm", "process_sets/", "trace/weight", "groups/", "reward", "probe/")
 # Means over micro-batches, which are others with other processes: compared where there is one.
 OF_A_MICRO_BATCH = ("kl", "entropy", "trace/z_abs_mean", "trace/ratio_clipped")
 # float32 sums in another order. Logged losses are means of means, a little coarser.

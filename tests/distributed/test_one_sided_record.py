@@ -15,7 +15,7 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("one_sided")
     done = launch(one_sided_record.__file__, str(folder), timeout=180)
     assert done.returncode == 0, done.stderr[-3000:]
-    (earlier,) = (folder / "earlier_runs").iterdir()
+    (earlier,) = (folder / "_earlier_runs").iterdir()
     return load_run(earlier), load_run(folder), done.stderr
 
 

@@ -198,3 +198,27 @@ def test_no_running_sum_of_floats_is_left_to_cumsum(monkeypatch, style):
     for function in (eligibility_trace, lambda_return):
         function(x, mask, decay=0.9, style=style, normalize=True)
     trace_weights(mask.long(), decay=0.9, style=style)
+
+
+@pytest.mark.parametrize("style", ["recent", "both"])
+@pytest.mark.parametrize("normalize", [False, True])
+def test_a_decay_for_each_row_is_that_row_alone(style, normalize):
+    x, decays = torch.randn(5, 33, dtype=torch.float64), torch.tensor([0.0, 0.3, 0.9, 0.99, 1.0])
+    mask = (torch.rand(5, 33) < 0.8).double()
+    options = {"style": style, "normalize": normalize}
+    for function in (eligibility_trace, lambda_return):
+        found = function(x, mask, decay=decays.double(), **options)
+        for row in range(5):
+            one = slice(row, row + 1)
+            alone = function(x[one], mask[one], decay=decays.double()[row].item(), **options)
+            torch.testing.assert_close(found[one], alone, rtol=1e-12, atol=1e-12)
+    weights = trace_weights(mask, decay=decays.double(), style=style)
+    for row in range(5):
+        one = slice(row, row + 1)
+        alone = trace_weights(mask[one], decay=decays.double()[row].item(), style=style)
+        torch.testing.assert_close(weights[one], alone, rtol=1e-12, atol=1e-12)
+
+
+def test_a_decay_of_another_shape_is_named():
+    with pytest.raises(ValueError, match=r"decay must be a number, or floating point \(B,\) = \(2"):
+        lambda_return(torch.zeros(2, 3), torch.ones(2, 3), decay=torch.zeros(3))

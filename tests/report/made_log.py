@@ -51,7 +51,7 @@ def update(made: dict[str, Any], rng: random.Random) -> dict[str, Any]:
     return {
         "kind": "update",
         "row": made["row"],
-        "step": 1,
+        "step": int(made["row"].split("-")[0]),
         "logps": [number(rng.uniform(-3, 0)) for _ in range(n)],
         "old_logps": [number(rng.uniform(-3, 0)) for _ in range(n)],
         "z_abs": [abs(value) for value in z],
@@ -85,6 +85,19 @@ def group(name: str, *, step: int, size: int, tokens: int, rng: random.Random) -
         "prompt": f"What is {step} + 7? Think step by step.",
         "completions": rows,
     }
+
+
+def branched_group(
+    name: str, forks: list[tuple[int, int]], *, step: int, tokens: int, rng: random.Random
+) -> dict[str, Any]:
+    """A group whose completion i took over (parent, tokens) = forks[i]: all of them for a copy."""
+    made = group(name, step=step, size=len(forks), tokens=tokens, rng=rng)
+    rows = made["completions"]
+    for row, (parent, fork) in zip(rows, forks, strict=True):
+        for key in ("pieces", "ids"):
+            row[key][:fork] = rows[parent][key][:fork]
+        row |= {"parent": parent, "fork": fork}
+    return made
 
 
 def _pieces(rng: random.Random, tokens: int) -> list[str]:
@@ -138,6 +151,20 @@ def write_log(
     (run_dir / "credit_log" / "meta.json").write_text(json.dumps(meta))
     write_lines(run_dir / "credit_log" / "logs.jsonl", logs(steps, rng))
     return run_dir
+
+
+def resume_from(run_dir: Path, step: int) -> None:
+    """Makes a log that of a run which was resumed from a checkpoint, and killed at once."""
+    folder = run_dir / "credit_log"
+    for path in folder.glob("*.jsonl"):
+        found = [json.loads(line) for line in path.read_text().splitlines()]
+        write_lines(path, [line | {"run_id": "first"} for line in found])
+    meta = json.loads((folder / "meta.json").read_text())
+    meta["parts"] = [
+        {"run_id": "first", "from_step": 0, "resumes": None},
+        {"run_id": "second", "from_step": step, "resumes": "first"},
+    ]
+    (folder / "meta.json").write_text(json.dumps(meta | {"run_id": "second"}))
 
 
 def write_records(run_dir: Path, groups: list[dict[str, Any]], *, rng: random.Random) -> None:

@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from made_log import group, write_log, write_records
+from made_log import branched_group, group, write_log, write_records
 
 from trl_lambda.report import load_run
 from trl_lambda.report.tree import prefix_tree
@@ -74,6 +74,43 @@ def test_each_sign_has_a_scale_of_its_own():
     assert title.axes[0].get_title(loc="left") == (
         "Tokens with credit up to 8.21 (darkest blue), blame down to −0.33 (darkest orange)"
     )
+
+
+FORKS = [(0, 0), (0, 4), (0, 12)]
+
+
+def test_the_tree_of_a_branched_group_names_forks_and_copies():
+    made = branched_group("1-0", FORKS, step=1, tokens=12, rng=random.Random(0))
+    texts = [text.get_text() for text in figures.tree_figure(made).axes[0].texts]
+    assert len(texts) == 3
+    assert "#" not in texts[0]
+    assert "#1, #3, copy of #1" in texts[1]
+    assert "#2" in texts[2]
+
+
+def drawn_over(completion):
+    """(first, last column with a line above, column of the bar or None) and the title."""
+    axes = figures.completion_figure(completion).axes[0]
+    spans = [(*line.get_xdata(), *line.get_ydata()) for line in axes.lines]
+    above = [(left, right) for left, right, top, bottom in spans if top == bottom]
+    bars = [left for left, right, top, bottom in spans if top != bottom]
+    return above, bars, axes.get_title(loc="left").split("\n")[0]
+
+
+def test_what_was_taken_over_has_a_line_above_and_the_fork_a_bar():
+    made = branched_group("1-0", FORKS, step=1, tokens=12, rng=random.Random(0))["completions"]
+    for row in made:
+        row["pieces"] = ["ab "] * 12
+    assert drawn_over(made[0])[:2] == ([], [])
+    above, bars, said = drawn_over(made[1])
+    assert above == [(0, 3), (3, 6), (6, 9), (9, 12)]
+    assert bars == [12]
+    assert said.startswith("Forked from completion 1 behind 4 of 12 tokens")
+    above, bars, said = drawn_over(made[2])
+    assert (above[-1], bars) == ((33, 36), [])
+    assert said.startswith("A copy of completion 1")
+    made[1] |= {"cut": {"at": 2, "tokens": 3}}  # the fork is among what was left out
+    assert drawn_over(made[1])[:2] == ([(0, 3), (3, 6)], [6])
 
 
 def test_what_has_no_shape_gets_a_name():

@@ -11,7 +11,7 @@ import sys
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from made_log import group, write_log, write_records
+from made_log import branched_group, group, resume_from, write_log, write_records
 
 from trl_lambda.report import write_report
 from trl_lambda.report.__main__ import main
@@ -67,6 +67,21 @@ def test_numbers_reach_the_page_as_recorded(tmp_path):
     assert shown["extra"] == recorded["extra"]
 
 
+def test_parents_and_forks_reach_the_page_and_its_tree(tmp_path):
+    rng = random.Random(0)
+    made = branched_group("1-0", [(0, 0), (0, 4), (0, 9)], step=1, tokens=9, rng=rng)
+    made["completions"][1]["ids"] = made["completions"][0]["ids"]  # sampled the same tokens anew
+    write_records(tmp_path, [made, group("2-0", step=2, size=2, tokens=9, rng=rng)], rng=rng)
+    (path,) = write_report(tmp_path)
+    forked, independent = group_of(path, 0), group_of(path, 1)
+    rows = forked["completions"]
+    assert [(row["parent"], row["fork"]) for row in rows] == [(0, 0), (0, 4), (0, 9)]
+    spans = [(branch["start"], branch["end"], branch["rows"]) for branch in forked["branches"]]
+    assert spans == [(0, 4, [0, 1, 2]), (4, 9, [0, 2]), (4, 9, [1])]
+    rows = independent["completions"]
+    assert [(row["parent"], row["fork"]) for row in rows] == [(None, None)] * 2
+
+
 def test_groups_that_do_not_fit_are_counted_and_the_rest_is_spread(tmp_path, capsys):
     run_dir = write_log(tmp_path / "run", groups=30, tokens=200)
     (path,) = write_report(run_dir, max_mb=3)
@@ -81,6 +96,15 @@ def test_groups_that_do_not_fit_are_counted_and_the_rest_is_spread(tmp_path, cap
 def test_a_limit_below_the_library_says_what_it_takes(tmp_path):
     with pytest.raises(ValueError, match=r"1000000 bytes are too few.*Raise --max-mb"):
         write_report(write_log(tmp_path / "run"), max_mb=1)
+
+
+def test_what_was_left_out_of_a_log_is_counted(tmp_path):
+    """A run that was killed, resumed from step 20, and trained steps 20 and 30 again."""
+    run_dir = write_log(tmp_path / "run", groups=3, size=8, steps=30)
+    resume_from(run_dir, 20)
+    (about,) = data_of(write_report(run_dir)[0])["runs"]
+    # Groups of steps 20 and 30, the updates of their 8 rows, and the logs of steps 21 to 30.
+    assert (about["superseded"], about["unreadable"]) == (2 * (1 + 8) + 10, 0)
 
 
 def test_a_log_without_groups_still_shows_the_run(tmp_path):

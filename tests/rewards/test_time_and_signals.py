@@ -104,7 +104,9 @@ def test_the_wall_limit_is_generous() -> None:
 
 def _script(tmp_path: Path, code: str) -> subprocess.Popen:
     script = tmp_path / "script.py"
-    script.write_text(textwrap.dedent(code))
+    # Whoever starts the tests in the background may have told all its children to ignore Ctrl-C.
+    listening = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    script.write_text(listening + textwrap.dedent(code))
     return subprocess.Popen(
         [sys.executable, str(script)],
         env=os.environ | {"PYTHONPATH": ROOT, "TRL_LAMBDA_REWARD_WORKERS": "2"},

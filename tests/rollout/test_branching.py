@@ -9,7 +9,9 @@ from dataclasses import replace
 import pytest
 import sibling_oracles
 import tiny
+import tiny_chat
 import torch
+from datasets import Dataset
 from trl import GRPOTrainer
 
 from trl_lambda import LambdaGRPOConfig
@@ -48,7 +50,7 @@ def completions(output) -> list[list[int]]:
         {"branch_forks": "even", "branch_at": "fraction", "branch_fraction": 0.3},
         {"branch_roots": 1, "branch_levels": 2},
         {"sibling_shrinkage": 0.0, "advantage_floor": -math.inf},
-        {"sibling_shrinkage": math.inf, "scale_rewards": "none"},
+        {"sibling_shrinkage": math.inf, "scale_rewards": "none", "branch_weights": "rows"},
     ],
     ids=str,
 )
@@ -78,6 +80,8 @@ def test_credit_of_a_branched_batch_is_that_of_its_tree(tmp_path, settings):
     want = want / unit[:, None]
     if rule.advantage_floor is not None:
         want = want.clamp(min=rule.advantage_floor)
+    if trainer._method.branching.weights == "branches":
+        want = want * sibling_oracles.branch_weights(token, groups, max(lengths))
     there = output["completion_mask"].bool()
     got = output["advantages"].double()
     torch.testing.assert_close(got[there], want[there].double(), rtol=1e-5, atol=1e-5)
@@ -154,7 +158,7 @@ def test_training_twice_from_one_seed_is_the_same(tmp_path):
     [
         {"td_error": "group"},
         {"td_error": "tree", "trace_style": "recent", "trace_lambda": 0.9},
-        {"td_error": "group", "process_set_weighting": True},
+        {"td_error": "group", "process_set_weighting": True, "branch_weights": "rows"},
         {"trace_style": "recent"},
         {"td_error": "terminal", "trace_style": "recent"},
     ],
@@ -215,6 +219,7 @@ def test_an_old_trl_is_refused_by_its_version(tmp_path, monkeypatch):
         ({"branch_at": "random", "branch_fraction": 0.3}, ["branch_fraction=0.3", "random"]),
         ({"branch_at": "fraction", "branch_surprise": 1.0}, ["branch_surprise=1.0", "fraction"]),
         ({"rollout": "independent", "branch_roots": 2}, ["branch_roots=2", "rollout='branch'"]),
+        ({"process_set_weighting": True}, ["branch_weights='branches'", "to 'rows'"]),
         ({"branch_levels": 4}, ["branch_levels=4", "1, 2 or 3"]),
         ({"branch_fraction": 1.0, "branch_at": "fraction"}, ["branch_fraction=1.0", "between"]),
         ({"branch_roots": 1.5}, ["branch_roots=1.5", "whole number"]),
@@ -285,6 +290,7 @@ def test_an_engine_in_sleep_mode_stays_awake_between_the_waves(tmp_path):
             return prompts, ids, [[[-1.0]] * length for _ in prompts], None
 
     trainer.use_vllm, trainer.vllm_generation = True, Generation()
+    del trainer.generation_config  # TRL makes none for vLLM
     trainer._last_loaded_step = trainer.state.global_step
     trainer._begin_batch()
     prompts = [[3, 4]] * 8
@@ -297,3 +303,66 @@ def test_an_engine_in_sleep_mode_stays_awake_between_the_waves(tmp_path):
     assert trainer.vllm_generation._llm_weights_sleeping
     assert trainer.vllm_generation.max_completion_length == 12
     assert {len(row) for row in ids} == {len(row) for row in log_probs} == {12}
+
+
+def test_a_tool_loop_branches_in_its_first_turn_alone(tmp_path):
+    """All completions call a tool; what follows its answer is each one's own."""
+    call = tiny_chat.tokenizer()("[roll count=2]<eos>")["input_ids"]
+    trainer = tiny.trainer(
+        tmp_path,
+        model=tiny_chat.model(),
+        processing_class=tiny_chat.tokenizer(),
+        tools=[tiny_chat.dice(["5", "6"])],
+        train_dataset=Dataset.from_list([{"prompt": [{"role": "user", "content": "1+1="}]}] * 8),
+        settings=BRANCH | SIZES | {"max_completion_length": 60, "branch_roots": 1},
+    )
+    trainer.model.train()
+    asked = []
+
+    def generate(self, prompt_ids, *args, **kwargs):
+        asked.append(len(prompt_ids))
+        if len(asked) == 1:
+            return [list(call) for _ in prompt_ids], None
+        if len(asked) == 2:  # prompts end inside the call
+            starts = [len(p) - len(head) for p in prompt_ids for head in [prompts_of(p)]]
+            return [list(call[start:]) for start in starts], None
+        return [[5 + i % 3, tiny.EOS] for i in range(len(prompt_ids))], None
+
+    def prompts_of(ids):
+        ids = list(ids)
+        first = max(i for i in range(len(ids)) if ids[i : i + 2] == start_of_answer)
+        return ids[: first + 2]
+
+    start_of_answer = tiny_chat.tokenizer()("a:")["input_ids"]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(GRPOTrainer, "_generate_single_turn", generate)
+        rows = [{"prompt": [{"role": "user", "content": f"{i // 4}+1="}]} for i in range(8)]
+        output = trainer._generate_and_score_completions(rows)
+    rollout = trainer._rollout
+    assert asked == [2, 6 - rollout.counts().copies, 8]
+    assert [ids == call for ids in rollout.completion_ids] == [True] * 8
+    for row, ids in enumerate(completions(output)):
+        assert ids[: len(call)] == call
+        assert rollout.fork[row] <= len(call)
+    # The tool's answers and what follows are of one row each: from there on credit is a row's own.
+    assert torch.isfinite(output["advantages"]).all()
+    assert output["advantages"][output["tool_mask"] == 0].abs().sum() == 0
+
+
+def test_images_are_refused_when_they_come(tmp_path):
+    trainer = build(tmp_path)
+    trainer._begin_batch()
+    with pytest.raises(NotImplementedError, match="prompts hold images"):
+        trainer._generate_single_turn([[3, 4]] * 8, [["an image"]] * 8, {}, 4)
+    trainer._begin_batch()
+    with pytest.raises(NotImplementedError, match="prompts hold images"):
+        trainer._generate_single_turn([[3, 4]] * 8, None, {"pixel_values": torch.ones(1)}, 4)
+
+
+def test_truncated_completions_that_are_masked_out_leave_the_tree(tmp_path):
+    trainer = build(tmp_path, {"mask_truncated_completions": True, "max_completion_length": 6})
+    output = trainer._generate_and_score_completions(batch_of(trainer))
+    truncated = [row[-1] != tiny.EOS for row in trainer._rollout.completion_ids]
+    assert any(truncated)
+    assert not output["advantages"][torch.tensor(truncated)].any()
+    assert torch.isfinite(output["advantages"]).all()

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tabular_policy import AllGroups, TabularPolicy, cosine
 
-from trl_lambda.functional import branch_advantages
+from trl_lambda.functional import branch_advantages, branch_weights
 from trl_lambda.rollout import BranchRule, Rollout, branch, rollout_metrics
 
 PLACES = ["random", "fraction", "newline", "surprise", "entropy"]
@@ -154,6 +154,17 @@ def test_completions_that_end_at_once_are_copied():
         assert (counts.generated, counts.copies, counts.forks) == (2, 6, 0)
 
 
+def test_empty_completions_are_copied():
+    class Silent(FakeEngine):
+        def generate(self, prompts, spent, copies):
+            return [[] for _ in prompts], [[] for _ in prompts]
+
+    for at in PLACES:
+        got = rolled_out(rule(at), Silent(TabularPolicy(end=0)), prompts=[PROMPT] * 8)
+        assert (got.completion_ids, got.fork) == ([[]] * 8, [0] * 8)
+        assert got.counts().generated == 0
+
+
 def test_a_group_that_straddles_processes_forks_on_each():
     policy = TabularPolicy(T=6, seed=0)
     got = rolled_out(rule(roots=4), FakeEngine(policy), prompts=[PROMPT] * 6, first=6)
@@ -188,6 +199,9 @@ def test_the_mean_gradient_is_that_of_independent_samples(at, forks):
         mean = batch.mean_gradient(credit)
         assert cosine(mean, policy.true_gradient()) > 0.99
         assert 0.9 < mean.norm() / policy.true_gradient().norm() < 1.1
+    credit = branch_advantages(batch.rewards, batch.branched)
+    weight = branch_weights(batch.branches, batch.groups, policy.T)
+    assert cosine(batch.mean_gradient(credit, weight), policy.true_gradient()) > 0.99
     edge = 1 / batch.branched.sizes().clamp(min=1)
     credit = branch_advantages(batch.rewards, batch.branched)
     assert cosine(batch.mean_gradient(credit, edge), policy.true_gradient()) < 0.99

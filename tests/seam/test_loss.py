@@ -235,6 +235,21 @@ def test_policy_loss_contains_the_kl_term(trainer, monkeypatch):
         assert logged[0] == pytest.approx(logged[1], rel=1e-6), loss_type
 
 
+def test_the_logged_policy_loss_is_the_mean_over_processes(trainer, monkeypatch):
+    """Of its KL term, too: here a second process has three times the loss of the first."""
+    monkeypatch.setattr(trainer, "_entropy_bonus_enabled", True)
+    case = batch() | {"weight": torch.ones(MASK.shape, dtype=torch.float64)}
+    rule, options = tiny.rule(), {"loss_type": "dapo", "beta": 40.0}
+    metrics, logged = trainer._metrics["train"], []
+    for gather in (trainer.accelerator.gather, lambda own: torch.stack([own, 3 * own])):
+        monkeypatch.setattr(trainer.accelerator, "gather", gather)
+        metrics.clear()
+        compute(trainer, monkeypatch, rule, case, **options)
+        logged.append(metrics["policy_loss"][0])
+    alone, mean = logged
+    assert mean == pytest.approx(2 * alone)
+
+
 @pytest.mark.parametrize("mode", ["advantage", "ratio"])
 def test_the_logged_kl_is_unweighted(trainer, monkeypatch, mode):
     """Its weights are the loss's business: `kl` is comparable over methods, and stock's."""

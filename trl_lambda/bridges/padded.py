@@ -23,7 +23,13 @@ from ..functional import (
     split_groups_by_prompt,
 )
 from ..functional.normalization import Scale
-from ..functional.td_errors import StepRewards, Steps, check_steps, normalize_steps
+from ..functional.td_errors import (
+    StepRewards,
+    Steps,
+    check_steps,
+    normalize_steps,
+    step_segments,
+)
 from ..methods import CREDIT_OPTIONS
 from ..rule import CreditRule, resolve
 
@@ -81,6 +87,12 @@ def read_rule(
             raise ValueError(
                 f"method={method.name!r} generates branched groups, and here the engine generates; "
                 "set td_error='sibling' for its credit."
+            )
+        if method.credit.entry.probes:
+            raise ValueError(
+                "td_error='probe' asks the policy how likely the known answer is after each "
+                "prefix, and an engine hands an advantage estimator no policy to ask. Train with "
+                "LambdaGRPOTrainer, or choose another td_error."
             )
         if method.credit.traces_ratio:
             raise ValueError(
@@ -143,11 +155,13 @@ def padded_credit(
     if rule.credit.entry.reads_steps:
         if steps is None:
             steps = _steps_at_nonzero(rewards_BT, mask_BT, ignored_B)
+        normalized = _normalized(steps, mask_BT, group_ids_B, ignored_B, rule.scale, reward_B.dtype)
         signal = Signal(
             mask_BT=mask_BT,
             advantage_B=torch.zeros_like(reward_B),
             sizes_BT=sizes_BT,
-            steps=_normalized(steps, mask_BT, group_ids_B, ignored_B, rule.scale, reward_B.dtype),
+            steps=normalized,
+            segment_BT=step_segments(normalized, mask_BT) if rule.credit.traces_steps else None,
         )
     else:
         signal = _outcome_signal(rule, reward_B, mask_BT, group_ids_B, sizes_BT, sets)

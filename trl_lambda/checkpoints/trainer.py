@@ -12,7 +12,7 @@ Every process writes and reads its own part, so a run resumes with as many proce
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Callable, Iterator, Mapping, Sized
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ class ResumableTrainer(GRPOTrainer):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self._place = Place(self._begin_anew, lambda: self._step)
+        self._place = Place(self._begin_anew, lambda: self._step, lambda: self._credit_state())
         # First: what others do at the end of a step may be to save.
         callbacks(self).insert(0, self._place)
 
@@ -83,6 +83,14 @@ class ResumableTrainer(GRPOTrainer):
         A window that was saved under other values is generated anew.
         """
         return {}
+
+    def _credit_state(self) -> dict[str, Any]:
+        """What the method keeps from batch to batch, the same on all processes: plain values and
+        tensors, which later batches leave as they are. A checkpoint holds it."""
+        return {}
+
+    def _restore_credit_state(self, state: Mapping[str, Any]) -> None:
+        """Goes on with what `_credit_state` returned; `{}` where a checkpoint has nothing."""
 
     # -- methods of transformers and TRL ---------------------------------------------------------
 
@@ -145,6 +153,7 @@ class ResumableTrainer(GRPOTrainer):
         super()._load_rng_state(checkpoint)
         if checkpoint is None:
             return
+        self._resume_credit_state(Path(checkpoint))
         self._resume_window(Path(checkpoint))
         reference = self._moving_reference()
         if reference:
@@ -248,6 +257,7 @@ class ResumableTrainer(GRPOTrainer):
             "place": (self._place.passes, self._place.updates),
             "step": step,
             "batches": moved(self._buffered_inputs, "cpu") if inside else None,
+            "credit_state": moved(self._place.credit_state, "cpu"),
         }
         if self.use_adaptive_entropy:
             window["entropy"] = (self.entropy_coef, self._last_world_entropy)
@@ -266,6 +276,13 @@ class ResumableTrainer(GRPOTrainer):
                 checkpoint,
             )
         return None
+
+    def _resume_credit_state(self, checkpoint: Path) -> None:
+        """All processes go on with that of the first that has one."""
+        window = read_window(checkpoint, self.args.process_index) or {}
+        saved = gather_object([moved(window.get("credit_state"), "cpu")])
+        self._restore_credit_state(next((state for state in saved if state is not None), {}))
+        self._place.credit_state = self._credit_state()
 
     def _resume_window(self, checkpoint: Path) -> None:
         window = read_window(checkpoint, self.args.process_index)

@@ -8,6 +8,13 @@ Every line has the `run_id` of the part of the run that wrote it (`runs.py`); li
 versions have none. A completion that was too long has `cut`, `{"at": t, "tokens": n}`: entry t of
 its lists stands for n tokens that are left out (`cutting.py`).
 
+A completion of a branched group (`rollout="branch"`) has `parent` and `fork`: it took over the
+first `fork` tokens of completion number `parent` of its group, counted from 0, and sampled those
+behind them. A completion that took over none has its own number and 0. Where `fork` is the number
+of a completion's tokens, it is a copy of a completion that ended before it could be forked. A fork
+counts tokens as they were sampled, also those that a cut left out. Groups of independent
+completions have neither field, and so do logs of earlier versions.
+
 Shape suffixes: B completions of this process, T completion positions.
 """
 
@@ -32,9 +39,12 @@ META, LOGS, DROPPED = "meta.json", "logs.jsonl", "dropped.json"
 
 # Lists of a completion with an entry for each of its tokens: when it is scored, and at its update.
 GROUP_LISTS = ("pieces", "ids", "mask", "advantage", "weight", "trace_weight", "size")
+# Of a run with an answer probe: δ of the token, and V before the segment that it is in.
+OPTIONAL_GROUP_LISTS = ("td_error", "value")
 UPDATE_LISTS = ("logps", "old_logps", "z_abs", "ratio", "kl", "clipped")
 MAY_BE_NULL = ("z_abs", "kl")
-# A record of an update may have these, too: entropy of the next-token distribution, in nats.
+# A record of an update has these where the loss did: entropy of the next-token distribution, in
+# nats. Records of earlier versions have none.
 OPTIONAL_UPDATE_LISTS = ("entropy",)
 
 DIGITS = 5
@@ -61,6 +71,9 @@ class ScoredRows:
         completion_ids_BT, prompt_ids_BP: −1 where padded.
         table: columns of the completions table, one value per completion: rewards by function
             under "rewards/", other columns by their name.
+        parent_B, fork_B: of a branched group, whose first tokens a completion took over (the number
+            within its group, the own one where it took over none) and how many; else None.
+        td_error_BT, value_BT: of an answer probe; NaN where there is none.
     """
 
     completion_ids_BT: Tensor
@@ -73,6 +86,10 @@ class ScoredRows:
     gain_BT: Tensor
     size_BT: Tensor
     table: dict[str, list]
+    parent_B: Tensor | None = None
+    fork_B: Tensor | None = None
+    td_error_BT: Tensor | None = None
+    value_BT: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -81,6 +98,7 @@ class FirstUpdate:
 
     Attributes:
         z_BT: the log-ratio, or its trace in `ratio` mode.
+        entropy_BT: of the policy's distribution at each position; None where the loss had none.
         mask_BT: 1 on the tokens that the loss counts.
         lengths_B: completion tokens.
     """
@@ -92,6 +110,7 @@ class FirstUpdate:
     advantage_BT: Tensor
     mask_BT: Tensor
     lengths_B: Tensor
+    entropy_BT: Tensor | None = None
 
 
 def describe_row(rows: ScoredRows, i: int, row_id: str, tokenizer: Any) -> dict[str, Any]:
@@ -112,7 +131,17 @@ def describe_row(rows: ScoredRows, i: int, row_id: str, tokenizer: Any) -> dict[
         "trace_weight": numbers(rows.gain_BT[i, :n]),
         "size": rows.size_BT[i, :n].tolist(),
         "extra": {name: _cell(value) for name, value in extra.items()},
+        **_origin(rows, i),
+        **({} if rows.td_error_BT is None else {"td_error": numbers(rows.td_error_BT[i, :n])}),
+        **({} if rows.value_BT is None else {"value": numbers(rows.value_BT[i, :n])}),
     }
+
+
+def _origin(rows: ScoredRows, i: int) -> dict[str, int]:
+    """Where a completion of a branched group comes from; empty for an independent one."""
+    if rows.parent_B is None or rows.fork_B is None:
+        return {}
+    return {"parent": int(rows.parent_B[i]), "fork": int(rows.fork_B[i])}
 
 
 def describe_prompt(rows: ScoredRows, i: int, tokenizer: Any) -> str:
@@ -135,7 +164,7 @@ def describe_update(
     n = int(update.lengths_B[i])
     ratio = update.z_BT[i, :n].exp()
     is_clipped = clipped(ratio, update.advantage_BT[i, :n]) & update.mask_BT[i, :n].bool()
-    return {
+    described = {
         "kind": "update",
         "row": row_id,
         "step": step,
@@ -146,6 +175,9 @@ def describe_update(
         "kl": None if update.kl_BT is None else numbers(update.kl_BT[i, :n]),
         "clipped": is_clipped.int().tolist(),
     }
+    if update.entropy_BT is not None:
+        described["entropy"] = numbers(update.entropy_BT[i, :n])
+    return described
 
 
 def numbers(values: Tensor) -> list[float | None]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .forks import check_forks
 from .format import (
     DROPPED,
     FOLDER,
@@ -22,6 +23,7 @@ from .format import (
     LOGS,
     MAY_BE_NULL,
     META,
+    OPTIONAL_GROUP_LISTS,
     OPTIONAL_UPDATE_LISTS,
     UPDATE_LISTS,
     segments,
@@ -39,7 +41,8 @@ class Run:
         meta: `settings`, `versions`, `started`, as the recorder wrote them.
         logs: one entry per log of the trainer, `step` and `metrics`.
         groups: of the file format, in the order of writing; a completion has `update`, None where
-            the log has none, and `cut` if tokens were left out of it.
+            the log has none, `cut` if tokens were left out of it, and `parent` and `fork` if its
+            group was branched.
         dropped: what the recorder deleted to stay under its limit; empty if nothing.
         unreadable: lines that are no JSON, such as the last one of a run that was killed.
         superseded: lines of steps that were trained again after a checkpoint was resumed, and lines
@@ -172,8 +175,12 @@ def _checked_group(group: dict[str, Any], place: str) -> dict[str, Any]:
     for completion in group["completions"]:
         _require(completion, ("row", "reward", "group_advantage", *GROUP_LISTS), place)
         pieces = completion["pieces"]
-        _check_lengths(completion, GROUP_LISTS, len(pieces) if _is_list(pieces) else 0, place)
+        optional = [name for name in OPTIONAL_GROUP_LISTS if name in completion]
+        length = len(pieces) if _is_list(pieces) else 0
+        _check_lengths(completion, (*GROUP_LISTS, *optional), length, place)
+        _check_cut(completion, place)
         completion["update"] = None
+    check_forks(group["completions"], place)
     return group
 
 
@@ -211,6 +218,20 @@ def _check_lengths(record: dict[str, Any], names: tuple[str, ...], length: int, 
                 f"report: {place}: row {record['row']}: {name} must have one entry for each of the "
                 f"{length} tokens, got {came}. Delete that line."
             )
+
+
+def _check_cut(completion: dict[str, Any], place: str) -> None:
+    """What was left out of a completion stands at one of its entries."""
+    cut = completion.get("cut")
+    if cut is None:
+        return
+    _require(cut, ("at", "tokens"), place)
+    at, tokens, entries = cut["at"], cut["tokens"], len(completion["ids"])
+    if not (type(at) is type(tokens) is int and 0 <= at < entries and tokens > 0):
+        raise ValueError(
+            f"report: {place}: row {completion['row']}: cut must name one of the {entries} entries "
+            f"and how many tokens it stands for, got {cut!r}. Delete that line."
+        )
 
 
 def _is_list(values: Any) -> bool:

@@ -5,8 +5,10 @@ the `run_id` it `resumes`, null where it begins anew. A run killed at step 55 an
 checkpoint at step 40 leaves lines of steps that were trained twice. The lines that count are those
 of the last part, and those of the parts it descends from up to the step at which it left them.
 
-A new run in an old `output_dir` moves the log that lies there to `earlier_runs/<run_id>/`, where
-the report reads it: nothing is lost, and nothing of it is in the picture of the new run.
+A new run in an old `output_dir` moves the log that lies there to `_earlier_runs/<run_id>/`, where
+the report reads it: nothing is lost, and nothing of it is in the picture of the new run. Pushes to
+the Hub leave names that begin with `_` out, so prompts and completions of the old run are not
+published with the new one.
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ from typing import Any
 
 from .format import FOLDER, LOGS, META, segments
 
-EARLIER_RUNS = "earlier_runs"
+EARLIER_RUNS = "_earlier_runs"
+# Pages and pictures that the report makes of a log beside it, with prompts and completions.
+REPORTS = "credit_report*.*"
 # Lines of versions that gave runs no id.
 NO_ID = ""
 
@@ -82,7 +86,11 @@ def holds_lines(folder: Path) -> bool:
 
 
 def move_to_earlier_runs(folder: Path) -> Path:
-    """Moves a log out of the way of a new run; returns the folder that the report reads it from."""
+    """Moves a log, and reports on it, out of the way of a new run.
+
+    Returns:
+        The folder that the report reads the log from.
+    """
     meta = read_meta(folder) or {}
     name = re.sub(r"[^\w-]+", "-", str(meta.get("run_id") or meta.get("started") or "unknown"))
     place = folder.parent / EARLIER_RUNS / (name.strip("-")[:80] or "unknown")
@@ -92,4 +100,6 @@ def move_to_earlier_runs(folder: Path) -> Path:
         place = place.with_name(f"{name}-{taken}")
     place.mkdir(parents=True)
     os.replace(folder, place / FOLDER)
+    for report in folder.parent.glob(REPORTS):
+        os.replace(report, place / report.name)
     return place

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .normalization import Scale, group_mean, reward_denominator
+from .segments import segment_numbers
 
 StepRewards = Sequence[tuple[int, float]]
 """The steps of one completion: (index of the token that ends the step, its reward)."""
@@ -168,6 +169,16 @@ def normalize_steps(
     group_S = group_ids_B[row_S]
     centred_S = reward_S - group_mean(reward_S, group_S)
     return Steps(row_S, end_S, centred_S / reward_denominator(reward_S, group_S, scale=scale))
+
+
+def step_segments(steps: Steps, mask_BT: Tensor) -> Tensor:
+    """Number of the step that each policy token is in, `(B, T)` int64 (`segment_numbers`).
+
+    What follows the last step's end is one more.
+    """
+    ends_BT = torch.zeros(mask_BT.shape, dtype=torch.bool, device=mask_BT.device)
+    ends_BT[steps.row_S, steps.end_S] = True
+    return segment_numbers(ends_BT, mask_BT)
 
 
 def place_steps(steps: Steps, mask_BT: Tensor) -> Tensor:

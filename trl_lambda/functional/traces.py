@@ -12,6 +12,9 @@ the mask excludes. With the decay c = γ·λ in [0, 1] and 0⁰ = 1,
 
 `normalize` (ours, not the paper's) divides each row of W by its sum, so that a constant x stays
 itself and the column sums have mean 1.
+
+The decay is one number, or `(B,)`: one for each completion, as a λ that grows with the length has
+it (VAPO, arXiv 2504.05118).
 """
 
 from __future__ import annotations
@@ -25,13 +28,14 @@ from torch.nn.functional import pad
 
 TraceStyle = Literal["recent", "both"]
 TRACE_STYLES: tuple[str, ...] = get_args(TraceStyle)
+Decay = float | Tensor
 
 
 def eligibility_trace(
     x_BT: Tensor,
     mask_BT: Tensor,
     *,
-    decay: float,
+    decay: Decay,
     style: TraceStyle = "recent",
     normalize: bool = False,
 ) -> Tensor:
@@ -46,7 +50,7 @@ def eligibility_trace(
             past terms. What it holds at masked positions never matters, not even NaN.
         mask_BT: `(B, T)`, nonzero on policy tokens. A token between policy tokens that is masked
             (a tool's output) neither contributes nor makes the decay advance.
-        decay: c = γ·λ in [0, 1].
+        decay: c = γ·λ in [0, 1], or `(B,)`, one for each row.
         style: `"recent"` or `"both"`.
         normalize: divide z_t by the row sum Σ_k W[t, k].
 
@@ -70,7 +74,7 @@ def lambda_return(
     td_errors_BT: Tensor,
     mask_BT: Tensor,
     *,
-    decay: float,
+    decay: Decay,
     style: TraceStyle = "recent",
     normalize: bool = False,
 ) -> Tensor:
@@ -85,7 +89,7 @@ def lambda_return(
     Args:
         td_errors_BT: `(B, T)`, any floating dtype, time 0 … T−1; ignored at masked positions.
         mask_BT: `(B, T)`, nonzero on policy tokens.
-        decay: c = γ·λ in [0, 1]. δ carries no γ of its own.
+        decay: c = γ·λ in [0, 1], or `(B,)`, one for each row. δ carries no γ of its own.
         style: `"recent"` or `"both"`.
         normalize: transpose the row-normalised W, i.e. divide δ_t by the row sum first.
 
@@ -106,7 +110,7 @@ def lambda_return(
     return tokens.expand(_transposed_trace(delta_BT, decay, style))
 
 
-def trace_weights(mask_BT: Tensor, *, decay: float, style: TraceStyle = "recent") -> Tensor:
+def trace_weights(mask_BT: Tensor, *, decay: Decay, style: TraceStyle = "recent") -> Tensor:
     """Row sums v_t = Σ_k W[t, k]: how much trace a term of the loss carries (GRPO-λ's ε-weight).
 
     `recent`: v_t = (1 − c^(t+1))/(1 − c), and t + 1 for c = 1. The column sums, which tell how much
@@ -114,7 +118,7 @@ def trace_weights(mask_BT: Tensor, *, decay: float, style: TraceStyle = "recent"
 
     Args:
         mask_BT: `(B, T)`, nonzero on policy tokens.
-        decay: c = γ·λ in [0, 1].
+        decay: c = γ·λ in [0, 1], or `(B,)`, one for each row.
         style: `"recent"` or `"both"`.
 
     Returns:
@@ -157,7 +161,7 @@ class _PolicyTokens:
         return gathered.masked_fill(~self.mask_BT, 0.0)
 
 
-def _trace(x_BT: Tensor, decay: float, style: TraceStyle) -> Tensor:
+def _trace(x_BT: Tensor, decay: Decay, style: TraceStyle) -> Tensor:
     recent_BT = _decayed_sum(x_BT, decay)
     if style == "recent":
         return recent_BT
@@ -166,10 +170,10 @@ def _trace(x_BT: Tensor, decay: float, style: TraceStyle) -> Tensor:
     half = t // 2
     powers = _powers(x_BT, decay)
     first_BT = _decayed_sum(x_BT * powers, 1.0)
-    return first_BT[:, half] + recent_BT - powers[t - half] * recent_BT[:, half]
+    return first_BT[:, half] + recent_BT - powers[..., t - half] * recent_BT[:, half]
 
 
-def _transposed_trace(delta_BT: Tensor, decay: float, style: TraceStyle) -> Tensor:
+def _transposed_trace(delta_BT: Tensor, decay: Decay, style: TraceStyle) -> Tensor:
     from_here_BT = _decayed_sum(delta_BT.flip(1), decay).flip(1)
     if style == "recent":
         return from_here_BT
@@ -178,14 +182,17 @@ def _transposed_trace(delta_BT: Tensor, decay: float, style: TraceStyle) -> Tens
     beyond = (2 * torch.arange(T, device=delta_BT.device) + 1).clamp(max=T)
     tail_sum_BT = pad(_decayed_sum(delta_BT.flip(1), 1.0).flip(1), (0, 1))[:, beyond]
     tail_decayed_BT = pad(from_here_BT, (0, 1))[:, beyond]
-    return from_here_BT + _powers(delta_BT, decay) * (tail_sum_BT - decay * tail_decayed_BT)
+    step = decay[:, None].to(delta_BT.dtype) if isinstance(decay, Tensor) else decay
+    return from_here_BT + _powers(delta_BT, decay) * (tail_sum_BT - step * tail_decayed_BT)
 
 
-def _decayed_sum(x_BT: Tensor, decay: float) -> Tensor:
+def _decayed_sum(x_BT: Tensor, decay: Decay) -> Tensor:
     """R_t = x_t + c·R_{t−1} by doubling: after step s each R_t covers its last 2s terms.
 
     With c = 1 it is a running sum, and deterministic on CUDA, where `cumsum` of floats is not.
     """
+    if isinstance(decay, Tensor):
+        return _decayed_sum_by_row(x_BT, decay[:, None].to(x_BT.dtype))
     reach, factor = 1, decay
     while reach < x_BT.shape[1] and factor > torch.finfo(x_BT.dtype).tiny:
         later_BT = torch.add(x_BT[:, reach:], x_BT[:, :-reach], alpha=factor)
@@ -194,14 +201,29 @@ def _decayed_sum(x_BT: Tensor, decay: float) -> Tensor:
     return x_BT
 
 
-def _row_sums(like_BT: Tensor, decay: float, style: TraceStyle) -> Tensor:
-    """`(1, T)` row sums of W; the same for every row once policy tokens are compacted."""
-    return _trace(torch.ones_like(like_BT[:1]), decay, style)
+def _decayed_sum_by_row(x_BT: Tensor, factor_B1: Tensor) -> Tensor:
+    """The same with a factor for each row; how small the factors are is not asked, which would
+    wait for the device."""
+    reach = 1
+    while reach < x_BT.shape[1]:
+        later_BT = x_BT[:, reach:] + factor_B1 * x_BT[:, :-reach]
+        x_BT = torch.cat([x_BT[:, :reach], later_BT], 1)
+        reach, factor_B1 = 2 * reach, factor_B1 * factor_B1
+    return x_BT
 
 
-def _powers(like: Tensor, decay: float) -> Tensor:
-    """`(T,)`: c⁰, c¹, …"""
+def _row_sums(like_BT: Tensor, decay: Decay, style: TraceStyle) -> Tensor:
+    """Row sums of W: `(1, T)`, the same for every row once policy tokens are compacted, and
+    `(B, T)` where each row has a decay of its own."""
+    rows_BT = like_BT if isinstance(decay, Tensor) else like_BT[:1]
+    return _trace(torch.ones_like(rows_BT), decay, style)
+
+
+def _powers(like: Tensor, decay: Decay) -> Tensor:
+    """c⁰, c¹, …: `(T,)`, or `(B, T)` where each row has a decay of its own."""
     exponents = torch.arange(like.shape[1], device=like.device, dtype=like.dtype)
+    if isinstance(decay, Tensor):
+        return torch.pow(decay[:, None].to(like.dtype), exponents)
     return torch.pow(decay, exponents)
 
 
@@ -210,7 +232,7 @@ def _working_dtype(x: Tensor) -> torch.dtype:
 
 
 def _check(
-    function: str, argument: str, values: Tensor, mask: Tensor, decay: float, style: str
+    function: str, argument: str, values: Tensor, mask: Tensor, decay: Decay, style: str
 ) -> None:
     if values.ndim != 2:
         raise ValueError(f"{function}: {argument} must be (B, T), got shape {tuple(values.shape)}.")
@@ -221,7 +243,13 @@ def _check(
         )
     if argument != "mask" and not values.is_floating_point():
         raise ValueError(f"{function}: {argument} must be floating point, got {values.dtype}.")
-    if not (math.isfinite(decay) and 0.0 <= decay <= 1.0):
+    if isinstance(decay, Tensor):
+        if decay.shape != values.shape[:1] or not decay.is_floating_point():
+            raise ValueError(
+                f"{function}: decay must be a number, or floating point (B,) = "
+                f"{tuple(values.shape[:1])}, got {decay.dtype} of shape {tuple(decay.shape)}."
+            )
+    elif not (math.isfinite(decay) and 0.0 <= decay <= 1.0):
         raise ValueError(f"{function}: decay must lie in [0, 1], got {decay!r}.")
     if style not in TRACE_STYLES:
         raise ValueError(f"{function}: style must be one of {TRACE_STYLES}, got {style!r}.")

@@ -65,7 +65,7 @@ def _of_rule(rule: Any) -> dict[str, Any]:
 def _ours(values: Mapping[str, Any]) -> list[tuple]:
     style, td_error = values.get("trace_style", "none"), values.get("td_error", "group")
     # λ = 0 with 'recent' is no trace; 'both' keeps a trace on the first token.
-    traced = style == "both" or (style == "recent" and values["trace_lambda"] > 0)
+    traced = style == "both" or (style == "recent" and values["trace_lambda"] != 0)
     floor = values.get("advantage_floor", -math.inf)
     return [
         (
@@ -83,7 +83,13 @@ def _ours(values: Mapping[str, Any]) -> list[tuple]:
             "lambda-grpo",
         ),
         (td_error == "tree", "tran2025exploiting", "TEMPO", "td_error: tree", "tempo"),
-        (td_error == "terminal", "schulman2015high", "GAE", "td_error: terminal", None),
+        (
+            td_error in ("terminal", "probe"),
+            "schulman2015high",
+            "GAE",
+            f"td_error: {td_error}",
+            None,
+        ),
     ]
 
 

@@ -21,6 +21,7 @@ from ..atomic_write import replace_text
 from ..console import get_logger
 from ..host import callbacks, reward_names
 from .card import CONFIG_FILE, Run, model_card
+from .earlier_files import EarlierFiles
 from .markdown import code_span, is_repo_id
 from .plot import write_reward_plot
 from .push import HubPushError, Push, WatchPushes, push_under_way, wait_for_push
@@ -55,12 +56,14 @@ class HubTrainer:
     def __init__(self, model: Any, reward_funcs: Any, args: Any, *rest: Any, **options: Any):
         if args.hub_token is not None:
             args.hub_token = SecretText(args.hub_token)
+        self.earlier_files = EarlierFiles(Path(args.output_dir), announced=args.push_to_hub)
         super().__init__(model, reward_funcs, args, *rest, **options)
         tell_no_secrets(callbacks(self))
         self._rename_secret_rewards()
         self.push_watch = WatchPushes(self, self._push)
         if args.push_to_hub:
             self.add_callback(self.push_watch)
+        self.add_callback(self.earlier_files)
 
     def add_callback(self, callback: Any) -> None:
         super().add_callback(callback)
@@ -260,6 +263,8 @@ class HubTrainer:
                 where it was the repository that could not be made.
         """
         wait_for_push(self)  # before its files are written anew
+        if self.state.global_step:
+            self.earlier_files.tell(self.is_world_process_zero())
         self._saved_in = None
         if kwargs.get("private") is not None:  # older transformers have no such argument
             self._private = kwargs["private"]

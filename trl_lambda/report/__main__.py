@@ -13,7 +13,8 @@ Writes one HTML file that shows what a run's credit did. It opens from disk and 
 
   completions   every token shaded by its credit, token gain, process-set weight, probability,
                 surprise, entropy, KL or clipping
-  process sets  the shared prefixes of a group as a tree, coloured by mean reward
+  process sets  the shared prefixes of a group as a tree, coloured by mean reward; of a branched
+                group its forks
   run           reward, accuracy, length, entropy, clipping, path depth over steps
 
 It reads RUN_DIR/credit_log, which training with credit_log_steps=N leaves there.

@@ -14,6 +14,7 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from ..credit_log.forks import first_entry, has_forks, is_copy, token_count
 from ..credit_log.reading import Run
 from .curves import Chart, Line, charts
 from .opening import most_credited, telling_group
@@ -22,6 +23,7 @@ from .visible import visible
 
 # Okabe-Ito: told apart by colour-blind readers; the dashes tell lines apart in grey too.
 STYLES = (("#0072B2", "-"), ("#D55E00", "--"), ("#009E73", ":"), ("#CC79A7", "-."))
+TAKEN_OVER = "#00785A"
 CREDIT = LinearSegmentedColormap.from_list("credit", ["#E67E14", "#FFFFFF", "#2C7BC4"])
 COLUMNS, LINES = 96, 44  # of the completion's figure
 POINTS = 8  # its font size
@@ -114,14 +116,30 @@ def tree_figure(group: dict[str, Any]) -> Figure:
     axes = figure.add_subplot()
     rewards = [b.mean_reward for b in branches if b.mean_reward is not None] or [0.0]
     scale = matplotlib.cm.ScalarMappable(Normalize(min(rewards), max(rewards)), "cividis")
-    for branch, left, level in zip(branches, lefts, levels, strict=True):
-        _draw_branch(axes, group, branch, left, level, scale)
+    parents = {branch.parent for branch in branches}
+    for number, (branch, left, level) in enumerate(zip(branches, lefts, levels, strict=True)):
+        ends = leaf_name(group, branch) if number and number not in parents else ""
+        _draw_branch(axes, group, branch, left, level, scale, ends)
     axes.set(xlim=(0, len(branches[0].rows)), ylim=(max(levels) + 1, 0), yticks=[])
     axes.set_xlabel("completions")
     axes.spines[:].set_visible(False)
-    axes.set_title(f"Process sets, step {group['step']}", loc="left", fontsize=10)
+    forked = ", forked where they part" if has_forks(group["completions"]) else ""
+    axes.set_title(f"Process sets{forked}, step {group['step']}", loc="left", fontsize=10)
     figure.colorbar(scale, ax=axes, label="mean reward", pad=0.01)
     return figure
+
+
+def leaf_name(group: dict[str, Any], branch: Branch) -> str:
+    """Which completions of a branched group end in a branch; empty for independent ones."""
+    completions = group["completions"]
+    if not has_forks(completions):
+        return ""
+    return ", ".join(
+        f"#{row + 1}, copy of #{completions[row]['parent'] + 1}"
+        if is_copy(completions[row])
+        else f"#{row + 1}"
+        for row in branch.rows
+    )
 
 
 def tree_places(branches: list[Branch]) -> tuple[list[int], list[int]]:
@@ -139,14 +157,22 @@ def tree_places(branches: list[Branch]) -> tuple[list[int], list[int]]:
 
 
 def _draw_branch(
-    axes: Axes, group: dict[str, Any], branch: Branch, left: int, level: int, scale: Any
+    axes: Axes,
+    group: dict[str, Any],
+    branch: Branch,
+    left: int,
+    level: int,
+    scale: Any,
+    ends: str,
 ) -> None:
     known = branch.mean_reward is not None
     face = scale.to_rgba(branch.mean_reward) if known else (0.8, 0.8, 0.8, 1.0)
     width = len(branch.rows)
     box = Rectangle((left, level), width, 1, facecolor=face, edgecolor="white", linewidth=1.5)
     axes.add_patch(box)
-    pieces = group["completions"][branch.rows[0]]["pieces"][branch.start : branch.end]
+    first = group["completions"][branch.rows[0]]
+    start, end = (first_entry(first, token) for token in (branch.start, branch.end))
+    pieces = first["pieces"][start:end]
     room = int(90 * width / len(group["completions"])) - 2
     words = visible("".join(pieces[:room]))[:room] if room > 3 else ""
     ink = "black" if sum(face[:3]) > 1.4 else "white"
@@ -154,7 +180,7 @@ def _draw_branch(
     axes.text(
         left + 0.04,
         level + 0.5,
-        f"{words}\n{value}",
+        f"{words}\n{ends} {value}".replace("\n ", "\n"),
         va="center",
         fontsize=7,
         family="monospace",
@@ -167,12 +193,15 @@ def _draw_branch(
 def completion_figure(completion: dict[str, Any]) -> Figure:
     """A completion as text, each token shaded by its credit; of a long one the beginning.
 
-    Credit and blame have a scale each: a floor leaves of blame a small part of what credit is.
+    Credit and blame have a scale each: a floor leaves of blame a small part of what credit is. What
+    was taken over from another completion has a line above, and a bar stands at the fork.
     """
     fragments = list(laid_out(completion["pieces"]))
     lines = fragments[-1][2] + 1 if fragments else 1
     drawn = min(lines, LINES)
-    figure = Figure(figsize=(COLUMNS * ADVANCE * POINTS / 72 + 0.4, drawn * 0.19 + 0.45))
+    origin = origin_words(completion)
+    title = 0.65 if origin else 0.45
+    figure = Figure(figsize=(COLUMNS * ADVANCE * POINTS / 72 + 0.4, drawn * 0.19 + title))
     height = figure.get_size_inches()[1]
     axes = figure.add_axes((0.02, 0.1 / height, 0.96, drawn * 0.19 / height))
     axes.set(xlim=(0, COLUMNS), ylim=(drawn, 0))
@@ -183,9 +212,36 @@ def completion_figure(completion: dict[str, Any]) -> Figure:
         if line < drawn:
             largest = credited if credit[t] > 0 else blamed
             _draw_token(axes, credit[t] / (largest or 1.0), column, line, text)
+    if origin:
+        _draw_taken_over(axes, first_entry(completion, completion["fork"]), fragments)
     cut = f". First {drawn} of {lines} lines" if drawn < lines else ""
-    axes.set_title(f"{credit_scales(blamed, credited)}{cut}", loc="left", fontsize=9)
+    axes.set_title(f"{origin}{credit_scales(blamed, credited)}{cut}", loc="left", fontsize=9)
     return figure
+
+
+def origin_words(completion: dict[str, Any]) -> str:
+    """A line on what a completion took over from which; empty where it took over nothing."""
+    if not completion.get("fork"):
+        return ""
+    parent = completion["parent"] + 1
+    if is_copy(completion):
+        return f"A copy of completion {parent}, which ended before its fork: all is shared\n"
+    return (
+        f"Forked from completion {parent} behind {completion['fork']} of "
+        f"{token_count(completion)} tokens, which are shared (line above)\n"
+    )
+
+
+def _draw_taken_over(axes: Axes, fork: int, fragments: list[tuple[int, int, int, str]]) -> None:
+    """A line above the entries before the fork, and a bar before the one that begins there."""
+    bottom = axes.get_ylim()[0]
+    drawn = [fragment for fragment in fragments if fragment[2] < bottom]
+    for t, column, line, text in drawn:
+        if t < fork:
+            ends = [column, column + _width(text)]
+            axes.plot(ends, [line, line], color=TAKEN_OVER, linewidth=1.4)
+    for column, line in [(column, line) for t, column, line, _ in drawn if t == fork][:1]:
+        axes.plot([column, column], [line, line + 0.92], color=TAKEN_OVER, linewidth=2.4)
 
 
 def credit_scales(blamed: float, credited: float) -> str:
@@ -216,10 +272,14 @@ def laid_out(pieces: list[str]) -> Iterator[tuple[int, int, int, str]]:
             yield t, start, line, shown
 
 
+def _width(text: str) -> int:
+    """Columns that a text takes."""
+    return sum(2 if unicodedata.east_asian_width(glyph) in "WF" else 1 for glyph in text)
+
+
 def _draw_token(axes: Axes, credit: float, column: int, line: int, text: str) -> None:
-    width = sum(2 if unicodedata.east_asian_width(glyph) in "WF" else 1 for glyph in text)
     colour = CREDIT(0.5 + 0.5 * credit)
-    axes.add_patch(Rectangle((column, line), width, 0.92, facecolor=colour, linewidth=0))
+    axes.add_patch(Rectangle((column, line), _width(text), 0.92, facecolor=colour, linewidth=0))
     axes.text(
         column,
         line + 0.46,

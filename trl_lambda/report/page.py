@@ -15,10 +15,12 @@ from dataclasses import asdict
 from importlib.resources import files
 from typing import Any
 
+from ..credit_log.format import OPTIONAL_GROUP_LISTS
 from ..credit_log.reading import GROUP_LISTS, Run
 from .curves import charts, same_but_for_seed
 from .opening import has_credit, largest_credit
 from .prompts import prompt_ends
+from .reliability import reliability
 from .selection import spread
 from .tree import prefix_tree
 
@@ -26,7 +28,9 @@ SCRIPTS = (
     "text.js",
     "unpack.js",
     "record.js",
+    "forks.js",
     "tooltip.js",
+    "values.js",
     "completion.js",
     "tree.js",
     "runs.js",
@@ -60,6 +64,7 @@ def page(runs: list[Run], *, max_bytes: int) -> tuple[str, str]:
     frame = {
         "runs": [_about(run) for run in runs],
         "has_entropy": any(_has_entropy(group) for run in runs for group in run.groups),
+        "reliability": reliability(runs),
         **_run_view(runs),
     }
     room = max_bytes - len(packed_library) - len(script) - len(embedded(frame)) - MARGIN
@@ -128,6 +133,7 @@ def _about(run: Run) -> dict[str, Any]:
         "versions": run.meta.get("versions", {}),
         "dropped": run.dropped,
         "unreadable": run.unreadable,
+        "superseded": run.superseded,
     }
 
 
@@ -190,8 +196,9 @@ def _completion(completion: dict[str, Any]) -> dict[str, Any]:
         "rewards": completion.get("rewards") or {},
         "extra": completion.get("extra") or {},
         "largest_credit": largest_credit(completion),
-        "cut": completion.get("cut"),
+        **{name: completion.get(name) for name in ("cut", "parent", "fork")},
         **{name: _short(completion[name]) for name in GROUP_LISTS if name != "pieces"},
+        **{n: _short(completion[n]) for n in OPTIONAL_GROUP_LISTS if n in completion},
         "update": update and {name: _short(values) for name, values in update.items()},
     }
 

@@ -6,11 +6,12 @@ from typing import Any
 
 from trl_lambda.rewards.grading import grade_many
 from trl_lambda.rewards.verdict import REASONS
+from trl_lambda.templates import response_text
 
 GOLD_COLUMNS = ("answers", "answer", "solution")
 
-# What TRL's trainer passes beside the columns of the data set.
-_TRAINER_ARGUMENTS = {"prompts", "completion_ids", "trainer_state", "environments"}
+# What trainers pass beside the columns of the data set.
+_TRAINER_ARGUMENTS = {"completion_ids", "trainer_state", "environments"}
 
 Message = Mapping[str, Any]
 
@@ -18,6 +19,8 @@ Message = Mapping[str, Any]
 def math_reward(
     completions: Sequence[str] | Sequence[Sequence[Message]],
     *,
+    prompts: Sequence[str] | Sequence[Sequence[Message]] | None = None,
+    response_opening: Sequence[str] | None = None,
     log_extra: Callable[[str, list[str | None]], None] | None = None,
     log_metric: Callable[[str, float], None] | None = None,
     **columns: Any,
@@ -28,8 +31,16 @@ def math_reward(
     columns `answers`, `answer` and `solution` that is there; an entry is what `grade` takes as
     `golds`. The answer must be marked, see `trl_lambda.rewards`.
 
+    Where the prompt ends in `<think>`, the response begins there: an answer in thoughts that never
+    close does not count, in training as in evaluation. After the template `r1` the response ends
+    with the first `</answer>`.
+
     Args:
         completions: Texts, or lists of messages, of which the last is graded.
+        prompts: Texts, or lists of messages.
+        response_opening: `<think>` where the chat template ends prompts that are messages in it,
+            else `""`. `LambdaGRPOTrainer` passes it where it matters; with another trainer it can
+            be a column of the data set.
         log_extra: The trainer's; gets the columns `math_reason` and `math_answer` of the table of
             completions.
         log_metric: The trainer's; gets `math_reward/<reason>`, the share of each reason in the
@@ -42,7 +53,8 @@ def math_reward(
     Raises:
         ValueError: None of the three columns is there.
     """
-    grades = grade_many([_text(completion) for completion in completions], _golds(columns))
+    texts = _responses(completions, prompts, response_opening)
+    grades = grade_many(texts, _golds(columns))
     if log_extra is not None:
         log_extra("math_reason", [grade.reason for grade in grades])
         log_extra("math_answer", [_printable(grade.extracted) for grade in grades])
@@ -52,6 +64,21 @@ def math_reward(
             log_metric(f"math_reward/{reason}", counts[reason] / len(grades))
     return [
         None if grade.reason == "unparseable_gold" else float(grade.correct) for grade in grades
+    ]
+
+
+def _responses(
+    completions: Sequence[Any], prompts: Sequence[Any] | None, openings: Sequence[str] | None
+) -> list[str]:
+    """The texts to grade, each behind its opening."""
+    texts = [_text(completion) for completion in completions]
+    if openings is not None:
+        return [f"{opened or ''}{text}" for opened, text in zip(openings, texts, strict=True)]
+    if prompts is None:
+        return texts
+    return [
+        response_text(prompt, text) if isinstance(prompt, str) else text
+        for prompt, text in zip(prompts, texts, strict=True)
     ]
 
 

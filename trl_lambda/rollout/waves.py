@@ -5,6 +5,7 @@ Nothing here knows the engine: it is a function that continues given token ids.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -142,14 +143,14 @@ class _Growing:
         self._descend(row, taken, len(self.completions[taken]))
         for kept in (self.completions, self.log_probs, self.scores):
             if kept is not None and taken in kept:
-                kept[row] = kept[taken]
+                kept[row] = copy.copy(kept[taken])
 
     def _descend(self, row: int, taken: int, tokens: int) -> None:
         """Notes where a row comes from: from the row that generated the last token taken over."""
         self.expected[row] = self.expected[taken]
         if taken in self.scores and tokens < len(self.completions[taken]):
             self.entropy[row] = self.scores[taken][1][tokens]
-        while tokens <= self.fork[taken]:
+        while tokens <= self.fork[taken] and self.parent[taken] != taken:
             taken = self.parent[taken]
         self.parent[row], self.fork[row] = taken, tokens
 

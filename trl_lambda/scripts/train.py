@@ -32,6 +32,7 @@ from ..hub import script_settings
 from ..rewards import math_reward
 from ..templates import TEMPLATES
 from ..trainer import LambdaGRPOTrainer
+from .config import ScriptConfig
 from .device import HELP, DeviceParser, check_vllm, device_note
 from .named_functions import SHORT_NAMES, find_functions
 
@@ -98,7 +99,7 @@ class TaskArguments:
 
 def make_parser() -> DeviceParser:
     return DeviceParser(
-        (TaskArguments, ScriptArguments, LambdaGRPOConfig, ModelConfig, DatasetMixtureConfig),
+        (TaskArguments, ScriptArguments, ScriptConfig, ModelConfig, DatasetMixtureConfig),
         description=__doc__.splitlines()[0],
         epilog=HELP,
     )

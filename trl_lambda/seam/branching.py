@@ -6,6 +6,7 @@ it, with prompts that end in the tokens that were taken over, and a smaller budg
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,7 +21,7 @@ from ..functional import Branches
 from ..rollout import BranchRule, BranchSizes, Rollout, branch
 from ..rollout.outcome import Ids
 from ..rollout.waves import Engine, Scores
-from .continuations import PAD, padded_rows
+from .packed import PAD
 from .user_functions import agree_on_largest, raise_everywhere
 
 # Before it `_generate_single_turn` repeats prompts by itself.
@@ -119,7 +120,8 @@ class BranchingTrainer(GRPOTrainer):
         with _kept_awake(self._vllm) as still_awake:
             engine = self._engine(turn, still_awake)
             self._rollout = branch(engine, rule, sizes, prompt_ids, self._first_row(prompt_ids))
-        return self._rollout.completion_ids, self._rollout.log_probs
+        # TRL's tool loop goes on writing in what it gets.
+        return copy.deepcopy((self._rollout.completion_ids, self._rollout.log_probs))
 
     def _first_row(self, rows: list) -> int:
         """Number of this process's first row among those of all processes."""
@@ -128,8 +130,9 @@ class BranchingTrainer(GRPOTrainer):
     def _engine(self, turn: Callable[..., Any], still_awake: Callable[[], None]) -> Engine:
         """What the rollout generates with: TRL's own `turn`, and the policy's scores."""
         tokenizer, budget = self._tokenizer, self.max_completion_length
-        holder, name = self.generation_config, "max_new_tokens"
-        if self._vllm is not None:
+        if self._vllm is None:
+            holder, name = self.generation_config, "max_new_tokens"
+        else:
             holder, name = self._vllm, "max_completion_length"
 
         def generate(
@@ -154,7 +157,7 @@ class BranchingTrainer(GRPOTrainer):
         return Engine(
             generate=generate,
             score=self._scores,
-            end_ids=frozenset([*self.eos_token_ids, tokenizer.pad_token_id]),
+            end_ids=frozenset(self.eos_token_ids),
             ends_line=lambda token: "\n" in tokenizer.decode([token]),
             budget=budget,
         )
@@ -167,13 +170,23 @@ class BranchingTrainer(GRPOTrainer):
         size = self.args.per_device_train_batch_size
         for start in range(0, agree_on_largest(len(prompts)), size):  # each pass is a collective
             part = slice(start, start + size)
-            ids_CL, mask_CL = padded_rows(prompts[part], completions[part], self.accelerator.device)
+            ids_CL, mask_CL = self._padded(prompts[part], completions[part])
             longest = max([1, *map(len, completions[part])])
             found = self._token_scores(ids_CL, mask_CL, longest)
             for kept, tensor_CL in zip((log_probs, entropies), found, strict=True):
                 rows = zip(tensor_CL.float().tolist(), completions[part], strict=False)
                 kept += [row[longest - len(ids) :] for row, ids in rows]
         return log_probs, entropies
+
+    def _padded(self, prompts: list[Ids], completions: list[Ids]) -> tuple[Tensor, Tensor]:
+        """Token ids and attention mask, padded on the left; one row of two if there is none."""
+        rows = [prompt + ids for prompt, ids in zip(prompts, completions, strict=True)]
+        rows = rows or [[PAD, PAD]]
+        width = max(map(len, rows))
+        ids = [[PAD] * (width - len(row)) + row for row in rows]
+        mask = [[0] * (width - len(row)) + [1] * len(row) for row in rows]
+        device = self.accelerator.device
+        return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
 
 
 def _fault_of_images(images: Any, multimodal_fields: Any) -> NotImplementedError | None:

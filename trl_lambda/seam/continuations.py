@@ -1,59 +1,226 @@
-"""Log-probabilities of given continuations: prefixes of completions, cut and padded for one pass.
+"""Log-probabilities of given continuations: each prefix alone, or all of a row in one pass.
 
-Shape suffixes: C continuations of one forward pass, L their positions, prompt and prefix included.
+The slow way scores each prefix with its continuation in a row of its own. Where the model takes a
+four-dimensional mask (`packed`), the continuations of one completion stand behind it in one row,
+and each sees nothing but the prefix that it continues and itself. Both give the same numbers.
+
+Shape suffixes: C rows of one forward pass, L their positions, prompt and prefix included.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ..console import get_logger
 from ..scored_batch import ScoredBatch
 from ..td_errors import Continuation
+from .packed import (
+    Request,
+    backbone_of,
+    handed_in,
+    packed_passes,
+    packing_fault,
+    takes_positions,
+    trial_requests,
+)
 from .user_functions import agree_on_largest
 
+logger = get_logger(__name__)
+
 PAD = 0  # any id of the vocabulary: the attention mask hides it
+# How far the two ways may be apart on a trial: in 32 bits, which a GPU may round to 19, and in 16,
+# where log-probabilities of random tokens, about −10, are a few hundredths off.
+TRIAL_TOLERANCE, ROUGH_TOLERANCE = 5e-3, 0.3
 
 
-def continuation_log_probs(
-    score: Callable[[Tensor, Tensor, int], Tensor],
-    batch: ScoredBatch,
-    continuations: Sequence[Continuation],
-    *,
-    rows_per_pass: int,
-) -> list[Tensor]:
-    """See `CreditBatch.log_probs`.
+@dataclass(frozen=True)
+class _Pass:
+    """One forward pass, and which continuations it answers.
 
-    All processes make the same number of passes: with sharded weights each pass is a collective.
+    Attributes:
+        ids_CL, scored_CL: token ids, and 1 on the tokens whose log-probability is asked for.
+        inputs: what the backbone gets in the place of TRL's own arguments.
+        positions: how many of the last positions are scored.
+        where: for each answer (number of the request, row, first and last + 1 of those positions).
+    """
+
+    ids_CL: Tensor
+    scored_CL: Tensor
+    inputs: dict[str, Tensor]
+    positions: int
+    where: list[tuple[int, int, int, int]]
+
+
+class ContinuationScorer:
+    """Scores continuations under one model, in the way that it looks to be fit for.
 
     Args:
-        score: (input ids, attention mask, positions to score) -> log-probabilities of the last
-            positions, `(C, positions)`.
+        model: returns the policy.
+        score: (input ids, mask, positions) -> log-probabilities of the last positions,
+            `(C, positions)`, of tokens at which the mask is nonzero; TRL's.
+        rough: whether it computes in 16 bits whatever the weights are.
     """
-    prefixes = [_prefix(batch, number, asked) for number, asked in enumerate(continuations)]
-    passes = agree_on_largest(-(-len(continuations) // rows_per_pass))
-    found: list[Tensor] = []
-    for number in range(passes):
-        part = slice(number * rows_per_pass, (number + 1) * rows_per_pass)
-        answers = [list(ids) for _, _, ids in continuations[part]]
-        # A process with nothing left to score makes the pass with a single token.
-        ids_CL, mask_CL = padded_rows(prefixes[part], answers, batch.lengths_B.device)
-        longest = max([1, *map(len, answers)])
-        logps = score(ids_CL, mask_CL, longest).float()
-        found += [row[longest - len(ids) :] for row, ids in zip(logps, answers, strict=False)]
-    return found
+
+    def __init__(
+        self,
+        model: Callable[[], nn.Module],
+        score: Callable[[Tensor, Tensor, int], Tensor],
+        *,
+        rough: bool = False,
+    ):
+        self._model, self._score, self._rough = model, score, rough
+        self._packs: bool | None = None
+
+    def log_probs(
+        self,
+        batch: ScoredBatch,
+        continuations: Sequence[Continuation],
+        *,
+        last: Sequence[int] | None = None,
+        rows_per_pass: int,
+    ) -> list[Tensor]:
+        """See `CreditBatch.log_probs`.
+
+        All processes make the same number of passes: with sharded weights each is a collective.
+
+        Args:
+            last: how many of the last tokens of each continuation are asked for; None for all.
+        """
+        texts: dict[int, list[int]] = {}
+        requests = []
+        for number, (row, start, ids) in enumerate(continuations):
+            _check(batch, number, (row, start, ids))
+            if row not in texts:
+                texts[row] = _tokens_of(batch, row)
+            prompt = int((batch.prompt_ids_BP[row] >= 0).sum())
+            asked = len(ids) if last is None else last[number]
+            requests.append(Request(row, texts[row][: prompt + start], list(ids), asked))
+        device = batch.lengths_B.device
+        with torch.no_grad(), evaluated(self._model()):
+            if self._packs is None:
+                self._packs = self._chosen(device)
+            return self._answers(requests, rows_per_pass, device, packs=self._packs)
+
+    @property
+    def way(self) -> str:
+        """How it scores, in words, as far as the model's looks tell."""
+        fault = packing_fault(self._model())
+        if fault is None and self._packs is not False:
+            return "one forward pass a completion, probes packed behind it"
+        return f"one forward pass a segment ({fault or 'the packed pass gave other numbers'})"
+
+    def _answers(
+        self, requests: list[Request], rows: int, device: torch.device, *, packs: bool
+    ) -> list[Tensor]:
+        model = self._model()
+        make = packed_passes if packs else _slow_passes
+        passes = [_Pass(*made) for made in make(requests, rows, model, device)]
+        answers = [torch.zeros(0, device=device)] * len(requests)
+        for number in range(agree_on_largest(len(passes))):
+            # A process with nothing left to score makes the pass with a single token.
+            one = passes[number] if number < len(passes) else _idle(device)
+            with handed_in(backbone_of(model), one.inputs):
+                logps = self._score(one.ids_CL, one.scored_CL, one.positions).float()
+            for request, row, first, end in one.where:
+                answers[request] = logps[row, first:end]
+        return answers
+
+    def _chosen(self, device: torch.device) -> bool:
+        """Whether to pack: by what the model says of itself, and by trying it. All agree."""
+        model = self._model()
+        fault = packing_fault(model)
+        if not agree_on_largest(int(fault is not None)):
+            fault = self._trial_fault(device)
+            if not agree_on_largest(int(fault is not None)):
+                logger.info(
+                    "Continuations (answer probes, batch.log_probs) are scored in one forward pass "
+                    "a completion, packed behind it."
+                )
+                return True
+        logger.warning(
+            "Continuations (answer probes, batch.log_probs) are scored with one forward pass for "
+            "each prefix, which costs more than packing them behind the completion: %s.",
+            fault or "another process cannot pack them",
+        )
+        return False
+
+    def _trial_fault(self, device: torch.device) -> str | None:
+        """Why the two ways give other numbers on a few random tokens; None if they do not."""
+        requests = trial_requests(self._model())
+        packed, slow = (
+            torch.cat(self._answers(requests, len(requests), device, packs=packs))
+            for packs in (True, False)
+        )
+        exact = next(self._model().parameters()).dtype in (torch.float32, torch.float64)
+        limit = TRIAL_TOLERANCE if exact and not self._rough else ROUGH_TOLERANCE
+        apart = (packed - slow).abs().max().item()
+        if apart <= limit:
+            return None
+        return (
+            f"on a trial of {len(requests)} continuations the packed pass was {apart:.3g} off, so "
+            "the model does not read a four-dimensional mask as others do"
+        )
 
 
-def _prefix(batch: ScoredBatch, number: int, asked: Continuation) -> list[int]:
-    """Prompt and completion tokens before a continuation."""
+@contextmanager
+def evaluated(model: nn.Module) -> Iterator[None]:
+    """Without dropout, and without checkpointed activations, which nothing would read."""
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _slow_passes(
+    requests: list[Request], rows: int, model: nn.Module, device: torch.device
+) -> Iterator[tuple[Any, ...]]:
+    """One row for each prefix with its continuation, padded on the left."""
+    for begin in range(0, len(requests), rows):
+        part = requests[begin : begin + rows]
+        texts = [request.prefix + request.ids for request in part]
+        width = max(2, *map(len, texts))
+        longest = max(1, *(request.scored for request in part))
+        ids = [[PAD] * (width - len(text)) + text for text in texts]
+        mask = [[0] * (width - len(text)) + [1] * len(text) for text in texts]
+        ids_CL, mask_CL = torch.tensor(ids, device=device), torch.tensor(mask, device=device)
+        inputs = {}
+        if takes_positions(model):
+            inputs["position_ids"] = (mask_CL.cumsum(1) - 1).clamp(min=0)
+        where = [
+            (begin + row, row, longest - request.scored, longest)
+            for row, request in enumerate(part)
+        ]
+        yield ids_CL, mask_CL, inputs, longest, where
+
+
+def _idle(device: torch.device) -> _Pass:
+    ids_CL = torch.full((1, 2), PAD, device=device)
+    return _Pass(ids_CL, torch.ones_like(ids_CL), {}, 1, [])
+
+
+def _tokens_of(batch: ScoredBatch, row: int) -> list[int]:
+    """Prompt and completion."""
+    both = torch.cat([batch.prompt_ids_BP[row], batch.completion_ids_BT[row]])
+    return both[both >= 0].tolist()
+
+
+def _check(batch: ScoredBatch, number: int, asked: Continuation) -> None:
+    """Raises ValueError for a continuation that cannot be."""
     row, start, ids = asked
     rows = batch.completion_ids_BT.shape[0]
     if not 0 <= row < rows:
         raise ValueError(f"log_probs: continuation {number} names row {row} of {rows} completions.")
-    completion = batch.completion_ids_BT[row]
-    length = int((completion >= 0).sum())
+    length = int((batch.completion_ids_BT[row] >= 0).sum())
     if not 0 <= start <= length:
         raise ValueError(
             f"log_probs: continuation {number} starts after {start} tokens of a completion that "
@@ -63,16 +230,3 @@ def _prefix(batch: ScoredBatch, number: int, asked: Continuation) -> list[int]:
         raise ValueError(
             f"log_probs: continuation {number} has to be a list of token ids ≥ 0, got {ids!r:.200}."
         )
-    prompt = batch.prompt_ids_BP[row]
-    return prompt[prompt >= 0].tolist() + completion[:start].tolist()
-
-
-def padded_rows(
-    prefixes: list[list[int]], answers: list[list[int]], device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Token ids and attention mask, padded on the left; one row of two tokens if there is none."""
-    rows = [prefix + ids for prefix, ids in zip(prefixes, answers, strict=True)] or [[PAD, PAD]]
-    width = max(2, *map(len, rows)) if len(rows) > 1 else max(2, len(rows[0]))
-    ids = [[PAD] * (width - len(row)) + row for row in rows]
-    mask = [[0] * (width - len(row)) + [1] * len(row) for row in rows]
-    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)

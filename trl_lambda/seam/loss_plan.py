@@ -25,6 +25,8 @@ class LossPlan:
         old_logps_BT: log π_old; where TRL stored none, log π_θ as the loss asked for it.
         reference_logps_BT: log π_ref, or None without a KL term.
         logps_BT: the raw log-probabilities, once the loss has asked for them.
+        entropy_BT: of the policy's distribution at each position, in nats, where the loss asked for
+            it: TRL's does, for a metric.
         z_BT: what stood for the log-ratio.
     """
 
@@ -37,6 +39,7 @@ class LossPlan:
     old_logps_BT: Tensor | None = None
     reference_logps_BT: Tensor | None = None
     logps_BT: Tensor | None = None
+    entropy_BT: Tensor | None = None
     z_BT: Tensor | None = None
 
     def inputs_of_loss(self, inputs: dict[str, Any], lengths_B: Tensor) -> dict[str, Any]:
@@ -51,10 +54,11 @@ class LossPlan:
             self.inputs["old_per_token_logps"] = zeros_BT
         return self.inputs
 
-    def intercept(self, logps_BT: Tensor) -> Tensor:
+    def intercept(self, logps_BT: Tensor, entropy_BT: Tensor | None) -> Tensor:
         """Takes log π_θ on its way into the loss and hands on what shall stand in its place."""
         assert self.inputs is not None
         self.logps_BT = logps_BT
+        self.entropy_BT = entropy_BT
         if self.old_logps_BT is None:
             self.old_logps_BT = logps_BT.detach()
         log_ratio_BT = logps_BT - self.old_logps_BT

@@ -21,6 +21,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -33,10 +34,11 @@ from ..rollout import rollout_metrics
 from ..scored_batch import ScoredBatch
 from ..td_errors import Continuation
 from .branching import BranchingTrainer
-from .continuations import continuation_log_probs
+from .continuations import ContinuationScorer
 from .loss_plan import LossPlan
 from .loss_terms import LossScale, per_token_kl
 from .user_functions import (
+    data_columns,
     function_name,
     gathered_steps,
     images_added,
@@ -46,9 +48,6 @@ from .user_functions import (
 from .vllm_cpu import leave_out_reference, mend_weight_sync
 
 logger = get_logger(__name__)
-
-# What TRL hands a reward function beside the data set's columns.
-NOT_COLUMNS = ("prompt", "completion", "completion_ids")
 
 
 @dataclass(frozen=True)
@@ -87,6 +86,10 @@ class SeamTrainer(BranchingTrainer):
     def _credit(self, batch: ScoredBatch) -> dict[str, Tensor]:
         """Tensors, first dimension B, to add to (or replace in) what the loss gets as `inputs`."""
         raise NotImplementedError
+
+    def _rows_for_rewards(self, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The rows whose columns reward functions get; as they are, or with further columns."""
+        return inputs
 
     def _plan_loss(self, inputs: dict[str, Any], mask_BT: Tensor) -> LossPlan | None:
         """What TRL's loss shall see for this micro-batch; None leaves it untouched."""
@@ -132,24 +135,33 @@ class SeamTrainer(BranchingTrainer):
         columns |= self._logs["extra"]
         return {name: list(column)[-count:] for name, column in columns.items()}
 
-    @torch.no_grad()
     def _continuation_log_probs(
-        self, batch: ScoredBatch, continuations: Sequence[Continuation]
+        self,
+        batch: ScoredBatch,
+        continuations: Sequence[Continuation],
+        last: Sequence[int] | None = None,
     ) -> list[Tensor]:
-        """See `CreditBatch.log_probs`."""
+        """See `CreditBatch.log_probs`; with `last`, of so many last tokens of each."""
         if batch.has_images:
             raise NotImplementedError(
                 "log_probs scores text after text, and these prompts or completions hold images."
             )
+        rows = self.args.per_device_train_batch_size
+        return self._continuations.log_probs(batch, continuations, last=last, rows_per_pass=rows)
 
+    def _way_of_scoring(self) -> str:
+        """How continuations are scored, as far as the model's looks tell."""
+        return self._continuations.way
+
+    @cached_property
+    def _continuations(self) -> ContinuationScorer:
         def score(input_ids: Tensor, attention_mask: Tensor, positions: int) -> Tensor:
             return self._get_per_token_logps_and_entropies(
                 self.model, input_ids, attention_mask, positions
             )[0]
 
-        return continuation_log_probs(
-            score, batch, continuations, rows_per_pass=self.args.per_device_train_batch_size
-        )
+        rough = self.accelerator.mixed_precision not in (None, "no")
+        return ContinuationScorer(lambda: self.model, score, rough=rough)
 
     # -- TRL's methods -------------------------------------------------------------------------
 
@@ -161,6 +173,7 @@ class SeamTrainer(BranchingTrainer):
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
         error = None
+        inputs = self._rows_for_rewards(inputs)
         try:
             rewards_NF = super()._calculate_rewards(
                 inputs, prompts, completions, completion_ids_list
@@ -200,10 +213,11 @@ class SeamTrainer(BranchingTrainer):
         return loss
 
     def _get_per_token_logps_and_entropies(self, *args, **kwargs):
-        logps_BT, *others = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+        found = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+        logps_BT, entropy_BT, *others = found
         if self._loss_plan is not None:
-            logps_BT = self._loss_plan.intercept(logps_BT)
-        return (logps_BT, *others)
+            logps_BT = self._loss_plan.intercept(logps_BT, entropy_BT)
+        return (logps_BT, entropy_BT, *others)
 
     # -- parts of the above --------------------------------------------------------------------
 
@@ -351,7 +365,7 @@ class SeamTrainer(BranchingTrainer):
             group_size=self.num_generations if training else self.num_generations_eval,
             prompts=scored.prompts,
             completions=scored.completions,
-            columns=_data_columns(inputs),
+            columns=data_columns(inputs),
             branches=self._branches(),
         )
 
@@ -362,7 +376,7 @@ class SeamTrainer(BranchingTrainer):
 
     def _reward_columns(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         """The keyword arguments that TRL gives a reward function, but for the completions."""
-        columns = _data_columns(inputs) | {
+        columns = data_columns(inputs) | {
             "trainer_state": self.state,
             "log_extra": self._log_completion_extra,
             "log_metric": self._log_metric,
@@ -382,9 +396,3 @@ class SeamTrainer(BranchingTrainer):
                 f"{rewards_NF[row, func].item()} for completion {row} of the batch; rewards must "
                 "be finite. Return None to abstain."
             )
-
-
-def _data_columns(inputs: list[dict[str, Any]]) -> dict[str, Any]:
-    """The data set's columns that reward functions get."""
-    names = [name for name in inputs[0] if name not in NOT_COLUMNS]
-    return {name: [row[name] for row in inputs] for name in names}

@@ -19,6 +19,8 @@ from accelerate.utils import gather_object
 from ..functional.td_errors import StepRewards, check_steps
 
 StepLists = list[StepRewards | None]
+# What TRL hands a reward function beside the data set's columns.
+NOT_COLUMNS = ("prompt", "completion", "completion_ids")
 
 
 class RaisedElsewhereError(RuntimeError):
@@ -177,3 +179,9 @@ def _rollout_error(output: Any, prompts: int) -> Exception | None:
             "every completion needs at least one token (EOS, say)."
         )
     return None
+
+
+def data_columns(inputs: list[dict[str, Any]]) -> dict[str, Any]:
+    """The data set's columns that reward functions get."""
+    names = [name for name in inputs[0] if name not in NOT_COLUMNS]
+    return {name: [row[name] for row in inputs] for name in names}

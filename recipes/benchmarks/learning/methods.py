@@ -131,15 +131,19 @@ def combinations() -> dict[str, Method]:
 
 def branching() -> dict[str, Method]:
     """The shipped method, each of its choices another way, and its parts alone."""
+    rows = {"branch_weights": "rows"}
     variants = {
         "branch": {},
+        "branch rows": rows,
         "branch even": {"branch_forks": "even"},
         "branch fraction": {"branch_at": "fraction"},
         "branch entropy": {"branch_at": "entropy"},
         "branch κ 0": {"sibling_shrinkage": 0.0},
         "branch κ ∞": {"sibling_shrinkage": math.inf},
-        "branch + sets": {"process_set_weighting": True},
         "branch − floor": {"advantage_floor": -math.inf},
+        "branch rows κ ∞": rows | {"sibling_shrinkage": math.inf},
+        "branch rows + sets": rows | {"process_set_weighting": True},
+        "branch rows − floor": rows | {"advantage_floor": -math.inf},
         "branch, group credit": {"td_error": "group"},
         "branch, group credit − floor": {"td_error": "group", "advantage_floor": -math.inf},
         "sibling credit, independent": {"rollout": "independent"},

@@ -28,7 +28,7 @@ from .methods import METHODS
 from .runs import Record, Store, versions
 from .stages import Plan, applies, area, choose_methods, choose_rates, screening_scores
 from .table import REFERENCE, insert, markdown
-from .tasks import TASKS
+from .tasks import RETIRED, TASKS
 
 BASELINES = ("DAPO", "GRPO", "Dr. GRPO", "GSPO", "GSPO ε 0.2")
 MARGIN = -0.02  # of the non-inferiority rule; fixed before any result was looked at
@@ -98,6 +98,7 @@ def learning(plan: Plan, store: Store) -> dict[str, Any]:
         "margin": MARGIN,
         "final_points": FINAL_POINTS,
         "tasks": {t: task_entry(plan, t) for t in plan.tasks},
+        "retired": {t: reason for t, reason in RETIRED.items() if t in plan.tasks},
         "settings": {m: METHODS[m].told | {"trainer": METHODS[m].trainer} for m in scores},
         "screening": {m: screening_entry(s) for m, s in scores.items()},
         "overall": overall(plan, runs),
@@ -150,11 +151,12 @@ def areas(records: list[Record]) -> np.ndarray:
 
 
 def overall(plan: Plan, runs: Runs) -> dict[str, Any]:
-    """Means over all tasks, of the methods that have them all."""
-    whole = [m for m, _ in runs if all((m, t) in runs for t in plan.tasks)]
+    """Means over all tasks that measure what they say, of the methods that have them all."""
+    tasks = [task for task in plan.tasks if task not in RETIRED]
+    whole = [m for m, _ in runs if all((m, t) in runs for t in tasks)]
     whole = list(dict.fromkeys(whole))
-    final = {m: np.stack([final_accuracy(runs[m, t]) for t in plan.tasks], 1) for m in whole}
-    area = {m: np.stack([areas(runs[m, t]) for t in plan.tasks], 1) for m in whole}
+    final = {m: np.stack([final_accuracy(runs[m, t]) for t in tasks], 1) for m in whole}
+    area = {m: np.stack([areas(runs[m, t]) for t in tasks], 1) for m in whole}
     baselines = [m for m in whole if m in BASELINES]
     best = max(baselines, key=lambda m: float(iqm_over_tasks(area[m])), default=None)
     entries = {}

@@ -13,11 +13,11 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
-from functools import cache
+from functools import cache, partial
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from queue import Empty, Queue
@@ -36,6 +36,9 @@ from .training import ADAM_BETA2, WARM_UP, Run, train
 from .warm_start import fingerprint, warm_start, warm_start_folder, warm_start_settings
 
 Record = dict[str, Any]
+# Runs are frozen dataclasses: this benchmark's, or another's that keeps its runs in the same way.
+Key = Callable[[Any], str]
+Work = Callable[[Any], Record]
 
 
 @cache
@@ -62,22 +65,26 @@ def key(run: Run) -> str:
 
 
 class Store:
-    """Finished runs on disk; read once, then appended to."""
+    """Finished runs on disk; read once, then appended to.
 
-    def __init__(self, path: Path):
-        self.path = path
+    Args:
+        key: of a run, under which its record is found again.
+    """
+
+    def __init__(self, path: Path, key: Key = key):
+        self.path, self.key = path, key
         self.records: dict[str, Record] = {}
         for record in read_lines(path):
             self.records[record["key"]] = record
 
     def finished(self, run: Run) -> Record | None:
         """The run's record, if it ended well."""
-        record = self.records.get(key(run))
+        record = self.any(run)
         return None if record is None or "error" in record else record
 
     def any(self, run: Run) -> Record | None:
         """The run's record, also that of a failure."""
-        return self.records.get(key(run))
+        return self.records.get(self.key(run))
 
     def add(self, record: Record) -> None:
         self.records[record["key"]] = record
@@ -107,22 +114,26 @@ def append_line(path: Path, record: Record) -> None:
         os.fsync(file.fileno())
 
 
-def perform(run: Run, warm_starts: Path) -> Record:
+def perform(run: Any, key: Key, work: Work) -> Record:
     """In a worker: the run's record, with `error` where it failed."""
     record: Record = {"key": key(run), **asdict(run)}
     try:
-        return record | train(run, warm_starts)
+        return record | work(run)
     except Exception:
         return record | {"error": traceback.format_exc(limit=-8)}
 
 
 class Lane(threading.Thread):
-    """A worker process, and the thread that feeds it; a worker that dies is replaced."""
+    """A worker process, and the thread that feeds it; a worker that dies is replaced.
 
-    def __init__(self, todo: Queue, done: Queue, warm_starts: Path, deadline: float):
+    Args:
+        key, work: what a worker calls; both are pickled.
+    """
+
+    def __init__(self, todo: Queue, done: Queue, key: Key, work: Work, deadline: float):
         super().__init__(daemon=True)
-        self.todo, self.done = todo, done
-        self.warm_starts, self.deadline = warm_starts, deadline
+        self.todo, self.done, self.key, self.work = todo, done, key, work
+        self.deadline = deadline
 
     def run(self) -> None:
         try:
@@ -138,9 +149,9 @@ class Lane(threading.Thread):
             except Empty:
                 break
             try:
-                record = worker.submit(perform, run, self.warm_starts).result()
+                record = worker.submit(perform, run, self.key, self.work).result()
             except BrokenProcessPool:
-                record = {"key": key(run), **asdict(run), "error": "the worker process died"}
+                record = {"key": self.key(run), **asdict(run), "error": "the worker process died"}
                 worker = new_worker()
             self.done.put(record)
         worker.shutdown()
@@ -189,24 +200,37 @@ def make_warm_start(task: str, folder: Path) -> None:
 def run_all(
     runs: Iterable[Run], store: Store, folder: Path, *, workers: int, deadline: float, name: str
 ) -> list[Run]:
+    """Does what is not yet done, warm starts first; see `perform_all`."""
+    runs = list(runs)
+    warm_starts = folder / "warm_starts"
+    missing = [run for run in runs if store.finished(run) is None]
+    make_warm_starts({run.task for run in missing}, warm_starts, workers)
+    work = partial(train, warm_starts=warm_starts)
+    return perform_all(runs, store, work, workers=workers, deadline=deadline, name=name)
+
+
+def perform_all(
+    runs: Iterable[Any], store: Store, work: Work, *, workers: int, deadline: float, name: str
+) -> list[Any]:
     """Does what is not yet done; returns what the deadline left undone.
 
     Runs that failed before are tried again.
 
     Args:
+        work: from a run to what its record gets beside the run itself; it runs in a process of its
+            own, so it must be a function of a module, or a `partial` of one.
         deadline: no run is begun after this time of `time.monotonic()`.
     """
     # The cheap and the dear ones mixed, as planned; each once.
     missing = [run for run in dict.fromkeys(runs) if store.finished(run) is None]
     if not missing:
         return []
-    warm_starts = folder / "warm_starts"
-    make_warm_starts({run.task for run in missing}, warm_starts, workers)
     todo, done = Queue(), Queue()
     for run in missing:
         todo.put(run)
     lanes = [
-        Lane(todo, done, warm_starts, deadline) for _ in range(max(1, min(workers, len(missing))))
+        Lane(todo, done, store.key, work, deadline)
+        for _ in range(max(1, min(workers, len(missing))))
     ]
     for lane in lanes:
         lane.start()
@@ -222,5 +246,9 @@ def run_all(
             if "error" in record:
                 failed += 1
                 bar.set_postfix(failed=failed)
-                bar.write(f"{record['task']}, {record['method']}: {record['error'].strip()[-300:]}")
+                bar.write(f"{_name(record)}: {record['error'].strip()[-300:]}")
     return [run for run in missing if store.any(run) is None]
+
+
+def _name(record: Record) -> str:
+    return ", ".join(str(record[part]) for part in ("task", "method", "arm") if part in record)

@@ -21,7 +21,8 @@ def markdown(data: dict[str, Any]) -> str:
 def overall_table(data: dict[str, Any]) -> str:
     overall = dict(data["overall"])
     best = overall.pop("best_baseline")
-    seeds, tasks = len(data["seeds"]["final"]), len(data["tasks"])
+    seeds = len(data["seeds"]["final"])
+    tasks = len(data["tasks"]) - len(data["retired"])
     head = (
         f"Scores over {count(seeds, 'seed')} of {count(tasks, 'task')}. Final accuracy is the mean "
         f"of a run's last {data['final_points']} of 11 measurements. The interquartile mean leaves "
@@ -57,7 +58,7 @@ def differences_table(data: dict[str, Any]) -> str:
         f"bound is ≥ {number(data['margin'])}, the margin of non-inferiority that was fixed before "
         "any result was looked at. Intervals are over seeds, at the chosen learning rate, from one "
         "warm start; rates were chosen with other seeds on the "
-        f"same problems.{not_learnt(data)}"
+        f"same problems.{not_learnt(data)}{retired(data)}"
     )
 
     def cell(result: dict[str, Any] | None) -> str:
@@ -70,6 +71,14 @@ def differences_table(data: dict[str, Any]) -> str:
         return f"**{text}**" if result["non_inferior"] else text
 
     return head + "\n\n" + task_table(data, cell)
+
+
+def retired(data: dict[str, Any]) -> str:
+    """A sentence for each task that does not measure what its name says."""
+    return "".join(
+        f" **{task} is retired**: {reason}. No mean and no claim has it."
+        for task, reason in data["retired"].items()
+    )
 
 
 def not_learnt(data: dict[str, Any]) -> str:
@@ -134,8 +143,8 @@ def table(columns: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + "s" * (number != 1)
+def count(number: int, noun: str, several: str | None = None) -> str:
+    return f"{number} {noun if number == 1 else several or noun + 's'}"
 
 
 def number(value: float, digits: int = 2) -> str:

@@ -223,6 +223,15 @@ def search_reward(completion: str, gold: str) -> float:
     return SIBLING if completion[:SHARED] == gold[:SHARED] else OTHER
 
 
+# Tasks whose runs do not measure what their name says, and why; no mean over tasks has them.
+RETIRED = {
+    "late": (
+        "its reward looks at the first digits alone, so policies drop the text before them, and "
+        "the last of 26 tokens becomes one of the first: 61 steps of GRPO took 15 tokens a "
+        "completion"
+    )
+}
+
 TAIL = filler(25)
 LONG = filler(255)
 TAGGED = "01234=" + TAGS

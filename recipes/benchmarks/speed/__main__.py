@@ -4,11 +4,13 @@
     python recipes/benchmarks/speed --parts traces process_sets
     python recipes/benchmarks/speed --parts step --hidden_size 1536 --layers 28 --length 2048
 
-Four parts: traces against the dense T×T product, process sets against a Python prefix tree and the
+Six parts: traces against the dense T×T product, process sets against a Python prefix tree and the
 comparison of all pairs, a training step with everything on against stock GRPO, with stock against
-stock beside it as control, and time and memory of the credit against the sizes of a batch, with a
-large run on paper. Absolute times depend on the machine; quote the ratios. The training step runs
-on an accelerator where torch sees one, the rest on the CPU.
+stock beside it as control, the same with an answer probe, packed and one prefix at a time, time and
+memory of the credit against the sizes of a batch, with a large run on paper, and branched rollouts
+against independent ones, with Transformers and, where it is installed, vLLM. Absolute times depend
+on the machine; quote the ratios. The training step runs on an accelerator where torch sees one, the
+rest on the CPU.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ if __name__ == "__main__":  # the folder `recipes` takes the place of this one
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 import torch
-from benchmarks.speed import kernels, scaling
+from benchmarks.speed import kernels, rollout, scaling
+from benchmarks.speed.probe import probed_step
 from benchmarks.speed.step import Shape, training_step
 from benchmarks.speed.tables import show
 from rich.console import Console
@@ -29,7 +32,7 @@ from rich.console import Console
 from trl_lambda.atomic_write import replace_json
 from trl_lambda.versions import installed_versions
 
-PARTS = ("traces", "process_sets", "step", "scale")
+PARTS = ("traces", "process_sets", "step", "probe", "scale", "rollout")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -64,7 +67,9 @@ def main() -> None:
         "traces": lambda: kernels.traces(options.repeats),
         "process_sets": lambda: kernels.process_sets(options.repeats),
         "step": lambda: training_step(options.rounds, shape),
+        "probe": lambda: probed_step(min(options.rounds, 30), shape),
         "scale": lambda: scaling.rows(min(options.repeats, 5)),
+        "rollout": lambda: rollout.rows(options.groups, min(options.repeats, 5)),
     }
     results = {}
     for name in options.parts:

@@ -8,7 +8,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from trl_lambda.functional import eligibility_trace, lambda_return, process_set_sizes
+from trl_lambda.functional import (
+    eligibility_trace,
+    lambda_return,
+    prefix_sets,
+    process_set_sizes,
+    sibling_gains,
+    tree_td_errors,
+)
 
 from .measuring import megabytes, milliseconds
 
@@ -157,4 +164,32 @@ def _process_sets_of(what: str, groups: list, T: int, repeats: int) -> list[dict
             "baseline_ms": milliseconds(lambda: pairwise_sizes(ids, lengths, 8), few),
             "baseline_mb": megabytes(lambda: pairwise_sizes(ids, lengths, 8)),
         },
+        _sibling_beside_tree(what, arguments, T, repeats),
     ]
+
+
+def _sibling_beside_tree(
+    what: str, arguments: tuple[Tensor, Tensor, Tensor], T: int, repeats: int
+) -> dict:
+    """δ of `sibling` beside that of `tree`, from process sets that are there already."""
+    sets = prefix_sets(*arguments)
+    ids, lengths, _ = arguments
+    rewards = torch.rand(len(ids), generator=torch.Generator().manual_seed(0))
+    mask = torch.arange(ids.shape[1]) < lengths[:, None]
+    ones = torch.ones(len(ids))
+
+    def sibling() -> Tensor:
+        return sibling_gains(rewards, sets) / ones[:, None] * mask
+
+    def tree() -> Tensor:
+        return tree_td_errors(sets.mean(rewards), mask, ones)
+
+    return {
+        "what": f"{what}: sibling",
+        "T": T,
+        "ours_ms": milliseconds(sibling, repeats),
+        "ours_mb": megabytes(sibling),
+        "baseline": "tree",
+        "baseline_ms": milliseconds(tree, repeats),
+        "baseline_mb": megabytes(tree),
+    }

@@ -47,7 +47,7 @@ def training_step(rounds: int, shape: Shape) -> list[dict]:
         own_share = []
         for turn in track(range(rounds), description="training steps"):
             # The order rotates, so that no trainer always runs on the warmest cache.
-            for name in _rotated(list(trainers), turn):
+            for name in rotated(list(trainers), turn):
                 own_calls.clear()
                 elapsed = seconds(lambda name=name: step(trainers[name]))
                 times[name].append(elapsed)
@@ -55,32 +55,32 @@ def training_step(rounds: int, shape: Shape) -> list[dict]:
                     own_share.append(100 * sum(own_calls) / elapsed)
     extra = {name: 100 * (memory[name] / memory["stock"] - 1) for name in ("ours", "control")}
     return [
-        _row("share of a step inside our own calls", median(own_share)),
-        _row(f"time of a step, ours / stock, {rounds} pairs", _pairs(times, "ours")),
-        _row(f"time of a step, stock / stock, {rounds} pairs", _pairs(times, "control")),
-        _row(f"peak memory, ours / stock ({memory['stock']:.0f} MB)", Median(*[extra["ours"]] * 3)),
-        _row("peak memory, stock / stock", Median(*[extra["control"]] * 3)),
+        row("share of a step inside our own calls", median(own_share)),
+        row(f"time of a step, ours / stock, {rounds} pairs", pairs(times, "ours")),
+        row(f"time of a step, stock / stock, {rounds} pairs", pairs(times, "control")),
+        row(f"peak memory, ours / stock ({memory['stock']:.0f} MB)", Median(*[extra["ours"]] * 3)),
+        row("peak memory, stock / stock", Median(*[extra["control"]] * 3)),
     ]
 
 
-def _row(what: str, percent: Median) -> dict:
+def row(what: str, percent: Median) -> dict:
     return {"what": what, "percent": percent.value, "interval": [percent.low, percent.high]}
 
 
-def _pairs(times: dict[str, list[float]], name: str) -> Median:
+def pairs(times: dict[str, list[float]], name: str) -> Median:
     """Percent by which the steps of a pair differ."""
-    pairs = zip(times[name], times["stock"], strict=True)
-    return median([100 * (ours / stock - 1) for ours, stock in pairs])
+    both = zip(times[name], times["stock"], strict=True)
+    return median([100 * (ours / stock - 1) for ours, stock in both])
 
 
-def _rotated(names: list[str], turn: int) -> list[str]:
+def rotated(names: list[str], turn: int) -> list[str]:
     first = turn % len(names)
     return names[first:] + names[:first]
 
 
 def step(trainer: GRPOTrainer) -> None:
     """Score a batch, one forward and backward pass, one optimiser step; no sampling."""
-    batch = [{"prompt": "3"}] * trainer.args.generation_batch_size
+    batch = [scripted.ROW] * trainer.args.generation_batch_size
     inputs = trainer._prepare_inputs(batch)
     trainer.compute_loss(trainer.model, inputs).backward()
     trainer.optimizer.step()

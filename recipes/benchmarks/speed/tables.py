@@ -7,7 +7,13 @@ from rich.table import Table
 
 
 def show(console: Console, name: str, rows: list[dict]) -> None:
-    {"step": show_step, "scale": show_scale}.get(name, show_kernels)(console, name, rows)
+    shown = {
+        "step": show_step,
+        "probe": show_step,
+        "scale": show_scale,
+        "rollout": show_rollouts,
+    }
+    shown.get(name, show_kernels)(console, name, rows)
 
 
 def show_kernels(console: Console, name: str, rows: list[dict]) -> None:
@@ -23,7 +29,7 @@ def show_kernels(console: Console, name: str, rows: list[dict]) -> None:
             row["baseline"],
             f"{times:.1f}" if times else "",
             f"{row['baseline_mb']:.0f}" if "baseline_mb" in row else "",
-            f"{times / row['ours_ms']:.0f}" if times else "",
+            f"{times / row['ours_ms']:.3g}" if times else "",
         )
     console.print(table)
 
@@ -34,6 +40,18 @@ def show_step(console: Console, name: str, rows: list[dict]) -> None:
         low, high = row["interval"]
         interval = "" if low == high else f"{low:+.2f} … {high:+.2f}"
         table.add_row(row["what"], f"{row['percent']:+.2f}", interval)
+    console.print(table)
+
+
+def show_rollouts(console: Console, name: str, rows: list[dict]) -> None:
+    columns = ("engine", "completions", "length", "fork at", "tokens", "% of independent")
+    table = Table(*columns, "seconds", "% of independent", title=name, title_justify="left")
+    for row in rows:
+        cells = [str(row[column]) for column in columns[:5]]
+        for what in ("tokens", "seconds"):
+            share = f"{100 * row[what] / row[f'{what}, independent']:.0f}"
+            cells += [share] if what == "tokens" else [f"{row[what]:.2f}", share]
+        table.add_row(*cells)
     console.print(table)
 
 

@@ -4,7 +4,7 @@
 const CHUNK = { tokens: 150, characters: 2500, atMost: 400 };
 // What is on show: `largest` of each sign makes its scale, `focus` is the token that Tab reaches.
 const view = { group: null, completion: null, branch: null, shade: SHADES[0], signed: true,
-  largest: { plus: 0, minus: 0 }, focus: 0 };
+  largest: { plus: 0, minus: 0 }, focus: 0, marks: new Map() };
 let chunks = [];
 let watcher = null;
 
@@ -28,7 +28,8 @@ function cutIntoChunks(pieces) {
 }
 
 function showCompletion(completion) {
-  Object.assign(view, { completion, focus: 0 });
+  Object.assign(view, { completion, focus: 0, marks: marksOf(view.group, completion) });
+  showValues(view.group, completion);
   hideTooltip();
   watcher?.disconnect();
   const box = byId("text");
@@ -66,7 +67,9 @@ function fill(chunk) {
   const tokens = [];
   for (let t = chunk.start; t < chunk.end; t++) {
     const text = shown(view.completion.pieces[t], LONGEST_PIECE);
-    const token = element("span", { "data-t": t, tabindex: t === view.focus ? 0 : -1 }, text);
+    const mark = view.marks.get(t);
+    const token = element("span", { "data-t": t, tabindex: t === view.focus ? 0 : -1,
+      "data-mark": mark ? badge(mark) : null }, text);
     paint(token, t);
     tokens.push(token);
   }
@@ -81,10 +84,18 @@ function paint(token, t) {
   if (!at(completion.mask, t)) names.push("tool");
   if (value) names.push(hue(value));
   if (shade.key === "clipped" && value) names.push("clipped");
-  if (branch.parent !== null && t >= branch.start && t < branch.end) names.push("in-branch");
+  if (branch.parent !== null && isInBranch(completion, t)) names.push("in-branch");
+  if (isTakenOver(completion, t)) names.push("taken-over");
+  const mark = view.marks.get(t);
+  if (mark) names.push(mark.from === null ? "forks-away" : "forked-here");
   token.className = names.join(" ");
   const most = value < 0 ? largest.minus : largest.plus;
   token.style.setProperty("--a", value && most ? (Math.abs(value) / most).toFixed(3) : "0");
+}
+
+function isInBranch(completion, t) {
+  const [start, end] = standsFor(completion, t);
+  return start < view.branch.end && end > view.branch.start;
 }
 
 function hue(value) {
@@ -120,7 +131,8 @@ function whyPlain() {
 function chooseShade(shade) {
   view.shade = shade;
   view.largest = extents(view.group, shade);
-  view.signed = Boolean(shade.signed) && (shade.key === "credit" || view.largest.minus > 0);
+  const always = ["credit", "td_error"].includes(shade.key);
+  view.signed = Boolean(shade.signed) && (always || view.largest.minus > 0);
 }
 
 function showLegend() {
@@ -148,7 +160,9 @@ function legendNote() {
     ? "Each sign has a scale of its own, so one shade of orange and of blue need not be the same size. "
     : "";
   const range = view.shade.top ? "" : "The darkest shade is the largest value in this group. ";
-  return `${scales}${range}Grey italics: not written by the policy (a tool's output, say).`;
+  const forks = isBranched(view.group)
+    ? "A line above: taken over from another completion, which sampled it. " : "";
+  return `${scales}${range}${forks}Grey italics: not written by the policy (a tool's output, say).`;
 }
 
 function buildShades() {

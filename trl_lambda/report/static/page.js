@@ -86,6 +86,7 @@ function showRows(group, branch) {
       element("strong", {}, `${index + 1}`),
       element("span", {}, `reward ${brief(completion.reward)}`),
       element("span", { class: "hint" }, creditOf(completion)),
+      isBranched(group) ? element("span", { class: "hint" }, originOf(completion)) : null,
       element("span", { class: "hint" }, counted(tokenCount(completion), "token")));
   }));
 }
@@ -93,10 +94,18 @@ function showRows(group, branch) {
 function chooseCompletion(completion) {
   if (!completion) return;
   showCompletion(completion);
+  showOrigin(view.group, completion, goTo);
   for (const row of byId("rows").children) {
     row.setAttribute("aria-pressed", row.dataset.row === completion.row);
   }
   showGrades(completion);
+}
+
+/** Shows a completion, also one that is not in the branch that is looked at. */
+function goTo(completion) {
+  const { group, branch } = view;
+  if (!branch.rows.includes(group.completions.indexOf(completion))) chooseBranch(group.branches[0]);
+  chooseCompletion(completion);
 }
 
 function showGrades(completion) {
@@ -130,7 +139,10 @@ function chooseTab(tab) {
 
 /** Draws the charts of the open tab; they take their colours and width from the page. */
 function draw() {
-  if (!byId("run-view").hidden) drawCharts();
+  if (!byId("run-view").hidden) {
+    drawCharts();
+    drawReliability();
+  }
   else if (view.group) drawTree(view.group, view.branch, chooseBranch);
 }
 
@@ -162,6 +174,8 @@ function showNotes() {
       `${counted(run.dropped.groups, "group")} to stay under credit_log_max_mb.` : null,
     run.unreadable ? `${visible(run.name)}: ${counted(run.unreadable, "unreadable line")} left ` +
       "out, as a run leaves them when it is killed." : null,
+    run.superseded ? `${visible(run.name)}: ${counted(run.superseded, "line")} left out, of ` +
+      "steps that were trained again after a checkpoint was resumed, or of another run." : null,
   ]);
   const none = DATA.groups.length || DATA.left_out ? null :
     "The log holds no group of completions; the training run is shown alone.";

@@ -30,6 +30,12 @@ const ALL_SHADES = [
     value: (c, t) => at(c.advantage, t),
     about: "What the loss multiplies the token's ratio with, weights included: above 0 (blue) the " +
       "update makes the token likelier, below 0 (orange) less likely." },
+  { key: "td_error", title: "δ (TD error)", signed: true, low: "lost most", high: "won most",
+    value: (c, t) => at(c.td_error, t),
+    about: "What the token newly tells about the reward, before the trace: on the last token of a " +
+      "segment the change of V over it, above 0 (blue) where the known answer became likelier. 0 " +
+      "on all tokens of a completion: V was not in use, and the reward less that of the others is " +
+      "its credit." },
   { key: "gain", title: "token gain",
     value: (c, t) => at(c.trace_weight, t),
     about: "How many times the gradient of the token is multiplied by the trace if all tokens have " +
@@ -57,8 +63,9 @@ const ALL_SHADES = [
     value: (c, t) => updated(c, "clipped", t),
     about: "Where clipping took the token's gradient away at the first update." },
 ];
-// The entropy is in some records only.
-const SHADES = ALL_SHADES.filter(({ key }) => key !== "entropy" || DATA.has_entropy);
+// Records of earlier versions have no entropy; δ is shown where the answer probe made it.
+const SHADES = ALL_SHADES.filter(({ key }) => (key !== "entropy" || DATA.has_entropy)
+  && (key !== "td_error" || DATA.reliability.length));
 
 /** Largest value of a shade over a group, upwards (`plus`) and downwards (`minus`); 0 for none. */
 function extents(group, shade) {
@@ -78,6 +85,10 @@ function extents(group, shade) {
 // What the tooltip says of a token: [name, value, meaning]; the meanings stand below the text.
 const NUMBERS = [
   ["credit (advantage)", (c, t) => at(c.advantage, t), "w·v·A: what the loss multiplies the ratio with."],
+  ["TD error δ", (c, t) => at(c.td_error, t),
+    "Of an answer probe: on a segment's last token the change of V over the segment, scaled."],
+  ["value V", (c, t) => at(c.value, t),
+    "Of an answer probe: the reward that is expected before the segment that the token is in."],
   ["token gain", (c, t) => at(c.trace_weight, t),
     "How many times the trace multiplies the token's gradient if TD errors are equal."],
   ["process-set weight", (c, t) => at(c.weight, t), "w: 1/size where process sets are weighted, else 1."],
@@ -98,7 +109,8 @@ const NUMBERS = [
   ["log-prob when sampled", (c, t) => updated(c, "old_logps", t),
     "log π of the policy that the update starts from, in nats."],
   ["token id", (c, t) => at(c.ids, t), "In the tokenizer's vocabulary."],
-].filter(([name]) => name !== "entropy" || DATA.has_entropy);
+].filter(([name]) => (name !== "entropy" || DATA.has_entropy)
+  && (!["TD error δ", "value V"].includes(name) || DATA.reliability.length));
 
 /** [name, value] of all that is known of token t. */
 function numbers(completion, t) {
@@ -120,7 +132,12 @@ function rounded(value) {
   return value === null ? null : Number(value.toPrecision(5));
 }
 
-/** Text of the tokens start … end − 1 of a completion. */
-function words(completion, start, end) {
-  return completion.pieces.slice(start, end).join("");
+/** Text of the tokens start … end − 1 of a completion, and how many of them were left out. */
+function words({ pieces, cut }, start, end) {
+  if (!cut || end <= cut.at) return pieces.slice(start, end).join("");
+  const behind = cut.at + cut.tokens;
+  const missing = Math.min(end, behind) - Math.max(start, cut.at);
+  const entry = (token) => Math.max(token, behind) - cut.tokens + 1;
+  return [...pieces.slice(start, cut.at), missing > 0 ? `⟨… ${missing} tokens left out …⟩` : "",
+    ...pieces.slice(entry(start), entry(end))].join("");
 }

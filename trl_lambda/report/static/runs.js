@@ -54,6 +54,28 @@ async function drawCharts() {
       { displayModeBar: false, responsive: true }));
 }
 
+/** Predicted against observed reward of an answer probe, and the diagonal. */
+async function drawReliability() {
+  const drawn = DATA.reliability;
+  byId("reliability").hidden = byId("reliability-note").hidden = !drawn.length;
+  if (!drawn.length) return;
+  const Plotly = await charting();
+  const ends = drawn.flatMap(({ predicted, observed }) => [...predicted, ...observed]);
+  const span = [Math.min(...ends), Math.max(...ends)];
+  const diagonal = { x: span, y: span, mode: "lines", hoverinfo: "skip",
+    line: { color: colour("--line"), dash: "dot" } };
+  const points = drawn.map((run, index) => ({ x: run.predicted, y: run.observed, mode: "lines+markers",
+    name: escaped(visible(run.name)), text: run.count.map((count) => counted(count, "segment")),
+    line: { color: colour(`--run-${index % COLOURS}`), dash: DASHES[index % DASHES.length] },
+    hovertemplate: "predicted %{x:.3g}, observed %{y:.3g}, %{text}" }));
+  const layout = chartLayout({ title: "Answer probe: predicted and observed reward" });
+  layout.hovermode = "closest";
+  layout.xaxis.title.text = "value V";
+  layout.yaxis.title = { text: "mean reward" };
+  Plotly.react(byId("reliability"), [diagonal, ...points], layout,
+    { displayModeBar: false, responsive: true });
+}
+
 /** The legend stands once, above all charts. */
 function showLines() {
   byId("lines").replaceChildren(...DATA.lines.map((name, index) => {

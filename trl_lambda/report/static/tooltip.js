@@ -9,6 +9,7 @@ function showTooltip(target, completion, t) {
   tooltip.replaceChildren(
     element("p", { class: "token" }, isolated(beginning(completion.pieces[t], 60) || "(empty)")),
     element("p", { class: "hint" }, `token ${position(completion, t)} of ${tokenCount(completion)}${policy}`),
+    ...forkNotes(view.group, completion, t).map((note) => element("p", { class: "fork-note" }, note)),
     element("table", {}, ...rows));
   tooltip.hidden = false;
   place(target.getClientRects()[0] || target.getBoundingClientRect());

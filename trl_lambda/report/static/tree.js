@@ -35,6 +35,23 @@ function depthOf(group, branch) {
   return branch.parent === null ? 1 : 1 + depthOf(group, group.branches[branch.parent]);
 }
 
+/** "#3" of a box without others below; where there are copies, "#3, copied as #5". */
+function leafName(group, branch) {
+  const number = (index) => `#${index + 1}`;
+  const copies = branch.rows.filter((index) => isCopy(group.completions[index]));
+  const own = branch.rows.filter((index) => !copies.includes(index));
+  const copied = copies.length && own.length ? `, copied as ${copies.map(number).join(", ")}` : "";
+  return (own.length ? own : copies).map(number).join(", ") + copied;
+}
+
+/** Where the completion that sampled a branch's tokens was forked, if it was forked there. */
+function forkOf(group, branch) {
+  if (!isBranched(group) || !branch.start || !branch.rows.length) return null;
+  const completion = group.completions[writer(group, branch.rows[0], branch.start)];
+  if (completion.fork !== branch.start) return null;
+  return `${named([group.completions.indexOf(completion)])} from ${named([completion.parent])}`;
+}
+
 function branchTitle(group, branch) {
   const count = `${branch.rows.length} of ${group.completions.length}`;
   return branch.parent === null ? `whole group (${group.completions.length})` : count;
@@ -53,21 +70,27 @@ function treeTrace(group, selected) {
   const [least, greatest] = rewardRange(branches);
   const dark = ({ mean_reward: reward }) => reward === null ||
     (reward - least) / (greatest - least) < 0.45;
-  const alone = (branch) => branch.rows.length === 1 && branch.parent !== null;
-  const label = (branch) => alone(branch) ? brief(branch.mean_reward)
+  const parents = new Set(branches.map(({ parent }) => parent));
+  const alone = (branch, index) => branch.parent !== null &&
+    (branch.rows.length === 1 || (isBranched(group) && !parents.has(index)));
+  const forkLine = (branch) => {
+    const fork = forkOf(group, branch);
+    return fork ? `<br>forked here: ${fork}` : "";
+  };
+  const label = (branch, index) => alone(branch, index) ? brief(branch.mean_reward)
     : `${branchTitle(group, branch)} · reward ${brief(branch.mean_reward)}`;
-  const text = (branch) => alone(branch) ? `#${branch.rows[0] + 1}`
+  const text = (branch, index) => alone(branch, index) ? leafName(group, branch)
     : beginning(branchWords(group, branch), 28) || "(nothing shared)";
   return {
     type: "icicle",
     ids: branches.map((_, index) => String(index)),
     parents: branches.map(({ parent }) => (parent === null ? "" : String(parent))),
     values: branches.map(({ rows }) => rows.length),
-    labels: branches.map((branch) => escaped(text(branch))),
-    text: branches.map((branch) => escaped(label(branch))),
+    labels: branches.map((branch, index) => escaped(text(branch, index))),
+    text: branches.map((branch, index) => escaped(label(branch, index))),
     textinfo: "label+text",
     hovertext: branches.map((branch) => `${escaped(beginning(branchWords(group, branch), 80))}<br>` +
-      `${branchTitle(group, branch)} · reward ${brief(branch.mean_reward)}<br>step advantage ${brief(branch.step_advantage)}`),
+      `${branchTitle(group, branch)} · reward ${brief(branch.mean_reward)}<br>step advantage ${brief(branch.step_advantage)}${forkLine(branch)}`),
     hoverinfo: "text",
     branchvalues: "total",
     sort: false,
@@ -124,11 +147,17 @@ function showBranch(group, branch, choose) {
   const parent = branch.parent === null ? null : group.branches[branch.parent];
   const index = group.branches.indexOf(branch);
   const children = group.branches.filter((other) => other.parent === index);
+  const fork = forkOf(group, branch);
+  const copies = branch.rows.filter((row) => isCopy(group.completions[row])).map((row) =>
+    `${row + 1} is a copy of ${group.completions[row].parent + 1}`);
+  byId("tree-forks").hidden = !isBranched(group);
   const link = (other, title) => element("button", { class: "branch-link",
     onclick: () => choose(other) }, isolated(title));
   const facts = [
     ["completions", branchTitle(group, branch)],
     ["tokens", span(branch)],
+    ...(fork ? [["forked here", fork]] : []),
+    ...(copies.length ? [["copies", copies.join(", ")]] : []),
     ["mean reward", brief(branch.mean_reward)],
     ["step advantage", brief(branch.step_advantage)],
   ];

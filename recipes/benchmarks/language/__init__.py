@@ -1,0 +1,1 @@
+"""Does credit help a real language model: word problems, a warm start, arms, runs, tables."""

