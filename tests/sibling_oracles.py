@@ -136,3 +136,15 @@ def block_form(rewards: Sequence[Sequence[float]], shrinkage: float):
             [r - blend([*own[:m], *own[m + 1 :]], b, shrinkage) for m, r in enumerate(own)]
         )
     return before, after
+
+
+def branch_weights(token: Token, groups: Sequence[int], width: int) -> Tensor:
+    """G/(k·n): k rows share a token, and the group has n branches at the position."""
+    rows = range(len(groups))
+    out = torch.zeros(len(groups), width, dtype=torch.float64)
+    for i in rows:
+        group = [j for j in rows if groups[j] == groups[i]]
+        for t in range(width):
+            shared = sum(token(j, t) == token(i, t) for j in group)
+            out[i, t] = len(group) / (shared * len({token(j, t) for j in group}))
+    return out

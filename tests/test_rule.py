@@ -136,6 +136,7 @@ def test_presets_of_papers_are_frozen():
             "rollout": "branch",
             "branch_forks": "spread",
             "branch_at": "random",
+            "branch_weights": "branches",
             "loss_type": "dapo",
             "scale_rewards": "group",
         },

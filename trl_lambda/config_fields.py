@@ -72,6 +72,15 @@ class BranchFields:
             "first. Default None: as the method has it, 1."
         },
     )
+    branch_weights: str | None = field(
+        default=None,
+        metadata={
+            "help": "What counts alike in the loss. Default None: as the method has it. 'rows': "
+            "every completion, so that a token which k of them share counts k times. 'branches': "
+            "at each position every branch, however many completions share it; that keeps the "
+            "mean gradient, with less variance."
+        },
+    )
 
 
 @dataclass

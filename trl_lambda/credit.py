@@ -78,6 +78,8 @@ def assign_credit(rule: CreditRule, signal: Signal) -> Credit:
         credit_BT = credit_BT + signal.advantage_B[:, None]
     if rule.traced and rule.trace_mode == "weight":
         credit_BT = credit_BT * loss_weights(rule, signal.mask_BT)
+    if signal.branch_weight_BT is not None:
+        credit_BT = credit_BT * signal.branch_weight_BT
     weight_BT = process_set_weights(rule, signal.sizes_BT)
     masked_BT = ~signal.mask_BT.bool()
     return Credit(

@@ -17,6 +17,7 @@ from .functional import (
     PrefixSets,
     branch_advantages,
     branch_sets,
+    branch_weights,
     group_mean,
     prefix_sets,
     sibling_gains,
@@ -68,6 +69,13 @@ class WholeGroups:
         else:
             gain_WT = branch_advantages(self.reward_W, self.sets, shrinkage=shrinkage)
         return gain_WT[self.rows, : self.width]
+
+    def local_branch_weights(self) -> Tensor | None:
+        """`(B, T)`: this process's rows of the weights of branches; None where none was forked."""
+        if self.branches is None:
+            return None
+        weight_WT = branch_weights(self.branches, self.group_W, self.width)
+        return weight_WT[self.rows]
 
 
 def whole_groups(accelerator: Accelerator, batch: ScoredBatch) -> WholeGroups:

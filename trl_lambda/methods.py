@@ -25,6 +25,7 @@ BranchAt = Literal["random", "fraction", "newline", "surprise", "entropy"]
 ROLLOUTS: tuple[str, ...] = get_args(Rollout)
 BRANCH_FORKS: tuple[str, ...] = get_args(BranchForks)
 BRANCH_AT: tuple[str, ...] = get_args(BranchAt)
+BRANCH_WEIGHTS = ("rows", "branches")
 
 NO_FLOOR = -math.inf
 LENGTH = "length"  # as trace_lambda: λ = 1 − 1/(α·length)
@@ -55,6 +56,7 @@ NEUTRAL: Mapping[str, Any] = MappingProxyType(
         "branch_fraction": 0.5,
         "branch_surprise": 2.0,
         "branch_levels": 1,
+        "branch_weights": "rows",
         "probe_text": BOXED_PROBE,
         "step_ends": "newline",
         "probe_calibration": True,
@@ -168,6 +170,7 @@ METHODS: Mapping[str, Preset] = MappingProxyType(
                 "rollout": ("branch", "what the method is"),
                 "branch_forks": ("spread", "the prototype's"),
                 "branch_at": ("random", "the rule whose mean gradient is exact"),
+                "branch_weights": ("branches", "steadier in recipes/benchmarks/learning"),
                 "loss_type": ("dapo", "a sum over tokens: what is shared is trained as if once"),
                 "scale_rewards": ("group", "the prototype's"),
             },

@@ -12,6 +12,7 @@ from .methods import (
     BRANCH_AT,
     BRANCH_FORKS,
     BRANCH_OPTIONS,
+    BRANCH_WEIGHTS,
     LENGTH,
     METHODS,
     OPTIONS,
@@ -74,6 +75,7 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
     "rollout": ROLLOUTS,
     "branch_forks": BRANCH_FORKS,
     "branch_at": BRANCH_AT,
+    "branch_weights": BRANCH_WEIGHTS,
     "loss_type": (*TOKEN_LOSSES, *SEQUENCE_LOSSES),
     "scale_rewards": SCALES,
 }

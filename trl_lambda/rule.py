@@ -244,6 +244,7 @@ def _branching(values: Mapping[str, Any]) -> BranchRule | None:
         fraction=values["branch_fraction"],
         surprise=values["branch_surprise"],
         levels=values["branch_levels"],
+        weights=values["branch_weights"],
     )
 
 
@@ -351,5 +352,13 @@ def _misfits(method: Method, trl: Mapping[str, Any]) -> Iterator[tuple[str, Any,
                 f"td_error={name!r} needs one reward and one deviation per completion; use "
                 "'sum_then_normalize'",
             )
+    weights = None if method.branching is None else method.branching.weights
+    if rule.process_set_weighting and weights == "branches":
+        yield (
+            "branch_weights",
+            weights,
+            "process_set_weighting weighs the same tokens another way; set branch_weights to "
+            "'rows', or leave process_set_weighting out",
+        )
     if rule.token_level:
         yield from sequence_level(trl)

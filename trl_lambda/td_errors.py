@@ -52,6 +52,8 @@ class Signal:
             reward of the group's completions that share it.
         denominator_B: what centred rewards are divided by (`scale_rewards`); infinite where no
             reward is known.
+        branch_weight_BT: weights of tokens of forked completions, see `functional.branch_weights`;
+            None where all completions weigh alike.
         sibling_gain_BT: r − b of each token (td_error='sibling' only), or V − b of branched groups.
         steps: normalised step rewards (td_error='process' only).
         segment_BT: number of the step or segment that each policy token is in, int64, −1 on masked
@@ -64,6 +66,7 @@ class Signal:
     sizes_BT: Tensor
     values_BT1: Tensor | None = None
     denominator_B: Tensor | None = None
+    branch_weight_BT: Tensor | None = None
     sibling_gain_BT: Tensor | None = None
     steps: Steps | None = None
     segment_BT: Tensor | None = None

@@ -231,6 +231,7 @@ class LambdaGRPOTrainer(ProbingTrainer, HubTrainer, ResumableTrainer, SeamTraine
             sizes_BT=sizes_BT,
             values_BT1=groups.local_values() if reads_values else None,
             denominator_B=self._denominator(batch) if reads_values else None,
+            branch_weight_BT=self._branch_weights(groups),
             sibling_gain_BT=self._sibling_gains(groups),
             steps=steps,
             segment_BT=step_segments(steps, batch.mask_BT) if steps and rule.traces_steps else None,
@@ -253,6 +254,10 @@ class LambdaGRPOTrainer(ProbingTrainer, HubTrainer, ResumableTrainer, SeamTraine
         if self._probe is None:
             return made
         return self._with_probes(batch, made, self._denominator(batch))
+
+    def _branch_weights(self, groups: WholeGroups) -> Tensor | None:
+        rule = self._method.branching
+        return groups.local_branch_weights() if rule and rule.weights == "branches" else None
 
     def _sibling_gains(self, groups: WholeGroups) -> Tensor | None:
         if "sibling_shrinkage" not in self._rule.entry.options:

@@ -1,6 +1,6 @@
 """Branched groups that straddle two processes: the credit is that of the whole tree."""
 
-import branching
+import branched_training
 import pytest
 import sibling_oracles
 import torch
@@ -15,12 +15,12 @@ GROUPS = [n // 4 for n in range(12)]
 @pytest.fixture(scope="module", params=["ddp", "fsdp2", "zero3"])
 def folder(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
-    done = launch(branching.__file__, str(folder), engine=request.param)
+    done = launch(branched_training.__file__, str(folder), engine=request.param)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
 
 
-@pytest.mark.parametrize("case", branching.CASES)
+@pytest.mark.parametrize("case", branched_training.CASES)
 def test_credit_is_that_of_the_whole_tree(folder, case):
     ranks = [torch.load(folder / f"{case}.{rank}.pt")[0] for rank in (0, 1)]
     for parts in zip(*ranks, strict=True):
@@ -43,6 +43,7 @@ def test_credit_is_that_of_the_whole_tree(folder, case):
         rewards = torch.tensor(whole["rewards"], dtype=torch.float64)
         unit = reward_denominator(rewards, torch.tensor(GROUPS))[:, None]
         want = expected(case, token, lengths, whole["rewards"], width, unit)
+        want = want * sibling_oracles.branch_weights(token, GROUPS, width)
         for rank, part in enumerate(parts):
             got = part["advantages"].double()
             for row in range(6):
@@ -58,14 +59,14 @@ def expected(case, token, lengths, rewards, width, unit):
         r = torch.tensor(rewards, dtype=torch.float64).view(3, 4)
         own = (r - r.mean(1, keepdim=True)).view(12, 1) / unit
         return values.diff(dim=1) / unit + own.clamp(min=-0.1)
-    shrinkage = branching.CASES[case].get("sibling_shrinkage", 1.0)
+    shrinkage = branched_training.CASES[case].get("sibling_shrinkage", 1.0)
     credit = sibling_oracles.branch_advantages(
         token, lengths, GROUPS, rewards, width, shrinkage, "children"
     )
     return (credit / unit).clamp(min=-0.1)
 
 
-@pytest.mark.parametrize("case", branching.CASES)
+@pytest.mark.parametrize("case", branched_training.CASES)
 def test_metrics_are_those_of_all_processes(folder, case):
     ranks = [torch.load(folder / f"{case}.{rank}.pt") for rank in (0, 1)]
     for step, log in enumerate(ranks[0][1]):

@@ -116,7 +116,7 @@ class AllGroups:
         self.groups = torch.arange(len(rows)).repeat_interleave(self.size)
         self.rewards = torch.tensor([policy.reward[row] for row in flat], dtype=torch.float64)
         first = torch.arange(len(rows))[:, None] * self.size
-        branches = Branches(
+        self.branches = branches = Branches(
             (torch.tensor(parents) + first).flatten(), torch.tensor(forks).flatten()
         )
         self.equal = prefix_sets(self.ids, self.lengths, self.groups)

@@ -10,6 +10,7 @@ from trl_lambda.functional import (
     Branches,
     branch_advantages,
     branch_sets,
+    branch_weights,
     prefix_sets,
     reward_denominator,
     tree_td_errors,
@@ -240,3 +241,13 @@ def test_integer_dtypes(dtype):
         [0.0, 1.0],
         [0.0, -1.0],
     ]
+
+
+@given(trees(), st.integers(0, 2))
+def test_weights_of_branches_equal_the_definition(tree, extra):
+    parents, forks = torch.tensor(tree.parents), torch.tensor(tree.forks)
+    width = tree.width + extra
+    got = branch_weights(Branches(parents, forks), torch.tensor(tree.groups), width)
+    writer = sibling_oracles.by_writers(tree.parents, tree.forks)
+    want = sibling_oracles.branch_weights(writer, tree.groups, width)
+    torch.testing.assert_close(got.double(), want, rtol=1e-6, atol=0)

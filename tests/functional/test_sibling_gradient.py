@@ -15,6 +15,7 @@ from trl_lambda.functional import (
     Branches,
     branch_advantages,
     branch_sets,
+    branch_weights,
     root_baselines,
     sibling_baselines,
 )
@@ -83,6 +84,16 @@ def test_the_mean_of_a_branched_group_tilts_the_gradient():
     true = groups.policy.true_gradient()
     means = sibling_baselines(groups.rewards, groups.branched, shrinkage=math.inf)
     assert cosine(groups.mean_gradient(groups.rewards[:, None] - means), true) < 0.985
+
+
+@pytest.mark.parametrize("design", DESIGNS)
+@pytest.mark.parametrize("shrinkage", SHRINKAGES)
+def test_one_weight_for_each_branch_at_a_position_keeps_the_gradient(design, shrinkage):
+    groups = all_groups(design, 0)
+    credit = branch_advantages(groups.rewards, groups.branched, shrinkage=shrinkage)
+    weight = branch_weights(groups.branches, groups.groups, groups.policy.T)
+    mean = groups.mean_gradient(credit, weight)
+    torch.testing.assert_close(mean, groups.policy.true_gradient(), rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("seed", [1, 2])

@@ -12,10 +12,12 @@ import torch
 from benchmarks.learning.methods import METHODS
 from benchmarks.learning.policy import (
     Decoder,
+    FastPolicy,
     encode,
     gold_probability,
     new_model,
     sample,
+    sampled_tokens,
     tokenizer,
 )
 from benchmarks.learning.tasks import (
@@ -29,6 +31,7 @@ from benchmarks.learning.tasks import (
 )
 from benchmarks.learning.training import Run, accuracy, make_trainer
 from benchmarks.learning.warm_start import held_out, others, warm_start_settings
+from transformers import GenerationConfig
 from trl import GRPOConfig
 
 from trl_lambda import LambdaGRPOConfig
@@ -57,6 +60,48 @@ def test_decoder_has_the_models_logits(encoder, model):
     for t in range(6, 20):
         logits = decoder(ids_BT[:, t : t + 1])
         torch.testing.assert_close(logits, expected_BTV[:, t], rtol=1e-4, atol=1e-4)
+
+
+def test_decoder_has_the_models_logits_behind_prompts_of_different_lengths(encoder, model):
+    lengths = [6, 1, 4]
+    ids_BT = torch.randint(2, len(encoder), (3, 20))
+    mask_BP = torch.arange(6) >= 6 - torch.tensor(lengths)[:, None]
+    alone = [model(row[None, 6 - n :]).logits[0] for row, n in zip(ids_BT, lengths, strict=True)]
+    decoder = Decoder(model, 3, 20, mask_BP.long())
+    hidden_BP = ids_BT[:, :6].masked_fill(~mask_BP, encoder.pad_token_id)
+    for t in range(5, 20):
+        logits = decoder(hidden_BP if t == 5 else ids_BT[:, t : t + 1])
+        expected = torch.stack([row[t - 6 + n] for row, n in zip(alone, lengths, strict=True)])
+        torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_generate_has_prompts_first_and_keeps_the_budget(encoder, model):
+    policy = FastPolicy(model.config)
+    policy.load_state_dict(model.state_dict())
+    prompts = torch.tensor([[encoder.pad_token_id, 5], [4, 5]])
+    config = GenerationConfig(do_sample=True, max_new_tokens=7, top_k=0)
+    torch.manual_seed(0)
+    ids = policy.generate(prompts, (prompts != encoder.pad_token_id).long(), config)
+    torch.manual_seed(0)
+    mask = torch.tensor([[0, 1], [1, 1]])
+    end = encoder.eos_token_id
+    new = sampled_tokens(model, prompts, tokens=7, end=end, mask_BP=mask)
+    assert torch.equal(ids, torch.cat([prompts, new], 1))
+    assert ids.shape[1] <= 2 + 7
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{"do_sample": False}, {"temperature": 0.7}, {"top_p": 0.9}, {"top_k": 5}, {"min_p": 0.1},
+     {"repetition_penalty": 1.1}],
+    ids=str,
+)  # fmt: skip
+def test_generate_refuses_to_sample_in_ways_it_does_not_know(asked, model):
+    policy = FastPolicy(model.config)
+    config = GenerationConfig(**({"do_sample": True, "max_new_tokens": 2, "top_k": 0} | asked))
+    ids = torch.tensor([[4]])
+    with pytest.raises(ValueError, match=next(iter(asked))):
+        policy.generate(ids, torch.ones_like(ids), config)
 
 
 def test_samples_are_as_frequent_as_the_model_says(encoder, model):
@@ -187,14 +232,18 @@ def test_the_methods_of_the_issue_are_there():
     families = Counter(method.family for method in METHODS.values())
     assert families["GRPO-λ"] == 2 * 3 * 2 * 3 + 1
     assert {"λ-GRPO", "tree", "process", "floor", "combination", "baseline"} <= set(families)
-    settings = [(m.trainer, sorted(m.told.items(), key=str)) for m in METHODS.values()]
+    settings = [
+        (m.trainer, m.group_share, sorted(m.told.items(), key=str)) for m in METHODS.values()
+    ]
     assert all(settings.count(one) == 1 for one in settings)  # no row twice
 
 
 def test_what_a_method_means_does_not_hang_on_our_defaults():
-    """A row adds to TRL's GRPO, and names its loss."""
+    """A row adds to TRL's GRPO, and names its loss; but for rows that are the shipped method."""
     for method in METHODS.values():
-        if method.trainer == "ours":
+        if method.family == "branching":
+            assert method.trainer == "stock" or method.told["method"] == "branch"
+        elif method.trainer == "ours":
             assert method.told["method"] == "grpo"
             assert {"loss_type", "scale_rewards"} <= set(method.told)
 
@@ -208,11 +257,9 @@ def test_a_changed_task_is_another_start(monkeypatch):
     assert warm_start_settings(other_text) != before
 
 
-@pytest.mark.parametrize(
-    "method", ["Dr. GRPO", "process + outcome", "Dr. GRPO + sets + recent 0.99"]
-)
-def test_a_run_trains_on_what_the_policy_sampled(method, model, tmp_path, monkeypatch):
-    """The rollout of a trainer: groups of one prompt, fresh completions, rewards of the task."""
+@pytest.fixture
+def tiny_chain(model, tmp_path, monkeypatch):
+    """`chain` with rewards that any completion may get, and an untrained start: (folder, task)."""
     odd = dataclasses.replace(
         TASKS["chain"],
         reward=lambda completion, gold: float(len(completion) % 2),
@@ -220,25 +267,40 @@ def test_a_run_trains_on_what_the_policy_sampled(method, model, tmp_path, monkey
     )
     monkeypatch.setitem(TASKS, "chain", odd)
     model.save_pretrained(tmp_path / "start")
-    run = Run("chain", method, 1e-3, 0, generations=2)
-    trainer, curve, rewards = make_trainer(run, tmp_path / "start", str(tmp_path))
-    before = [p.detach().clone() for p in trainer.model.parameters()]
+    return tmp_path / "start", odd
+
+
+def watched(trainer) -> list[tuple[list, list]]:
+    """(prompts, completions) of each call of the reward function: what the trainer trains on."""
+    [reward] = trainer.reward_funcs
     seen = []
-    inner = trainer.rollout_func
 
-    def rollout(prompts, trainer):
-        output = inner(prompts, trainer)
-        seen.append((prompts, output["completion_ids"]))
-        return output
+    def outcome(prompts, completion_ids, **columns):
+        seen.append((prompts, completion_ids))
+        return reward(prompts=prompts, completion_ids=completion_ids, **columns)
 
-    trainer.rollout_func = rollout
+    trainer.reward_funcs = [outcome]
+    return seen
+
+
+@pytest.mark.parametrize(
+    "method",
+    ["Dr. GRPO", "process + outcome", "Dr. GRPO + sets + recent 0.99", "GRPO, half groups"],
+)
+def test_a_run_trains_on_what_the_policy_sampled(method, tiny_chain, tmp_path):
+    """The rollout of a trainer: groups of one prompt, fresh completions, rewards of the task."""
+    start, task = tiny_chain
+    run = Run("chain", method, 1e-3, 0, generations=2)
+    trainer, curve, rewards = make_trainer(run, start, str(tmp_path))
+    before = [p.detach().clone() for p in trainer.model.parameters()]
+    seen = watched(trainer)
     trainer.train()
-    task = TASKS["chain"]
     assert [point[0] for point in curve.points] == [0, 1, 2, 3, 4]  # two updates a generation
     assert len(seen) == len(rewards) == 2
+    group = 4 if method == "GRPO, half groups" else task.completions
     for prompts, completions in seen:
-        assert len(completions) == task.groups * task.completions
-        groups = [prompts[i : i + task.completions] for i in range(0, 32, task.completions)]
+        assert len(completions) == task.groups * group
+        groups = [prompts[i : i + group] for i in range(0, len(prompts), group)]
         assert all(len(set(group)) == 1 for group in groups)
     assert seen[0][1] != seen[1][1]
     assert curve.points[-1][1] == sum(len(c) for _, rows in seen for c in rows)
@@ -246,15 +308,47 @@ def test_a_run_trains_on_what_the_policy_sampled(method, model, tmp_path, monkey
     assert any(not torch.equal(a, b) for a, b in zip(after, before, strict=True))
 
 
+def test_arms_have_the_same_prompts_in_the_same_order(tiny_chain, tmp_path):
+    start, _ = tiny_chain
+    orders = []
+    for method in ("GRPO", "GRPO, half groups", "branch", "branch, group credit"):
+        run = Run("chain", method, 1e-3, 5, generations=3)
+        trainer, _, _ = make_trainer(run, start, str(tmp_path))
+        seen = watched(trainer)
+        trainer.train()
+        orders.append([list(dict.fromkeys(prompts)) for prompts, _ in seen])
+    assert len(orders[0]) == 3
+    assert all(order == orders[0] for order in orders)
+
+
+def test_of_a_branching_run_the_curve_counts_what_was_generated(tiny_chain, tmp_path):
+    start, task = tiny_chain
+    run = Run("chain", "branch", 1e-3, 0, generations=2)
+    trainer, curve, _ = make_trainer(run, start, str(tmp_path))
+    seen = watched(trainer)
+    trainer.train()
+    logged = trainer.state.log_history[-1]  # means of the two generations
+    assert logged["rollout/shared_tokens"] > 0
+    assert curve.points[-1][1] == 2 * logged["rollout/generated_tokens"]
+    # What forks share with the completions before them is there once in a set of prefixes.
+    size, distinct = task.completions, 0
+    for _, rows in seen:
+        for at in range(0, len(rows), size):
+            group = rows[at : at + size]
+            distinct += len({tuple(row[: n + 1]) for row in group for n in range(len(row))})
+    assert distinct <= curve.points[-1][1] < sum(len(c) for _, rows in seen for c in rows)
+
+
 def test_a_rollout_samples_from_the_policy_as_it_is_now(model, tmp_path):
     model.save_pretrained(tmp_path / "start")
     run = Run("chain", "Dr. GRPO + sets + recent 0.99", 1e-3, 0, generations=1)
     trainer, _, _ = make_trainer(run, tmp_path / "start", str(tmp_path))
-    prompts = [others(TASKS["chain"], 1)[0].prompt] * 200
+    prompt = encode(tokenizer(TASKS["chain"]), [others(TASKS["chain"], 1)[0].prompt])[0].tolist()
 
     def first_tokens() -> int:
         torch.manual_seed(0)
-        return len({c[0] for c in trainer.rollout_func(prompts, trainer)["completion_ids"]})
+        completions, _ = trainer._generate_single_turn([prompt] * 200, None, {}, 1)
+        return len({c[0] for c in completions})
 
     sharp = first_tokens()
     trainer.model.lm_head.weight.data.zero_()  # now all tokens are equally likely

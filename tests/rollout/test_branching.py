@@ -50,7 +50,7 @@ def completions(output) -> list[list[int]]:
         {"branch_forks": "even", "branch_at": "fraction", "branch_fraction": 0.3},
         {"branch_roots": 1, "branch_levels": 2},
         {"sibling_shrinkage": 0.0, "advantage_floor": -math.inf},
-        {"sibling_shrinkage": math.inf, "scale_rewards": "none"},
+        {"sibling_shrinkage": math.inf, "scale_rewards": "none", "branch_weights": "rows"},
     ],
     ids=str,
 )
@@ -80,6 +80,8 @@ def test_credit_of_a_branched_batch_is_that_of_its_tree(tmp_path, settings):
     want = want / unit[:, None]
     if rule.advantage_floor is not None:
         want = want.clamp(min=rule.advantage_floor)
+    if trainer._method.branching.weights == "branches":
+        want = want * sibling_oracles.branch_weights(token, groups, max(lengths))
     there = output["completion_mask"].bool()
     got = output["advantages"].double()
     torch.testing.assert_close(got[there], want[there].double(), rtol=1e-5, atol=1e-5)
@@ -156,7 +158,7 @@ def test_training_twice_from_one_seed_is_the_same(tmp_path):
     [
         {"td_error": "group"},
         {"td_error": "tree", "trace_style": "recent", "trace_lambda": 0.9},
-        {"td_error": "group", "process_set_weighting": True},
+        {"td_error": "group", "process_set_weighting": True, "branch_weights": "rows"},
         {"trace_style": "recent"},
         {"td_error": "terminal", "trace_style": "recent"},
     ],
@@ -217,6 +219,7 @@ def test_an_old_trl_is_refused_by_its_version(tmp_path, monkeypatch):
         ({"branch_at": "random", "branch_fraction": 0.3}, ["branch_fraction=0.3", "random"]),
         ({"branch_at": "fraction", "branch_surprise": 1.0}, ["branch_surprise=1.0", "fraction"]),
         ({"rollout": "independent", "branch_roots": 2}, ["branch_roots=2", "rollout='branch'"]),
+        ({"process_set_weighting": True}, ["branch_weights='branches'", "to 'rows'"]),
         ({"branch_levels": 4}, ["branch_levels=4", "1, 2 or 3"]),
         ({"branch_fraction": 1.0, "branch_at": "fraction"}, ["branch_fraction=1.0", "between"]),
         ({"branch_roots": 1.5}, ["branch_roots=1.5", "whole number"]),

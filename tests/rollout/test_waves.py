@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tabular_policy import AllGroups, TabularPolicy, cosine
 
-from trl_lambda.functional import branch_advantages
+from trl_lambda.functional import branch_advantages, branch_weights
 from trl_lambda.rollout import BranchRule, Rollout, branch, rollout_metrics
 
 PLACES = ["random", "fraction", "newline", "surprise", "entropy"]
@@ -199,6 +199,9 @@ def test_the_mean_gradient_is_that_of_independent_samples(at, forks):
         mean = batch.mean_gradient(credit)
         assert cosine(mean, policy.true_gradient()) > 0.99
         assert 0.9 < mean.norm() / policy.true_gradient().norm() < 1.1
+    credit = branch_advantages(batch.rewards, batch.branched)
+    weight = branch_weights(batch.branches, batch.groups, policy.T)
+    assert cosine(batch.mean_gradient(credit, weight), policy.true_gradient()) > 0.99
     edge = 1 / batch.branched.sizes().clamp(min=1)
     credit = branch_advantages(batch.rewards, batch.branched)
     assert cosine(batch.mean_gradient(credit, edge), policy.true_gradient()) < 0.99

@@ -1,6 +1,6 @@
 """The method as pure functions of tensors: torch alone, no TRL, no config, no logging."""
 
-from .branches import Branches, branch_sets
+from .branches import Branches, branch_sets, branch_weights
 from .normalization import group_mean, reward_denominator
 from .process_sets import (
     PrefixSets,
@@ -21,6 +21,7 @@ __all__ = [
     "PrefixSets",
     "branch_advantages",
     "branch_sets",
+    "branch_weights",
     "eligibility_trace",
     "group_mean",
     "intermediate_proportion",

@@ -56,6 +56,45 @@ class Branches:
             writer_BF = torch.where(taken_BF, parent_B[writer_BF], writer_BF)
 
 
+def branch_weights(branches: Branches, group_ids_B: Tensor, width: int) -> Tensor:
+    """Weights with which every branch of a group counts alike at a position, whatever its rows.
+
+    A token that k of a group's rows share is in the loss k times. Here each of the n branches that
+    a group has at a position has the weight 1/n in all, so that a token's weight is
+
+        w = G / (k · n),        G the completions of the group,
+
+    and the weights of a group at a position add up to G, as ones do. The mean gradient stays: where
+    forks are placed without hindsight, k and n say nothing of what a branch is worth. Its variance
+    is the smallest that weights can make of branches that are alike.
+
+    Rows count at positions behind their end, too: whether a completion has ended is part of what it
+    says.
+
+    Args:
+        branches: parent and fork of each of the B rows.
+        group_ids_B: `(B,)`, integer.
+        width: T, completion positions.
+
+    Returns:
+        `(B, T)` float32.
+
+    Source: ours.
+    """
+    fork_B = branches.fork_B.long()
+    positions_F = cast(Tensor, torch.unique(torch.cat([fork_B, _zero(fork_B)])))
+    writer_BF = branches.writers(positions_F)
+    names, group_B = torch.unique(group_ids_B, return_inverse=True)
+    ones_BF = torch.ones_like(writer_BF)
+    rows_BF = torch.zeros_like(writer_BF).scatter_add_(0, writer_BF, ones_BF)  # by writer
+    counts_GF = writer_BF.new_zeros(names.shape[0], writer_BF.shape[1])
+    branches_GF = counts_GF.index_add(0, group_B, (rows_BF > 0).long())
+    size_G1 = counts_GF[:, :1].index_add(0, group_B, ones_BF[:, :1])
+    weight_BF = (size_G1[group_B] / (rows_BF.gather(0, writer_BF) * branches_GF[group_B])).float()
+    t = torch.arange(width, device=fork_B.device)
+    return weight_BF[:, torch.searchsorted(positions_F, t, right=True) - 1]
+
+
 def branch_sets(
     token_ids_BT: Tensor, lengths_B: Tensor, group_ids_B: Tensor, branches: Branches
 ) -> PrefixSets:

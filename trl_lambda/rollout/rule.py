@@ -27,6 +27,8 @@ class BranchRule:
         fraction: share of the other roots' mean length, from which on completions are forked.
         surprise: a completion is forked behind a token less likely than exp(−surprise).
         levels: waves of forks.
+        weights: "rows", all completions alike, or "branches", those that share a token together as
+            one (see `functional.branch_weights`).
     """
 
     roots: int | None
@@ -35,6 +37,7 @@ class BranchRule:
     fraction: float
     surprise: float
     levels: int
+    weights: str = "rows"
 
     def values(self) -> dict[str, Any]:
         """By option."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,12 +26,15 @@ class Method:
         trainer: "stock" is TRL's GRPOTrainer, "ours" LambdaGRPOTrainer.
         settings: what makes the method.
         needs_steps: only on tasks whose steps are rewarded.
+        group_share: of a task's completions of a prompt, the share that a group has here; the
+            prompts of a generation stay as many.
     """
 
     family: str
     trainer: str
     settings: dict[str, Any] = field(default_factory=dict)
     needs_steps: bool = False
+    group_share: float = 1.0
 
     @property
     def told(self) -> dict[str, Any]:
@@ -125,6 +129,32 @@ def combinations() -> dict[str, Method]:
     }
 
 
+def branching() -> dict[str, Method]:
+    """The shipped method, each of its choices another way, and its parts alone."""
+    rows = {"branch_weights": "rows"}
+    variants = {
+        "branch": {},
+        "branch rows": rows,
+        "branch even": {"branch_forks": "even"},
+        "branch fraction": {"branch_at": "fraction"},
+        "branch entropy": {"branch_at": "entropy"},
+        "branch κ 0": {"sibling_shrinkage": 0.0},
+        "branch κ ∞": {"sibling_shrinkage": math.inf},
+        "branch − floor": {"advantage_floor": -math.inf},
+        "branch rows κ ∞": rows | {"sibling_shrinkage": math.inf},
+        "branch rows + sets": rows | {"process_set_weighting": True},
+        "branch rows − floor": rows | {"advantage_floor": -math.inf},
+        "branch, group credit": {"td_error": "group"},
+        "branch, group credit − floor": {"td_error": "group", "advantage_floor": -math.inf},
+        "sibling credit, independent": {"rollout": "independent"},
+    }
+    methods = {
+        name: Method("branching", "ours", {"method": "branch"} | settings)
+        for name, settings in variants.items()
+    }
+    return methods | {"GRPO, half groups": Method("branching", "stock", GRPO, group_share=0.5)}
+
+
 METHODS: dict[str, Method] = {
     "DAPO": Method("baseline", "stock", DAPO),
     # What the default method trains with: TRL's loss. Written out, for the default may move.
@@ -154,4 +184,5 @@ METHODS: dict[str, Method] = {
     **tree(),
     **process(),
     **combinations(),
+    **branching(),
 }

@@ -32,7 +32,7 @@ from trl_lambda.versions import TRAINING, installed_versions
 
 from .methods import METHODS
 from .tasks import TASKS
-from .training import ADAM_BETA2, MEASUREMENTS, WARM_UP, Run, train
+from .training import ADAM_BETA2, WARM_UP, Run, train
 from .warm_start import fingerprint, warm_start, warm_start_folder, warm_start_settings
 
 Record = dict[str, Any]
@@ -56,7 +56,7 @@ def key(run: Run) -> str:
             "start": warm_start_settings(task),
             "trainer": method.trainer,
             "settings": method.told,
-            "measurements": MEASUREMENTS,
+            "group_share": method.group_share,
             "warm_up": WARM_UP,
             "adam_beta2": ADAM_BETA2,
             "versions": versions(),

@@ -6,6 +6,10 @@ chain   the quickstart's: four dependent steps, the reward sees the answer alone
 search  sixteen paths of four left-or-right tokens; the one that is worth most lies among bad ones
 long    three decisions in 260 tokens
 
+`long, one update` is `long` as branching rollouts are measured on it: more prompts a generation and
+one update on each, so that a run's cost is what it generates. `short` is the same with 48 tokens,
+for runs of half a minute.
+
 Rewards are verifiable, and look at the answer alone. `early`, `late` and `long` ask for tagged
 operands plus 1, modulo 5; between decisions stands one fixed text in which no character comes
 twice, so that a tiny model writes it almost without error. It earns nothing and costs nothing: it
@@ -48,6 +52,7 @@ class Task:
     """What is to be learnt, from which start, with how much.
 
     Attributes:
+        name: of what is to be learnt; tasks with one name start from one model.
         problems: a stream of distinct problems from a random generator.
         demonstrate: a completion of a problem for the warm start, with its deliberate errors.
         reward: of a completion, for the gold.
@@ -63,6 +68,7 @@ class Task:
         generations: of a full run.
         held_out: problems that accuracy is measured on, in none of which the policy is trained.
         measured: samples of each of them in a measurement.
+        measurements: along a run, beside the one before it.
         learning_rates: those that are tried, ascending.
     """
 
@@ -83,6 +89,7 @@ class Task:
     updates: int = 2
     held_out: int = 128
     measured: int = 1
+    measurements: int = 10
     warm_start_steps: int = 1500
     warm_start_batch: int = 64
     warm_start_rate: float = 3e-3
@@ -312,3 +319,25 @@ TASKS = {
         ),
     )
 }
+BRANCHED = "long, one update"
+TASKS[BRANCHED] = replace(
+    TASKS["long"],
+    generations=60,
+    learning_rates=(1.4e-3, 2e-3, 3e-3),
+    groups=4,
+    updates=1,
+    measured=2,
+    measurements=12,
+)
+SHORT = "short"
+TASKS[SHORT] = replace(
+    TASKS[BRANCHED],
+    name=SHORT,
+    decisive="three decisions in 48 tokens",
+    demonstrate=off_by_one([LONG[:15], LONG[15:30], LONG[30:45], ""]),
+    characters=TAGGED + LONG[:45],
+    tokens=49,
+    learning_rates=(3.5e-4, 5e-4, 7e-4, 1e-3),
+    warm_start_steps=1500,
+    warm_start_batch=32,
+)

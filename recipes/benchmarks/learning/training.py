@@ -11,18 +11,17 @@ from typing import Any
 import torch
 from datasets import Dataset
 from quickstart_parts.measuring import MeasuringCallback
-from transformers import PrinterCallback, Qwen2ForCausalLM
+from transformers import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from trl_lambda import LambdaGRPOConfig, LambdaGRPOTrainer
 
 from ..quiet import QUIET
 from .methods import METHODS
-from .policy import encode, gold_probability, sample, tokenizer
+from .policy import FastPolicy, encode, gold_probability, sample, tokenizer
 from .tasks import TASKS, Problem, Task
 from .warm_start import held_out, others, warm_start
 
-MEASUREMENTS = 10
 WARM_UP = 10  # optimiser steps
 ADAM_BETA2 = 0.9
 # Progress bars and logs of hundreds of runs of seconds would fill the terminal that they share.
@@ -47,18 +46,21 @@ class Curve(MeasuringCallback):
     measured trains as one that is not.
 
     Attributes:
-        points: (optimiser step, completion tokens trained on so far, accuracy).
+        points: (optimiser step, completion tokens generated so far, accuracy). What completions
+            share with the one that they were forked from was generated once.
+        prompt_tokens: of all completions so far; TRL counts them with what is generated.
     """
 
     def __init__(self, task: Task, problems: list[Problem], encoder, every: int):
         super().__init__(every)
         self.task, self.problems, self.encoder = task, problems, encoder
         self.points: list[tuple[int, int, float]] = []
-        self.tokens = 0
+        self.prompt_tokens = 0
 
     def measure(self, model, state) -> None:
         value = accuracy(model, self.task, self.problems, self.encoder)
-        self.points.append((state.global_step, self.tokens, round(value, 4)))
+        generated = state.num_input_tokens_seen - self.prompt_tokens
+        self.points.append((state.global_step, generated, round(value, 4)))
 
 
 def accuracy(model, task: Task, problems: list[Problem], encoder) -> float:
@@ -104,20 +106,14 @@ def make_trainer(run: Run, start: Path, folder: str) -> tuple[GRPOTrainer, Curve
     told = settings(task, run, folder) | method.told
     config = (GRPOConfig if stock else LambdaGRPOConfig)(**told)
     updates = run.generations * task.updates
-    curve = Curve(task, held_out(task), encoder, max(1, updates // MEASUREMENTS))
+    curve = Curve(task, held_out(task), encoder, max(1, updates // task.measurements))
     rewards: list[float] = []
 
-    def outcome(completions, gold, **columns):
+    def outcome(prompts, completions, gold, **columns):
         values = [task.reward(c, g) for c, g in zip(completions, gold, strict=True)]
         rewards.append(round(sum(values) / len(values), 3))
+        curve.prompt_tokens += encode(encoder, prompts).numel()
         return values
-
-    def rollout(prompts, trainer):
-        ids = encode(encoder, prompts)
-        end = encoder.eos_token_id
-        completions = sample(trainer.model, ids, tokens=task.tokens, end=end)
-        curve.tokens += sum(map(len, completions))
-        return {"prompt_ids": ids.tolist(), "completion_ids": completions, "logprobs": None}
 
     def stepwise(completions, gold, **columns):
         return [task.steps(c, g) for c, g in zip(completions, gold, strict=True)]
@@ -126,12 +122,11 @@ def make_trainer(run: Run, start: Path, folder: str) -> tuple[GRPOTrainer, Curve
     rows = [{"prompt": p.prompt, "gold": p.gold} for p in problems]
     process = {"process_reward_funcs": stepwise} if method.needs_steps else {}
     trainer = (GRPOTrainer if stock else LambdaGRPOTrainer)(
-        Qwen2ForCausalLM.from_pretrained(start, dtype=torch.float32),
+        FastPolicy.from_pretrained(start, dtype=torch.float32),
         outcome,
         config,
         train_dataset=Dataset.from_list(rows * (1 + task.groups * run.generations // len(rows))),
         processing_class=encoder,
-        rollout_func=rollout,
         callbacks=[curve],
         **process,
     )
@@ -141,6 +136,7 @@ def make_trainer(run: Run, start: Path, folder: str) -> tuple[GRPOTrainer, Curve
 
 def settings(task: Task, run: Run, folder: str) -> dict[str, Any]:
     """What all methods are told; what a method sets comes on top."""
+    completions = round(METHODS[run.method].group_share * task.completions)
     return SILENT | {
         "output_dir": folder,
         "seed": run.seed,
@@ -154,7 +150,7 @@ def settings(task: Task, run: Run, folder: str) -> dict[str, Any]:
         "adam_beta2": ADAM_BETA2,
         "max_steps": run.generations * task.updates,
         "num_iterations": task.updates,
-        "num_generations": task.completions,
-        "per_device_train_batch_size": task.groups * task.completions,
+        "num_generations": completions,
+        "per_device_train_batch_size": task.groups * completions,
         "max_completion_length": task.tokens,
     }

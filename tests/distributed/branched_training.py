@@ -1,6 +1,6 @@
 """Run by `accelerate launch` under an engine: branched groups of four, six rows on each process.
 
-    branching.py FOLDER
+    branched_training.py FOLDER
 
 The model generates; the second group is split between the processes. Trains two steps with forks at
 random tokens, then two at the most uncertain ones, and writes FOLDER/<case>.<rank>.pt: what each

@@ -1,0 +1,133 @@
+"""Branching rollouts in the benchmark: that they learn, and what is reported of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+from benchmarks.learning import branching, table
+from benchmarks.learning.branching import BranchingPlan, markdown
+from benchmarks.learning.methods import METHODS
+from benchmarks.learning.runs import Store, key
+from benchmarks.learning.tasks import BRANCHED, LONG, SHORT, TAGGED, TASKS, off_by_one
+from benchmarks.learning.training import Run, train
+
+BENCHMARKS = Path(__file__).parents[2] / "recipes" / "benchmarks"
+RESULTS = BENCHMARKS / "results" / "branching.json"
+README = BENCHMARKS / "learning" / "README.md"
+
+# `short` with fixed texts of three tokens, and a start that takes seconds.
+TINY = dataclasses.replace(
+    TASKS[SHORT],
+    name="tiny",
+    demonstrate=off_by_one([LONG[:3], LONG[3:6], LONG[6:9], ""]),
+    characters=TAGGED + LONG[:9],
+    tokens=13,
+    warm_start_steps=600,
+    measurements=6,
+    measured=8,
+)
+
+
+@pytest.mark.slow
+def test_the_shipped_branch_does_not_collapse_where_grpo_learns(tmp_path, monkeypatch):
+    monkeypatch.setitem(TASKS, "tiny", TINY)
+    curves = {
+        method: train(Run("tiny", method, 1e-3, 0, generations=60), tmp_path)["curve"]
+        for method in ("GRPO", "branch")
+    }
+    for curve in curves.values():
+        start, end = curve[0][2], branching.final(curve)
+        assert end > start + 0.15, curves
+    assert curves["branch"][-1][1] < 0.8 * curves["GRPO"][-1][1]  # tokens that were generated
+
+
+def test_the_arms_are_the_shipped_method_and_its_choices_one_at_a_time():
+    assert METHODS["branch"].told == {"method": "branch"}
+    arms = [METHODS[arm] for arm in branching.ARMS if METHODS[arm].told.get("method") == "branch"]
+    assert all(len(arm.told) <= 2 + ("td_error" in arm.told) for arm in arms)
+    told = [arm.told for arm in arms]
+    assert {"method": "branch", "rollout": "independent"} in told
+    assert {t["branch_at"] for t in told if "branch_at" in t} == {"fraction", "entropy"}
+    assert {t["sibling_shrinkage"] for t in told if "sibling_shrinkage" in t} == {0, float("inf")}
+
+
+def test_the_plan_has_every_arm_with_every_rate_and_three_seeds():
+    runs = BranchingPlan().runs()
+    rates = len(TASKS[BRANCHED].learning_rates) + len(TASKS[SHORT].learning_rates)
+    assert len(runs) == len(set(runs)) == len(branching.ARMS) * rates * 3
+    assert {run.seed for run in runs[: len(runs) // 3]} == {0}
+    with pytest.raises(SystemExit, match="no GPRO"):
+        branching.only(BranchingPlan(), ["GPRO"])
+
+
+def store_of(tmp_path, plan: BranchingPlan, curve_of) -> Store:
+    store = Store(tmp_path / "runs.jsonl")
+    for run in plan.runs():
+        curve = curve_of(run)
+        if curve is None:
+            continue
+        found = {"error": "x\nValueError: no"} if curve == "crash" else {"curve": curve}
+        store.add({"key": key(run), **vars(run), "cpu_seconds": 1.0} | found)
+    return store
+
+
+def test_the_table_says_what_the_runs_say(tmp_path, capsys):
+    plan = BranchingPlan(arms=("GRPO", "branch"), tasks=(BRANCHED,))
+    low, middle, high = TASKS[BRANCHED].learning_rates
+
+    def curve_of(run: Run):
+        if run.learning_rate == high:
+            return None
+        if run.method == "GRPO" and (run.learning_rate, run.seed) == (middle, 1):
+            return "crash"
+        if run.method == "branch" and (run.learning_rate, run.seed) == (low, 2):
+            return [[0, 0, 0.2], [10, 250_000, 0.0], [20, 500_000, 0.0], [30, 750_000, 0.1]]
+        return [[0, 0, 0.2], [10, 200_000, 0.6], [20, 400_000, 1.0], [30, 600_000, 1.0]]
+
+    store = store_of(tmp_path, plan, curve_of)
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{branching.MARK}\n{branching.MARK}\nafter\n")
+    written = branching.write_results(plan, store, results=tmp_path, readme=readme)
+    assert [path.name for path in written] == ["branching.json", "README.md"]
+    data = json.loads(written[0].read_text())
+    assert table.between_marks(readme, mark=branching.MARK) == markdown(data)
+    text = markdown(data)
+    assert text in capsys.readouterr().out
+    assert "6 runs of the plan were not run." in text
+    assert "Runs start at 0.200" in text
+    rows = {tuple(line.split(" | ")[:2]): line for line in text.splitlines() if "e-3" in line}
+    good = rows["| GRPO", "1.4e-3"]
+    # Straight lines: halfway to the first measurement, and a quarter of the way to the next.
+    assert "| 3 | 0.400 [0.400, 0.400] | 0.600 [0.600, 0.600] | 0.800" in good
+    assert "| 600k | 375, 375, 375 | 0 |" in good
+    assert "| 3 (1 crashed) |" in rows["| GRPO", "2e-3"]
+    mixed = rows["| branch", "1.4e-3"]
+    assert "| 0.413 [0.040, 0.600] |" in mixed  # at 200 thousand: 0.6, 0.6 and 0.04
+    assert "375, 375, never | 1 |" in mixed
+    assert not any("3e-3" in row for row in rows)
+
+
+def test_a_run_that_ended_before_has_no_accuracy_there():
+    curve = [[0, 0, 0.2], [10, 150_000, 0.6]]
+    assert branching.value_at(curve, 100_000) == pytest.approx(0.2 + 0.4 * 2 / 3)
+    assert branching.value_at(curve, 200_000) is None
+    assert branching.spread([0.5, None]) == "–"
+
+
+def test_nothing_to_report_is_said(tmp_path):
+    with pytest.raises(SystemExit, match="nothing to report"):
+        branching.branching(BranchingPlan(), Store(tmp_path / "none.jsonl"))
+
+
+def test_the_committed_results_are_printed_by_the_command(run_recipe):
+    process = run_recipe("benchmarks/learning", "--branching", "--report")
+    assert markdown(json.loads(RESULTS.read_text(encoding="utf-8"))) in process.stdout
+
+
+def test_the_readme_has_the_table_of_the_committed_results():
+    data = json.loads(RESULTS.read_text(encoding="utf-8"))
+    assert table.between_marks(README, mark=branching.MARK) == markdown(data)
+    assert RESULTS.stat().st_size < 1_000_000
