@@ -11,6 +11,8 @@ from transformers.trainer_jit_checkpoint import CheckpointManager, JITCheckpoint
 
 from trl_lambda.checkpoints.manifest import missing_part
 
+pytestmark = pytest.mark.slow
+
 ADAPTIVE = {"use_adaptive_entropy": True, "entropy_target": 5.0, "entropy_coef": 0.01}
 CONTROLLER = "entropy_ctrl_state.json"
 

@@ -12,6 +12,8 @@ from runs import AtStepEnd
 
 from trl_lambda.checkpoints.manifest import write_manifest
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = {"max_steps": 8, "num_generations": 4, "td_error": "tree"}
 # Prompts in a pass, and settings: how many updates that makes.
 CASES = {

@@ -270,6 +270,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_push_that_fails_leaves_the_model_and_says_how_to_retry(hub, tmp_path, fault):
     refused, answer, remedy = FAULTS[fault]

@@ -18,6 +18,8 @@ from trl import GRPOConfig
 from trl_lambda import LambdaGRPOConfig
 from trl_lambda.hub.secrets import PLACEHOLDER
 
+pytestmark = pytest.mark.slow
+
 REPO = "somebody/tiny-grpo"
 PLANTED = {
     "hub_token": TOKEN,

@@ -160,6 +160,7 @@ def assert_none_left(noted: list[dict]) -> None:
 # --- SLURM ---
 
 
+@pytest.mark.slow
 def test_slurm_on_one_node_trains_there_with_vllm_inside(slurm, training_of):
     done, noted = slurm(1, "--max_steps", "7")
     assert done.returncode == 0, done.stderr
@@ -172,6 +173,7 @@ def test_slurm_on_one_node_trains_there_with_vllm_inside(slurm, training_of):
     assert config.resume_from_checkpoint == "last"
 
 
+@pytest.mark.slow
 def test_slurm_on_three_nodes_serves_on_the_last(slurm, training_of):
     done, noted = slurm(3, "--max_steps", "7", GPUS="4", ENGINE="fsdp2")
     assert done.returncode == 0, done.stderr
@@ -192,6 +194,7 @@ def test_slurm_on_three_nodes_serves_on_the_last(slurm, training_of):
     assert_none_left(noted)  # the server too
 
 
+@pytest.mark.slow
 def test_slurm_server_has_the_model_of_the_file_and_what_trl_imposes(slurm):
     _, noted = slurm(2)
     (server,) = only(noted, "vllm")
@@ -204,6 +207,7 @@ def test_slurm_server_has_the_model_of_the_file_and_what_trl_imposes(slurm):
         assert words[words.index(option) + 1] == theirs[theirs.index(option) + 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("host", ["n0", "n1"])
 def test_slurm_stops_all_when_one_trainer_fails(slurm, host):
     other = {"n0": "n1", "n1": "n0"}[host]
@@ -216,6 +220,7 @@ def test_slurm_stops_all_when_one_trainer_fails(slurm, host):
     assert_none_left(noted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("status", "expected"), [(4, 4), (0, 1)])
 def test_slurm_stops_training_when_the_server_ends(slurm, status, expected):
     plan = {"vllm": [1.5, status], "accelerate": [120, 0]}
@@ -226,6 +231,7 @@ def test_slurm_stops_training_when_the_server_ends(slurm, status, expected):
     assert_none_left(noted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -242,6 +248,7 @@ def test_slurm_refuses_what_cannot_work(cluster, arguments, message):
     assert noted == []
 
 
+@pytest.mark.slow
 def test_slurm_refuses_hosts_that_are_not_the_jobs(slurm):
     done, noted = slurm(2, SLURM_JOB_NUM_NODES="3")
     assert done.returncode == 2
@@ -249,6 +256,7 @@ def test_slurm_refuses_hosts_that_are_not_the_jobs(slurm):
     assert noted == []
 
 
+@pytest.mark.slow
 def test_slurm_refuses_a_file_without_the_servers_length(cluster, tmp_path):
     path = tmp_path / "short.yaml"
     text = (RECIPES.parent / CONFIG).read_text()
