@@ -207,8 +207,8 @@ def test_what_cannot_be_forked_is_refused_before_training(tmp_path, name):
 
 
 def test_an_old_trl_is_refused_by_its_version(tmp_path, monkeypatch):
-    monkeypatch.setattr("trl.__version__", "1.14.0")
-    with pytest.raises(ValueError, match=r"needs TRL 1\.14\.1 or newer.*this is 1\.14\.0"):
+    monkeypatch.setattr("trl.__version__", "1.14.1")
+    with pytest.raises(ValueError, match=r"needs TRL 1\.14\.2 or newer.*this is 1\.14\.1"):
         build(tmp_path)
 
 

@@ -24,8 +24,9 @@ from ..rollout.waves import Engine, Scores
 from .packed import PAD
 from .user_functions import agree_on_largest, raise_everywhere
 
-# Before it `_generate_single_turn` repeats prompts by itself.
-OLDEST_TRL = "1.14.1"
+# Before it `_generate_single_turn` repeats prompts by itself, or the trainer does not say which
+# tokens end a completion.
+OLDEST_TRL = "1.14.2"
 
 # Settings of generation that would begin anew at a fork, or that make several of one.
 COUNTED_ANEW = (

@@ -89,7 +89,7 @@ class Demand:
 
 # Attributes of the trainer that the seam, the checkpoints and our own trainer read.
 _ATTRIBUTES = (
-    *("beta", "eos_token_ids", "epsilon_high", "epsilon_low", "loss_type"),
+    *("beta", "epsilon_high", "epsilon_low", "loss_type"),
     *("max_completion_length", "_tokenizer"),
     *("num_generations", "num_generations_eval", "num_iterations", "ref_model"),
     *("reward_func_names", "reward_funcs", "reward_weights", "rollout_func"),
@@ -164,17 +164,18 @@ DEMANDS = (
     Demand("_chunked_logps", _LOGPS_PARAMETERS, returned=3, since="1.14", before="1.15"),
     Demand(_LOGPS, _LOGPS_PARAMETERS, returned=3, since="1.15"),
     # -- for branching -----------------------------------------------------------------------------
-    Demand("_generate_single_turn", _TURN_PARAMETERS, before="1.14.1"),
+    Demand("_generate_single_turn", _TURN_PARAMETERS, before="1.14.2"),
     Demand(
         "_generate_single_turn",
         (*_TURN_PARAMETERS, "num_generations"),
         says={
             r"generation_config=self\.generation_config": None,
             r"self\.vllm_generation\.generate\(": 1,
+            r"self\.eos_token_ids": None,
         },
-        since="1.14.1",
+        since="1.14.2",
     ),
-    Demand("generate", ("self", "prompts", "images"), before="1.14.1", of="generation"),
+    Demand("generate", ("self", "prompts", "images"), before="1.14.2", of="generation"),
     Demand(
         "generate",
         ("self", "prompts", "images", "num_generations"),
@@ -183,7 +184,7 @@ DEMANDS = (
             r"self\.llm\.sleep\(level=2\)": 1,
             r"self\._llm_weights_sleeping = True": 1,
         },
-        since="1.14.1",
+        since="1.14.2",
         of="generation",
     ),
     # -- for checkpoints ---------------------------------------------------------------------------
