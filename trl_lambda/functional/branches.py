@@ -84,7 +84,7 @@ def branch_weights(branches: Branches, group_ids_B: Tensor, width: int) -> Tenso
     fork_B = branches.fork_B.long()
     positions_F = cast(Tensor, torch.unique(torch.cat([fork_B, _zero(fork_B)])))
     writer_BF = branches.writers(positions_F)
-    names, group_B = torch.unique(group_ids_B, return_inverse=True)
+    names, group_B = cast(tuple[Tensor, Tensor], torch.unique(group_ids_B, return_inverse=True))
     ones_BF = torch.ones_like(writer_BF)
     rows_BF = torch.zeros_like(writer_BF).scatter_add_(0, writer_BF, ones_BF)  # by writer
     counts_GF = writer_BF.new_zeros(names.shape[0], writer_BF.shape[1])

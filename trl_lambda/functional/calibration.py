@@ -8,6 +8,7 @@ seen earlier are one more term.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -93,8 +94,8 @@ def ridge(moments: Moments, *, strength: float) -> Tensor:
     correlation = covariance / (scale[..., :, None] * scale[..., None, :])
     penalty = (strength / weight).clamp(min=1e-12)[..., None, None]
     eye = torch.eye(correlation.shape[-1], dtype=torch.float64, device=correlation.device)
-    solved: Tensor = torch.linalg.solve(correlation + penalty * eye, with_y / scale)
-    slope = solved / scale
+    system = correlation + penalty * eye
+    slope = cast(Tensor, torch.linalg.solve(system, with_y / scale)) / scale
     constant = mean_y - (slope * mean_x).sum(-1)
     return torch.cat([constant[..., None], slope], -1)
 
