@@ -8,6 +8,8 @@ import tiny
 import torch
 from transformers import TrainerCallback, set_seed
 
+pytestmark = pytest.mark.slow
+
 # Windows of 4 updates. SGD, since an optimizer's own state rightly stays.
 SETTINGS = {
     "steps_per_generation": 4,

@@ -11,6 +11,8 @@ from runs import assert_same_end
 
 from trl_lambda.probe import calibration
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = {
     "td_error": "probe",
     "trace_per": "step",

@@ -10,6 +10,8 @@ from datasets import Dataset
 from peft import LoraConfig
 from runs import assert_same_end
 
+pytestmark = pytest.mark.slow
+
 # Windows of the tests: 4 updates (2 generated batches' worth of micro-batches, twice), 1 and 3.
 CASES = {
     "inside_a_window": {"steps_per_generation": 4, "num_iterations": 2, "beta": 0.04},
