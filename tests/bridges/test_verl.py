@@ -400,6 +400,7 @@ def test_rays_processes_know_the_estimators(queue):
     assert ray.get(remote.remote()) == [
         "trl_lambda_group",
         "trl_lambda_process",
+        "trl_lambda_sibling",
         "trl_lambda_terminal",
         "trl_lambda_tree",
     ]

@@ -15,6 +15,7 @@ TEXT = "12+34=46, as 2+4=6 and 1+3=4; the answer is 46"
 # bfloat16 keeps 8 bits: seen are 0.002 on average and 0.01 at most, here and in training.
 MEAN, MOST = 0.01, 0.05
 IMPORTANCE_MODES = ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask")
+WATCH = "trl_lambda.health.sampling_mismatch"
 LOGGED = "sampling/sampling_logp_difference/mean"
 
 
@@ -146,9 +147,9 @@ def test_everything_on(make_trainer, trace):
 
 
 def warnings_of(trainer, caplog) -> list[str]:
-    with caplog.at_level(logging.WARNING, "trl_lambda.sampling_mismatch"):
+    with caplog.at_level(logging.WARNING, WATCH):
         trainer.train()
-    return [r.getMessage() for r in caplog.records if r.name == "trl_lambda.sampling_mismatch"]
+    return [r.getMessage() for r in caplog.records if r.name == WATCH]
 
 
 def test_a_sync_that_does_not_arrive_is_reported(make_trainer, caplog):

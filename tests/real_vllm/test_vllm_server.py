@@ -13,6 +13,7 @@ import torch
 from served import serving
 
 pytestmark = pytest.mark.vllm
+WATCH = "trl_lambda.health.sampling_mismatch"
 DIFFERENCE = "sampling/sampling_logp_difference/mean"
 
 
@@ -99,7 +100,7 @@ def test_each_sync_is_sent_the_weights_of_its_step(make_server_trainer, sent):
 
 def test_weights_that_stay_behind_are_reported(make_server_trainer, caplog):
     make_server_trainer(max_steps=12, learning_rate=1e-2).train()
-    messages = [r.getMessage() for r in caplog.records if r.name == "trl_lambda.sampling_mismatch"]
+    messages = [r.getMessage() for r in caplog.records if r.name == WATCH]
     assert len(messages) == 1
     assert "vLLM seems to sample from other weights" in messages[0]
 

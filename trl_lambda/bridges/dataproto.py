@@ -17,7 +17,10 @@ from ..td_errors import TD_ERRORS
 from .padded import BridgeRule, TokenIds, padded_credit, read_rule
 
 PREFIX = "trl_lambda_"
-ESTIMATORS: dict[str, str] = {PREFIX + td_error: td_error for td_error in TD_ERRORS}
+# An estimator is handed no policy that could be asked for the answer.
+ESTIMATORS: dict[str, str] = {
+    PREFIX + td_error: td_error for td_error, entry in TD_ERRORS.items() if not entry.probes
+}
 """verl's `algorithm.adv_estimator` to our `td_error`."""
 
 # The rows that verl appends to make a batch divisible: groups of their own, all masked.
