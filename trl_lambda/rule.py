@@ -118,6 +118,12 @@ class Method:
     branching: BranchRule | None = None
     stepped_back: str | None = None
 
+    @property
+    def token_level(self) -> bool:
+        """Whether tokens of one completion can differ in credit or weight."""
+        weights = None if self.branching is None else self.branching.weights
+        return self.credit.token_level or weights == "branches"
+
     def values(self) -> dict[str, Any]:
         """By option, what trains; None where TRL's own value does, and where nothing reads it."""
         rule = self.credit
@@ -195,7 +201,7 @@ def resolve(given: Mapping[str, Any], trl: Mapping[str, Any] = MappingProxyType(
     for option, value, reason in unfit(trl):
         raise ValueError(_refusal(option, value, reason))
     for option, value, reason in _misfits(method, trl):
-        if name == "default" and not given.keys() & set(CREDIT_OPTIONS):
+        if name == "default" and not given.keys() & {*CREDIT_OPTIONS, "branch_weights"}:
             return _stepped_back(method, f"{option}={value!r} does not go with token-level credit")
         source = "" if option in given or option in trl else f" (of method={name!r})"
         raise ValueError(_refusal(option, value, reason, source))
@@ -360,5 +366,5 @@ def _misfits(method: Method, trl: Mapping[str, Any]) -> Iterator[tuple[str, Any,
             "process_set_weighting weighs the same tokens another way; set branch_weights to "
             "'rows', or leave process_set_weighting out",
         )
-    if rule.token_level:
+    if method.token_level:
         yield from sequence_level(trl)

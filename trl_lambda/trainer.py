@@ -282,7 +282,7 @@ class LambdaGRPOTrainer(ProbingTrainer, HubTrainer, ResumableTrainer, SeamTraine
     def _tensors(self, batch: ScoredBatch, credit: Credit) -> dict[str, Tensor]:
         """What takes the place of TRL's advantages, if anything does, and the KL term's weight."""
         rule = self._rule
-        if not rule.token_level:
+        if not self._method.token_level:
             if rule.advantage_floor is None:
                 return {}
             return {"advantages": batch.advantage_B.clamp(min=rule.advantage_floor)}

@@ -185,6 +185,19 @@ def test_other_credit_on_a_branched_group(tmp_path, settings):
         assert weights[i] == pytest.approx(want, rel=1e-5)
 
 
+def test_weights_of_branches_reach_the_loss_with_one_advantage_a_completion(tmp_path):
+    settings = {"td_error": "group", "branch_roots": 1, "advantage_floor": -math.inf}
+    trainer = build(tmp_path, settings)
+    output = trainer._generate_and_score_completions(batch_of(trainer))
+    rollout, there = trainer._rollout, output["completion_mask"].bool()
+    token = sibling_oracles.by_writers(rollout.parent, rollout.fork)
+    weight = sibling_oracles.branch_weights(token, [0] * 4 + [1] * 4, there.shape[1])
+    advantage = torch.tensor(list(trainer._logs["extra"]["group_advantage"]))[:, None]
+    want = (advantage * weight).masked_fill(~there, 0.0)
+    torch.testing.assert_close(output["advantages"].double(), want, rtol=1e-5, atol=1e-6)
+    assert (weight != 1).any()
+
+
 REFUSED = {
     "uses a rollout_func": ({}, {"rollout_func": tiny.scripted([[5, tiny.EOS]])}, "rollout_func"),
     "continuous batching": (
