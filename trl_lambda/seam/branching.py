@@ -21,7 +21,7 @@ from ..functional import Branches
 from ..rollout import BranchRule, BranchSizes, Rollout, branch
 from ..rollout.outcome import Ids
 from ..rollout.waves import Engine, Scores
-from .packed import PAD
+from .packed import PAD, left_padded
 from .user_functions import agree_on_largest, raise_everywhere
 
 # Before it `_generate_single_turn` repeats prompts by itself, or the trainer does not say which
@@ -171,23 +171,14 @@ class BranchingTrainer(GRPOTrainer):
         size = self.args.per_device_train_batch_size
         for start in range(0, agree_on_largest(len(prompts)), size):  # each pass is a collective
             part = slice(start, start + size)
-            ids_CL, mask_CL = self._padded(prompts[part], completions[part])
+            texts = [p + c for p, c in zip(prompts[part], completions[part], strict=True)]
+            ids_CL, mask_CL = left_padded(texts, self.accelerator.device)
             longest = max([1, *map(len, completions[part])])
             found = self._token_scores(ids_CL, mask_CL, longest)
             for kept, tensor_CL in zip((log_probs, entropies), found, strict=True):
                 rows = zip(tensor_CL.float().tolist(), completions[part], strict=False)
                 kept += [row[longest - len(ids) :] for row, ids in rows]
         return log_probs, entropies
-
-    def _padded(self, prompts: list[Ids], completions: list[Ids]) -> tuple[Tensor, Tensor]:
-        """Token ids and attention mask, padded on the left; one row of two if there is none."""
-        rows = [prompt + ids for prompt, ids in zip(prompts, completions, strict=True)]
-        rows = rows or [[PAD, PAD]]
-        width = max(map(len, rows))
-        ids = [[PAD] * (width - len(row)) + row for row in rows]
-        mask = [[0] * (width - len(row)) + [1] * len(row) for row in rows]
-        device = self.accelerator.device
-        return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
 
 
 def _fault_of_images(images: Any, multimodal_fields: Any) -> NotImplementedError | None:

@@ -24,6 +24,7 @@ from .packed import (
     Request,
     backbone_of,
     handed_in,
+    left_padded,
     packed_passes,
     packing_fault,
     takes_positions,
@@ -33,7 +34,6 @@ from .user_functions import agree_on_largest
 
 logger = get_logger(__name__)
 
-PAD = 0  # any id of the vocabulary: the attention mask hides it
 # How far the two ways may be apart on a trial: in 32 bits, which a GPU may round to 19, and in 16,
 # where log-probabilities of random tokens, about −10, are a few hundredths off.
 TRIAL_TOLERANCE, ROUGH_TOLERANCE = 5e-3, 0.3
@@ -188,11 +188,8 @@ def _slow_passes(
     for begin in range(0, len(requests), rows):
         part = requests[begin : begin + rows]
         texts = [request.prefix + request.ids for request in part]
-        width = max(2, *map(len, texts))
         longest = max(1, *(request.scored for request in part))
-        ids = [[PAD] * (width - len(text)) + text for text in texts]
-        mask = [[0] * (width - len(text)) + [1] * len(text) for text in texts]
-        ids_CL, mask_CL = torch.tensor(ids, device=device), torch.tensor(mask, device=device)
+        ids_CL, mask_CL = left_padded(texts, device)
         inputs = {}
         if takes_positions(model):
             inputs["position_ids"] = (mask_CL.cumsum(1) - 1).clamp(min=0)
@@ -204,8 +201,7 @@ def _slow_passes(
 
 
 def _idle(device: torch.device) -> _Pass:
-    ids_CL = torch.full((1, 2), PAD, device=device)
-    return _Pass(ids_CL, torch.ones_like(ids_CL), {}, 1, [])
+    return _Pass(*left_padded([], device), {}, 1, [])
 
 
 def _tokens_of(batch: ScoredBatch, row: int) -> list[int]:

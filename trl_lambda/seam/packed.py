@@ -46,6 +46,16 @@ class Request(NamedTuple):
     scored: int
 
 
+def left_padded(rows: list[list[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Token ids and attention mask, two columns at least: a head that scores the next token needs
+    one before it. One row of padding, all of it seen, if there is none."""
+    rows = rows or [[PAD, PAD]]
+    width = max(2, *map(len, rows))
+    ids = [[PAD] * (width - len(row)) + row for row in rows]
+    mask = [[0] * (width - len(row)) + [1] * len(row) for row in rows]
+    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
+
+
 def packing_fault(model: nn.Module) -> str | None:
     """Why a model takes no four-dimensional mask, in words; None where it looks as if it did."""
     peft = getattr(model, "peft_config", None) or {}
