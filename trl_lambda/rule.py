@@ -8,7 +8,7 @@ never guessed from its value: one that would be ignored is refused, whatever its
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -256,15 +256,7 @@ def _branching(values: Mapping[str, Any]) -> BranchRule | None:
 
 def _stepped_back(method: Method, reason: str) -> Method:
     plain = _combine("grpo", method.given)
-    return Method(
-        method.name,
-        method.given,
-        plain.credit,
-        method.loss_type,
-        method.scale_rewards,
-        method.branching,
-        stepped_back=reason,
-    )
+    return replace(method, credit=plain.credit, stepped_back=reason)
 
 
 def _ignored(method: Method) -> Iterator[tuple[str, str]]:

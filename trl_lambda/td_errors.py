@@ -167,6 +167,11 @@ class TDError:
     options: tuple[str, ...] = ()
 
     @property
+    def compares_siblings(self) -> bool:
+        """Whether δ needs `sibling_gain_BT`."""
+        return "sibling_shrinkage" in self.options
+
+    @property
     def has_steps(self) -> bool:
         """Whether completions are cut into steps, which a trace may count."""
         return "trace_per" in self.options

@@ -260,7 +260,7 @@ class LambdaGRPOTrainer(ProbingTrainer, HubTrainer, ResumableTrainer, SeamTraine
         return groups.local_branch_weights() if rule and rule.weights == "branches" else None
 
     def _sibling_gains(self, groups: WholeGroups) -> Tensor | None:
-        if "sibling_shrinkage" not in self._rule.entry.options:
+        if not self._rule.entry.compares_siblings:
             return None
         return groups.local_sibling_gains(self._rule.sibling_shrinkage)
 

@@ -192,7 +192,7 @@ def _outcome_signal(
 def _sibling_gains(
     rule: CreditRule, reward_B: Tensor, group_ids_B: Tensor, sets: PrefixSets | None
 ) -> Tensor | None:
-    if sets is None or "sibling_shrinkage" not in rule.entry.options:
+    if sets is None or not rule.entry.compares_siblings:
         return None
     mean_B = group_mean(reward_B, group_ids_B)
     return sibling_gains(reward_B, sets, shrinkage=rule.sibling_shrinkage, initial_B=mean_B)

@@ -46,7 +46,7 @@ class ResumableTrainer(GRPOTrainer):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self._place = Place(self._begin_anew, lambda: self._step, lambda: self._credit_state())
+        self._place = Place(self._begin_anew, lambda: self._step, self._credit_state)
         # First: what others do at the end of a step may be to save.
         callbacks(self).insert(0, self._place)
 

@@ -120,22 +120,26 @@ class Places:
 
     def _random(self, candidate: Candidate) -> int | None:
         """Uniform over the places of a completion of the expected length."""
-        last = max(1, round(candidate.expected_length) - 1)
-        place = int(torch.randint(1, last + 1, ()))
+        place = int(torch.randint(1, _last_place(candidate) + 1, ()))
         return place if place <= candidate.reach else None
 
     def _spread_at_random(self, candidates: Sequence[Candidate], forks: int) -> list[Place]:
         """Uniform over completions and places, without taking a place twice while there are new."""
-        lasts = [max(1, round(one.expected_length) - 1) for one in candidates]
-        ends = torch.tensor(lasts).cumsum(0)
+        lasts = torch.tensor([_last_place(one) for one in candidates])
+        ends = lasts.cumsum(0)
         laps = -(-forks // int(ends[-1]))
         numbers = torch.cat([torch.randperm(int(ends[-1])) for _ in range(laps)])[:forks]
         owners = torch.searchsorted(ends, numbers, right=True)
-        places = numbers - (ends - torch.tensor(lasts))[owners] + 1
+        places = numbers - (ends - lasts)[owners] + 1
         return [
             Place(owner, place if place <= candidates[owner].reach else None)
             for owner, place in zip(owners.tolist(), places.tolist(), strict=True)
         ]
+
+
+def _last_place(candidate: Candidate) -> int:
+    """The last place of a completion of the expected length."""
+    return max(1, round(candidate.expected_length) - 1)
 
 
 def _most_uncertain(candidate: Candidate, count: int) -> list[int | None]:

@@ -79,12 +79,15 @@ def branch(
     roots = [row for share, count in zip(shares, counts, strict=True) for row in share[: count[0]]]
     growing.add_roots(roots, copies=sizes.roots)
     for level in range(rule.levels):
-        forks: list[tuple[int, Place, list[int]]] = []
+        forks: list[tuple[int, int, int | None]] = []
         for share, count in zip(shares, counts, strict=True):
             there = sum(count[: level + 1])
             candidates, new = share[:there], share[there : there + count[level + 1]]
             places = growing.places(candidates, len(new), level)
-            forks += [(row, at, candidates) for row, at in zip(new, places, strict=True)]
+            forks += [
+                (row, candidates[at.candidate], at.tokens)
+                for row, at in zip(new, places, strict=True)
+            ]
         growing.add_forks(forks)
     return growing.rollout()
 
@@ -120,17 +123,16 @@ class _Growing:
             return self.choice.even(candidates, forks // len(rows) + 1, turn)
         return self.choice.spread(candidates, forks, turn)
 
-    def add_forks(self, forks: list[tuple[int, Place, list[int]]]) -> None:
-        """Samples (row, place, the rows that the place counts) on from there."""
+    def add_forks(self, forks: list[tuple[int, int, int | None]]) -> None:
+        """Makes rows of others: (row, where it takes tokens over, how many; None for a copy)."""
         rows, prefixes = [], []
-        for row, place, candidates in forks:
-            taken = candidates[place.candidate]
-            if place.tokens is None:
+        for row, taken, tokens in forks:
+            if tokens is None:
                 self._copy(row, taken)
                 continue
             rows.append(row)
-            prefixes.append(self.completions[taken][: place.tokens])
-            self._descend(row, taken, place.tokens)
+            prefixes.append(self.completions[taken][:tokens])
+            self._descend(row, taken, tokens)
         self._generate(rows, prefixes, copies=1)
 
     def rollout(self) -> Rollout:

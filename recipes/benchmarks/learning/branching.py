@@ -7,7 +7,6 @@ than it started.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from trl_lambda.atomic_write import replace_text
 
 from .estimators import first_reach
 from .methods import METHODS
+from .report import json_text
 from .runs import Record, Store, versions
 from .table import count, insert, number, table
 from .tasks import BRANCHED, SHORT, TASKS
@@ -108,17 +108,6 @@ def entry(run: Run, record: Record) -> dict[str, Any]:
     if "error" in record:
         return kept | {"error": record["error"].strip().splitlines()[-1]}
     return kept | {"curve": record["curve"], "cpu_seconds": record["cpu_seconds"]}
-
-
-def json_text(data: dict[str, Any]) -> str:
-    """One line for each run: short, and a change shows where it is."""
-    parts = [
-        f" {json.dumps(name)}: {json.dumps(value, ensure_ascii=False)}"
-        for name, value in data.items()
-        if name != "runs"
-    ]
-    lines = ",\n".join(f"  {json.dumps(run, ensure_ascii=False)}" for run in data["runs"])
-    return "{\n" + ",\n".join([*parts, f' "runs": [\n{lines}\n ]']) + "\n}\n"
 
 
 def markdown(data: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,16 +60,17 @@ def write_report(plan: Plan, store: Store, *, results: Path, readme: Path | None
 
 def json_text(data: dict[str, Any]) -> str:
     """One line for each entry of the second level: short, and a change shows where it is."""
+    encode = partial(json.dumps, ensure_ascii=False)
     parts = []
     for name, value in data.items():
         if isinstance(value, dict):
-            inner = ",\n".join(
-                f"  {json.dumps(k, ensure_ascii=False)}: {json.dumps(v, ensure_ascii=False)}"
-                for k, v in value.items()
-            )
-            parts.append(f" {json.dumps(name)}: {{\n{inner}\n }}")
+            inner = ",\n".join(f"  {encode(k)}: {encode(v)}" for k, v in value.items())
+            parts.append(f" {encode(name)}: {{\n{inner}\n }}")
+        elif value and isinstance(value, list):
+            inner = ",\n".join(f"  {encode(entry)}" for entry in value)
+            parts.append(f" {encode(name)}: [\n{inner}\n ]")
         else:
-            parts.append(f" {json.dumps(name)}: {json.dumps(value, ensure_ascii=False)}")
+            parts.append(f" {encode(name)}: {encode(value)}")
     return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
