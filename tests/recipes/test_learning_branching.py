@@ -123,6 +123,7 @@ def test_nothing_to_report_is_said(tmp_path):
         branching.branching(BranchingPlan(), Store(tmp_path / "none.jsonl"))
 
 
+@pytest.mark.slow
 def test_the_committed_results_are_printed_by_the_command(run_recipe):
     process = run_recipe("benchmarks/learning", "--branching", "--report")
     assert markdown(json.loads(RESULTS.read_text(encoding="utf-8"))) in process.stdout

@@ -308,6 +308,7 @@ def test_a_run_trains_on_what_the_policy_sampled(method, tiny_chain, tmp_path):
     assert any(not torch.equal(a, b) for a, b in zip(after, before, strict=True))
 
 
+@pytest.mark.slow
 def test_arms_have_the_same_prompts_in_the_same_order(tiny_chain, tmp_path):
     start, _ = tiny_chain
     orders = []
