@@ -50,7 +50,6 @@ class HubTrainer:
     config_fields_shown: tuple[str, ...] = ()
     _card_tags: tuple[str, ...] = ()
     _saved_in: Path | None = None
-    _private: bool | None = None
     _args_in_full: Any = None
 
     def __init__(self, model: Any, reward_funcs: Any, args: Any, *rest: Any, **options: Any):
@@ -231,11 +230,10 @@ class HubTrainer:
         with self._args_without_secrets():
             super()._push_from_checkpoint(checkpoint_folder)
 
-    def init_hf_repo(self, token: str | None = None, *rest: Any, **options: Any) -> None:
-        if rest or "private" in options:
-            self._private = rest[0] if rest else options["private"]
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        self._make_private(private)
         try:
-            super().init_hf_repo(token, *rest, **options)
+            super().init_hf_repo(token)
         except Exception as error:
             failed = self._push().failed(error)
             if hasattr(self, "push_watch"):  # not in __init__: push_to_hub says the rest
@@ -254,9 +252,12 @@ class HubTrainer:
         blocking: bool = True,
         token: str | None = None,
         revision: str | None = None,
+        private: bool | None = None,
         **kwargs: Any,
     ) -> Any:
         """As transformers' (`dataset_name`, `model_name` and `tags` go to the card), but safer.
+
+        `private` acts on a repository that this call makes, with older transformers too.
 
         Raises:
             HubPushError: the Hub did not take it. The model is saved locally before that, also
@@ -266,8 +267,7 @@ class HubTrainer:
         if self.state.global_step:
             self.earlier_files.tell(self.is_world_process_zero())
         self._saved_in = None
-        if kwargs.get("private") is not None:  # older transformers have no such argument
-            self._private = kwargs["private"]
+        self._make_private(private)
         push = self._push(message=commit_message, revision=revision)
         try:
             answer = super().push_to_hub(commit_message, blocking, token, revision, **kwargs)
@@ -283,6 +283,11 @@ class HubTrainer:
             self.push_watch.watch(answer, push)
         return answer
 
+    def _make_private(self, private: bool | None) -> None:
+        """Through the arguments, which every transformers reads; older ones take no `private`."""
+        if private is not None:
+            self.args.hub_private_repo = private
+
     def _push(self, message: str | None = None, revision: str | None = None) -> Push:
         args, folder = self.args, Path(self.args.output_dir)
         hub_id = getattr(self, "hub_model_id", None) or args.hub_model_id
@@ -291,7 +296,7 @@ class HubTrainer:
             folder=folder,
             message=message or "End of training",
             revision=revision or args.hub_revision,
-            private=args.hub_private_repo if self._private is None else self._private,
+            private=args.hub_private_repo,
             secrets=self._secrets(),
         )
 
