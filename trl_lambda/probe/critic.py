@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from ..functional.normalization import STD_EPSILON
 from ..functional.segments import SegmentValues, segment_counts, segment_starts
 from ..methods import AUTO
 from ..rule import CreditRule, named
-from ..scored_batch import ScoredBatch
+from ..scored_batch import SampledBatch, ScoredBatch
 from ..td_errors import Continuation
 from .asking import ProbeTokens, find_answer_column, golds_of, probe_after
 from .calibration import Calibration, Observed
@@ -49,6 +49,18 @@ class Asked:
     segments: list[int]
     number_BT: Tensor
     has_gold_B: Tensor
+
+
+class _Ahead(NamedTuple):
+    """What was asked before a batch was scored: of which golds, and of which prompts, completions
+    and masks."""
+
+    golds: list[str]
+    text: tuple[Tensor, Tensor, Tensor]
+    asked: Asked
+
+    def is_about(self, golds: list[str], text: tuple[Tensor, Tensor, Tensor]) -> bool:
+        return self.golds == golds and all(map(torch.equal, self.text, text))
 
 
 @dataclass(frozen=True)
@@ -99,16 +111,22 @@ class AnswerProbe:
         self.column = None if columns is None else find_answer_column(columns, answer_column)
         self._ends = StepEnds(rule.step_ends, tokenizer.decode)
         self._tokens = ProbeTokens(tokenizer)
+        self._ahead: _Ahead | None = None
         self.calibration = Calibration()
 
-    def ask(self, batch: ScoredBatch, *, training: bool) -> Asked:
+    def ask(self, batch: SampledBatch, *, training: bool, ahead: bool = False) -> Asked:
         """What to score of a batch; no collective.
+
+        Args:
+            ahead: the same will be asked again once the batch is scored; what is found now is
+                found then, if nothing has changed.
 
         Raises:
             ValueError, TypeError: a column that is not there, an answer that is none, segments that
                 cannot be.
             NotImplementedError: prompts or completions hold images.
         """
+        before, self._ahead = self._ahead, None
         if batch.has_images:
             raise NotImplementedError(
                 "td_error='probe' asks for the answer after text, and these prompts or completions "
@@ -117,6 +135,18 @@ class AnswerProbe:
         if training and (self.column is None or self.column not in batch.columns):
             self.column = find_answer_column(batch.columns, self.column or self._wanted)
         golds = golds_of(batch.columns, self.column, batch.lengths_B.shape[0])
+        text = (batch.prompt_ids_BP, batch.completion_ids_BT, batch.mask_BT)
+        if (
+            before is not None
+            and before.golds == golds
+            and all(map(torch.equal, before.text, text))
+        ):
+            return before.asked
+        asked = self._asked(batch, golds)
+        self._ahead = _Ahead(golds, text, asked) if ahead else None
+        return asked
+
+    def _asked(self, batch: SampledBatch, golds: list[str]) -> Asked:
         number_BT = self._ends.numbers(batch.completion_ids_BT, batch.mask_BT)
         starts, counts = segment_starts(number_BT).tolist(), segment_counts(number_BT).tolist()
         continuations, gold_tokens, segments, has_gold = [], [], [], []
@@ -185,7 +215,7 @@ class AnswerProbe:
             self.calibration.restore(state["calibration"])
         return fits
 
-    def _probes(self, batch: ScoredBatch, row: int, starts: Sequence[int]) -> list[str]:
+    def _probes(self, batch: SampledBatch, row: int, starts: Sequence[int]) -> list[str]:
         """The probe before each segment."""
         if self.rule.probe_text != AUTO:
             return [self.rule.probe_text] * len(starts)

@@ -11,7 +11,8 @@ from torch import Tensor
 from ..checkpoints.trainer import ResumableTrainer
 from ..console import get_logger
 from ..rule import CreditRule
-from ..scored_batch import ScoredBatch
+from ..scored_batch import SampledBatch, ScoredBatch
+from ..seam.continuations import Asked
 from ..seam.trainer import SeamTrainer
 from ..seam.user_functions import raise_everywhere
 from ..td_errors import CreditBatch
@@ -72,6 +73,14 @@ class ProbingTrainer(ResumableTrainer, SeamTrainer):
             segment_BT=asked.number_BT,
             segments=probed.values,
         )
+
+    def _asks_early(self) -> bool:
+        return self._probe is not None
+
+    def _early_continuations(self, batch: SampledBatch) -> Asked | None:
+        assert self._probe is not None
+        asked = self._probe.ask(batch, training=self.model.training, ahead=True)
+        return asked.continuations, asked.gold_tokens
 
     def _credit_state(self) -> dict[str, Any]:
         return {} if self._probe is None else {"probe": self._probe.state()}

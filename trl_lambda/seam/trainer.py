@@ -21,7 +21,6 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -32,11 +31,9 @@ from ..console import get_logger
 from ..functional.td_errors import StepRewards
 from ..rollout import rollout_metrics
 from ..scored_batch import ScoredBatch
-from ..td_errors import Continuation
-from .branching import BranchingTrainer
-from .continuations import ContinuationScorer
 from .loss_plan import LossPlan
 from .loss_terms import LossScale, per_token_kl
+from .scoring import ScoringTrainer
 from .user_functions import (
     data_columns,
     function_name,
@@ -66,7 +63,7 @@ class Rewards:
     steps: list[list[StepRewards | None]]
 
 
-class SeamTrainer(BranchingTrainer):
+class SeamTrainer(ScoringTrainer):
     """`GRPOTrainer` with hooks; subclasses override those and no private."""
 
     def __init__(self, *args, process_reward_funcs: Sequence = (), **kwargs):
@@ -134,34 +131,6 @@ class SeamTrainer(BranchingTrainer):
         columns = {f"rewards/{name}": column for name, column in self._logs["rewards"].items()}
         columns |= self._logs["extra"]
         return {name: list(column)[-count:] for name, column in columns.items()}
-
-    def _continuation_log_probs(
-        self,
-        batch: ScoredBatch,
-        continuations: Sequence[Continuation],
-        last: Sequence[int] | None = None,
-    ) -> list[Tensor]:
-        """See `CreditBatch.log_probs`; with `last`, of so many last tokens of each."""
-        if batch.has_images:
-            raise NotImplementedError(
-                "log_probs scores text after text, and these prompts or completions hold images."
-            )
-        rows = self.args.per_device_train_batch_size
-        return self._continuations.log_probs(batch, continuations, last=last, rows_per_pass=rows)
-
-    def _way_of_scoring(self) -> str:
-        """How continuations are scored, as far as the model's looks tell."""
-        return self._continuations.way
-
-    @cached_property
-    def _continuations(self) -> ContinuationScorer:
-        def score(input_ids: Tensor, attention_mask: Tensor, positions: int) -> Tensor:
-            return self._get_per_token_logps_and_entropies(
-                self.model, input_ids, attention_mask, positions
-            )[0]
-
-        rough = self.accelerator.mixed_precision not in (None, "no")
-        return ContinuationScorer(lambda: self.model, score, rough=rough)
 
     # -- TRL's methods -------------------------------------------------------------------------
 

@@ -1,0 +1,168 @@
+"""`ScoringTrainer`: log-probabilities of given continuations, at no pass more where TRL makes one.
+
+TRL computes old log-probabilities of a batch once it is generated, without gradient, where the
+loss needs them. What a trainer asks about that batch can go along with it: a hook says what, and
+`shared` has how.
+
+Shape suffixes: B completions of this process, T completion positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..scored_batch import SampledBatch
+from ..td_errors import Continuation
+from .branching import BranchingTrainer
+from .continuations import Asked, ContinuationScorer
+from .shared import Answered, Rows
+from .user_functions import data_columns
+
+
+class ScoringTrainer(BranchingTrainer):
+    """`GRPOTrainer` that scores continuations under its policy."""
+
+    def __init__(self, *args, **kwargs):
+        self._batch_rows: list[dict[str, Any]] = []
+        # Between a generation and TRL's pass over it: the masks of tools, None where there are
+        # none.
+        self._awaited: tuple[list[list[int]] | None] | None = None
+        self._answered: Answered | None = None
+        super().__init__(*args, **kwargs)
+
+    def _early_continuations(self, batch: SampledBatch) -> Asked | None:
+        """A hook: what will be asked about a batch, and how many last tokens of each; None where
+        nothing is. Whatever it raises is left for the time when the batch is scored."""
+        return None
+
+    def _asks_early(self) -> bool:
+        """A hook: whether there are such continuations; the same on all processes."""
+        return False
+
+    def _continuation_log_probs(
+        self,
+        batch: SampledBatch,
+        continuations: Sequence[Continuation],
+        last: Sequence[int] | None = None,
+    ) -> list[Tensor]:
+        """See `CreditBatch.log_probs`; with `last`, of so many last tokens of each."""
+        if batch.has_images:
+            raise NotImplementedError(
+                "log_probs scores text after text, and these prompts or completions hold images."
+            )
+        rows = self.args.per_device_train_batch_size
+        return self._continuations.log_probs(
+            batch, continuations, last=last, rows_per_pass=rows, known=self._answered
+        )
+
+    def _way_of_scoring(self) -> str:
+        """How continuations are scored, as far as the model's looks tell."""
+        scorer = self._continuations
+        if not (self._asks_early() and self._makes_old_pass):
+            return scorer.way
+        fault = scorer.why_not_shared
+        if fault is None:
+            return "in TRL's pass for old log-probabilities, packed behind the completions"
+        return f"{scorer.way}, beside TRL's for old log-probabilities ({fault})"
+
+    @cached_property
+    def _continuations(self) -> ContinuationScorer:
+        def score(input_ids: Tensor, attention_mask: Tensor, positions: int) -> Tensor:
+            return self._get_per_token_logps_and_entropies(
+                self.model, input_ids, attention_mask, positions
+            )[0]
+
+        rough = self.accelerator.mixed_precision not in (None, "no")
+        return ContinuationScorer(lambda: self.model, score, rough=rough)
+
+    @property
+    def _makes_old_pass(self) -> bool:
+        """Whether TRL computes old log-probabilities of what it generates; its own condition."""
+        every = self.args.steps_per_generation * self.num_iterations
+        corrected = self.use_vllm and self.vllm_importance_sampling_correction
+        return self.args.gradient_accumulation_steps % every != 0 or corrected
+
+    # -- TRL's methods -------------------------------------------------------------------------
+
+    def _generate_and_score_completions(self, inputs):
+        self._batch_rows, self._answered = inputs, None
+        try:
+            return super()._generate_and_score_completions(inputs)
+        finally:
+            self._batch_rows, self._awaited = [], None
+
+    def _generate(self, prompts):
+        generated = super()._generate(prompts)
+        if self._asks_early() and self._makes_old_pass:
+            self._awaited = (generated[2],)
+        return generated
+
+    def _get_per_token_logps_and_entropies(
+        self, model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
+    ):
+        plain = super()._get_per_token_logps_and_entropies
+        awaited, self._awaited = self._awaited, None
+        if awaited is not None and model is self.model:
+            per_pass = args[0] if args else kwargs.get("batch_size")
+            rows = Rows(
+                input_ids, attention_mask, logits_to_keep, per_pass or max(1, len(input_ids))
+            )
+            further = {name: value for name, value in kwargs.items() if name != "batch_size"}
+            logps = self._shared_log_probs(rows, awaited[0], further, plain)
+            if logps is not None:
+                return logps, None, None  # neither entropies nor a loss of routers were asked for
+        return plain(model, input_ids, attention_mask, logits_to_keep, *args, **kwargs)
+
+    def _shared_log_probs(
+        self,
+        rows: Rows,
+        tool_masks: list[list[int]] | None,
+        further: dict[str, Any],
+        plain: Callable[..., tuple],
+    ) -> Tensor | None:
+        """TRL's old log-probabilities, and beside them what will be asked; None where not shared.
+
+        Args:
+            further: TRL's other arguments; images, if any is given.
+        """
+        images = any(value is not None and value is not False for value in further.values())
+        batch = self._sampled_batch(rows, tool_masks, has_images=images)
+        asked = None
+        if not images:
+            try:
+                asked = self._early_continuations(batch)
+            except Exception:  # asked once more when the batch is scored, and raised there by all
+                asked = None
+
+        def score(input_ids: Tensor, attention_mask: Tensor, positions: int) -> Tensor:
+            return plain(self.model, input_ids, attention_mask, positions)[0]
+
+        found = self._continuations.shared(batch, asked, rows, score)
+        if found is None:
+            return None
+        logps, self._answered = found
+        return logps
+
+    def _sampled_batch(
+        self, rows: Rows, tool_masks: list[list[int]] | None, *, has_images: bool
+    ) -> SampledBatch:
+        ids_CL, mask_CL, T, _ = rows
+        known_CL = ids_CL.masked_fill(mask_CL == 0, -1)
+        completion_mask_BT = mask_CL[:, -T:]
+        mask_BT = completion_mask_BT.bool()
+        if tool_masks is not None:
+            tools = [mask + [0] * (T - len(mask)) for mask in tool_masks]
+            mask_BT = mask_BT & torch.tensor(tools, device=mask_BT.device).bool()
+        return SampledBatch(
+            completion_ids_BT=known_CL[:, -T:],
+            prompt_ids_BP=known_CL[:, :-T],
+            lengths_B=completion_mask_BT.sum(1),
+            mask_BT=mask_BT,
+            has_images=has_images,
+            columns=data_columns(self._batch_rows),
+        )
