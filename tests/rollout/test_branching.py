@@ -102,6 +102,24 @@ def test_num_tokens_counts_what_was_generated(tmp_path):
     assert logged["completions/mean_length"] == pytest.approx(mean_length)
 
 
+@pytest.mark.parametrize("at", ["random", "entropy"])
+def test_the_entropy_at_forks_is_that_of_the_sampling_policy(tmp_path, at):
+    settings = {"max_steps": 1, "branch_at": at, "seed": 3}
+    trainer = build(tmp_path, settings, train_dataset=Dataset.from_list([{"prompt": "0+1="}] * 8))
+    policy = tiny.model()  # TRL has changed the forward pass of the trainer's
+    policy.load_state_dict(trainer.model.state_dict())
+    policy.double().eval()
+    trainer.train()
+    rollout, prompt, entropies = trainer._rollout, trainer.processing_class("0+1=")["input_ids"], []
+    for ids, fork in zip(rollout.completion_ids, rollout.fork, strict=True):
+        if 0 < fork < len(ids):
+            logits = policy(torch.tensor([prompt + ids[:fork]])).logits[0, -1]
+            entropies.append(torch.distributions.Categorical(logits=logits).entropy().item())
+    (logged,) = [row for row in trainer.state.log_history if "num_tokens" in row]
+    mean = sum(entropies) / len(entropies)
+    assert logged["rollout/fork_entropy"] == pytest.approx(mean, rel=1e-5)
+
+
 def test_evaluation_is_never_branched(tmp_path):
     trainer = build(tmp_path, {"num_generations_eval": 2})
     asked = []

@@ -41,6 +41,16 @@ class Branches:
         """
         return torch.arange(width, device=self.fork_B.device) >= self.fork_B[:, None]
 
+    def forked_at(self, lengths_B: Tensor) -> Tensor:
+        """`(B,)` int64: position of the first token that a row has of its own; −1 where it was not
+        forked, or took over all of its tokens.
+
+        Args:
+            lengths_B: `(B,)`, completion tokens.
+        """
+        forked_B = (self.fork_B > 0) & (self.fork_B < lengths_B)
+        return self.fork_B.long().masked_fill(~forked_B, -1)
+
     def writers(self, positions_F: Tensor) -> Tensor:
         """`(B, F)` int64: the row that generated the token at a position of a completion.
 

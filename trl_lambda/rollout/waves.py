@@ -6,7 +6,6 @@ Nothing here knows the engine: it is a function that continues given token ids.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -105,7 +104,6 @@ class _Growing:
         self.parent = list(range(len(prompts)))
         self.fork = [0] * len(prompts)
         self.scores: dict[int, tuple[list[float], list[float]]] = {}
-        self.entropy = [math.nan] * len(prompts)
         self.expected: dict[int, float] = {}
 
     def add_roots(self, rows: list[int], copies: int) -> None:
@@ -139,7 +137,7 @@ class _Growing:
         rows = range(len(self.prompts))
         log_probs = None if self.log_probs is None else [self.log_probs[row] for row in rows]
         completions = [self.completions[row] for row in rows]
-        return Rollout(completions, log_probs, self.parent, self.fork, self.entropy)
+        return Rollout(completions, log_probs, self.parent, self.fork)
 
     def _copy(self, row: int, taken: int) -> None:
         self._descend(row, taken, len(self.completions[taken]))
@@ -150,8 +148,6 @@ class _Growing:
     def _descend(self, row: int, taken: int, tokens: int) -> None:
         """Notes where a row comes from: from the row that generated the last token taken over."""
         self.expected[row] = self.expected[taken]
-        if taken in self.scores and tokens < len(self.completions[taken]):
-            self.entropy[row] = self.scores[taken][1][tokens]
         while tokens <= self.fork[taken] and self.parent[taken] != taken:
             taken = self.parent[taken]
         self.parent[row], self.fork[row] = taken, tokens
