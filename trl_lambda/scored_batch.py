@@ -7,7 +7,7 @@ P prompt positions.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -67,6 +67,13 @@ class ScoredBatch(SampledBatch):
     def rows(self) -> slice:
         """This process's rows among the N."""
         return slice(self.first_row, self.first_row + self.lengths_B.shape[0])
+
+    @property
+    def local_branches(self) -> Branches | None:
+        """`branches` with parents as rows of this process, which has whole trees."""
+        if self.branches is None:
+            return None
+        return replace(self.branches, parent_B=self.branches.parent_B - self.first_row)
 
     @property
     def group_ids_N(self) -> Tensor:

@@ -161,6 +161,32 @@ class AnswerProbe:
         has_gold_B = torch.tensor(has_gold, device=number_BT.device)
         return Asked(continuations, gold_tokens, segments, number_BT, has_gold_B)
 
+    def doubts(self, asked: Asked, log_probs: Sequence[Tensor]) -> Tensor:
+        """V(1 − V) of the prefix before each token, V a share of the rewards' range; −∞ where no
+        segment begins, or nothing was asked. `(B, T)`; no collective.
+
+        Args:
+            log_probs: of the golds, in the order of `asked.continuations`.
+        """
+        number_BT = asked.number_BT.cpu()
+        log_phi_BK, _ = _answers(asked, log_probs, asked.number_BT >= 0, gather=lambda one: one)
+        B = number_BT.shape[0]
+        seen = Observed(
+            log_phi_NK=log_phi_BK.double().cpu(),
+            reward_N=torch.full((B,), torch.nan).double(),
+            group_N=torch.zeros(B, dtype=torch.long),
+            groups=1,
+            lacks_gold_N=~asked.has_gold_B.cpu(),
+        )
+        if self.rule.probe_calibration:
+            value_BK = self.calibration.share(seen)
+        else:
+            value_BK = seen.log_phi_NK.exp()
+        doubt_BK = (value_BK * (1 - value_BK)).nan_to_num(-torch.inf)
+        start_BK = segment_starts(number_BT)[:, : doubt_BK.shape[1]]
+        doubt_BT1 = torch.full((B, number_BT.shape[1] + 1), -torch.inf, dtype=torch.float64)
+        return doubt_BT1.scatter(1, start_BK, doubt_BK)[:, :-1]
+
     def answer(
         self,
         asked: Asked,

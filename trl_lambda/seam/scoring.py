@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..rollout.outcome import Ids
 from ..scored_batch import SampledBatch
 from ..td_errors import Continuation
 from .branching import BranchingTrainer
@@ -148,6 +149,19 @@ class ScoringTrainer(BranchingTrainer):
         logps, self._answered = found
         return logps
 
+    def _sampled(self, rows: list[int], prompts: list[Ids], completions: list[Ids]) -> SampledBatch:
+        """Rows of this process before TRL has its batch; all tokens are the policy's."""
+        device = self.accelerator.device
+        ids_BT = _padded(completions, device)
+        return SampledBatch(
+            completion_ids_BT=ids_BT,
+            prompt_ids_BP=_padded([ids[::-1] for ids in prompts], device).flip(1),
+            lengths_B=(ids_BT >= 0).sum(1),
+            mask_BT=ids_BT >= 0,
+            has_images=False,
+            columns=data_columns([self._batch_rows[row] for row in rows]) if rows else {},
+        )
+
     def _sampled_batch(
         self, rows: Rows, tool_masks: list[list[int]] | None, *, has_images: bool
     ) -> SampledBatch:
@@ -166,3 +180,10 @@ class ScoringTrainer(BranchingTrainer):
             has_images=has_images,
             columns=data_columns(self._batch_rows),
         )
+
+
+def _padded(rows: list[Ids], device: torch.device) -> Tensor:
+    """Token ids, −1 behind them; one column at least."""
+    width = max([1, *map(len, rows)])
+    padded = [[*ids, *[-1] * (width - len(ids))] for ids in rows]
+    return torch.tensor(padded, device=device, dtype=torch.long).view(len(rows), width)
