@@ -48,12 +48,8 @@ def test_values_equal_the_definition(tree, data):
     branches = Branches(torch.tensor(tree.parents), torch.tensor(tree.forks))
     children_BT = branches.children(torch.tensor(list(map(len, tree.ids))), T)
     reward_B = torch.tensor(rewards, dtype=torch.float64)
-    unknown_B = torch.tensor(
-        [
-            any(rewards[j] != rewards[j] for j in range(B) if tree.groups[j] == g)
-            for g in tree.groups
-        ]
-    )
+    lost = {group for group, r in zip(tree.groups, rewards, strict=True) if r != r}
+    unknown_B = torch.tensor([group in lost for group in tree.groups])
     tree_value_BT1 = tree.sets(T).mean(reward_B, "children")
     tree_value_BT1 = tree_value_BT1.masked_fill(unknown_B[:, None], torch.nan)
     got = values_with_children(critic, number_BT, children_BT, tree_value_BT1).value_BS

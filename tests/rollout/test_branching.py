@@ -171,6 +171,25 @@ def test_training_twice_from_one_seed_is_the_same(tmp_path):
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+def test_v_of_the_tree_is_the_mean_of_children(tmp_path):
+    """A root that is forked thrice is worth no more and no less for it: leaves would say so."""
+    settings = {"td_error": "tree", "trace_style": "recent", "branch_roots": 1, "seed": 2}
+    trainer, seen, rewards = build(tmp_path, settings), [], [1.0, 0.0, 0.0, 1.0, 0.0, 1.0, 1.0, 0.5]
+    trainer.reward_funcs = [lambda completions, **columns: rewards]
+    assigned = trainer._assigned
+    trainer._assigned = lambda signal: seen.append(signal.values_BT1) or assigned(signal)
+    trainer._generate_and_score_completions(batch_of(trainer))
+    rollout = trainer._rollout
+    token = sibling_oracles.by_writers(rollout.parent, rollout.fork)
+    lengths = list(map(len, rollout.completion_ids))
+    leaves, want = (
+        sibling_oracles.values(token, lengths, [0] * 4 + [1] * 4, rewards, max(lengths), averaging)
+        for averaging in ("leaves", "children")
+    )
+    assert not torch.allclose(leaves, want)
+    torch.testing.assert_close(seen[0].double(), want, rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     "settings",
     [
