@@ -99,3 +99,19 @@ def test_the_command_writes_what_it_shows(run_recipe, tmp_path):
         assert pairs["interval"][0] <= pairs["percent"] <= pairs["interval"][1]
     assert memory["percent"] > 0 == same["percent"]
     assert all(row["what"][:20] in process.stdout for row in rows)
+
+
+@pytest.mark.slow
+def test_steps_with_a_probe_are_compared_in_each_way(run_recipe, tmp_path):
+    small = ("--hidden_size", "64", "--layers", "1", "--groups", "1", "--probe_lengths", "64")
+    command = ("--parts", "probe", "--rounds", "6", "--json", "speed.json", *small)
+    process = run_recipe("benchmarks/speed", *command)
+    rows = json.loads((tmp_path / "speed.json").read_text())["probe"]
+    found = {(row["old_pass"], row["way"]): row["time_ratio"] for row in rows}
+    assert len(found) == len(rows) == 7
+    assert found[True, "in TRL's pass"] < found[True, "packed"]
+    assert found[True, "one by one"] > found[True, "stock again"]
+    for row in rows:
+        low, high = row["interval"]
+        assert low <= row["time_ratio"] <= high
+    assert "one by one" in process.stdout
