@@ -111,7 +111,6 @@ PRIVATES = {
     # TRL's trainer
     "_calculate_rewards": "seam/trainer.py",
     "_compute_loss": "seam/trainer.py",
-    "_generate": "seam/trainer.py",
     "_generate_and_score_completions": "seam/trainer.py",
     "_generate_single_turn": "seam/branching.py",
     "_llm_weights_sleeping": "seam/branching.py",  # of its VLLMGeneration

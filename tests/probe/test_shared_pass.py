@@ -7,7 +7,7 @@ import asked
 import pytest
 import tiny
 import torch
-from asked import GOLDS, build, found, naive, rows, score
+from asked import GOLDS, RAW, build, found, naive, rows, score
 from peft import LoraConfig
 from test_values import OTHERS, TINY, WINDOWED, assert_close, saved, sharp
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -239,6 +239,29 @@ def test_truncated_completions_that_are_masked_out(tmp_path):
     theirs = stock(tmp_path / "stock", settings=settings, rollout_func=tiny.scripted(cut))
     assert_same_text(output, score(theirs))
     assert len(backbone_calls(trainer)) == 1
+
+
+def test_branched_completions(tmp_path):
+    """Their forks take passes of the policy before TRL's."""
+    outputs = []
+    for how in (None, False):
+        trainer = tiny.trainer(
+            tmp_path / str(how),
+            settings=tiny.DEFAULT
+            | RAW
+            | TWICE
+            | {"rollout": "branch", "max_completion_length": 16, "step_ends": 4},
+            model=sharp(),
+            processing_class=asked.tokenizer(),
+            train_dataset=tiny.Dataset.from_list(rows()),
+        )
+        trainer._continuations.shares = how
+        torch.manual_seed(3)
+        outputs.append(score(trainer))
+        assert shares(trainer) == (how is None)
+    shared, alone = outputs
+    assert_same_text(shared, alone)
+    torch.testing.assert_close(shared["advantages"], alone["advantages"], rtol=1e-3, atol=1e-5)
 
 
 def test_an_evaluation(tmp_path):

@@ -107,11 +107,9 @@ def test_steps_with_a_probe_are_compared_in_each_way(run_recipe, tmp_path):
     command = ("--parts", "probe", "--rounds", "6", "--json", "speed.json", *small)
     process = run_recipe("benchmarks/speed", *command)
     rows = json.loads((tmp_path / "speed.json").read_text())["probe"]
-    found = {(row["old_pass"], row["way"]): row["time_ratio"] for row in rows}
-    assert len(found) == len(rows) == 7
-    assert found[True, "in TRL's pass"] < found[True, "packed"]
-    assert found[True, "one by one"] > found[True, "stock again"]
+    assert len({(row["old_pass"], row["way"]) for row in rows}) == len(rows) == 7
     for row in rows:
         low, high = row["interval"]
-        assert low <= row["time_ratio"] <= high
+        assert 0 < low <= row["time_ratio"] <= high
+        assert row["memory_ratio"] >= 1
     assert "one by one" in process.stdout
