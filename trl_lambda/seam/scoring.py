@@ -9,7 +9,8 @@ Shape suffixes: B completions of this process, T completion positions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -30,20 +31,29 @@ class ScoringTrainer(BranchingTrainer):
 
     def __init__(self, *args, **kwargs):
         self._batch_rows: list[dict[str, Any]] = []
-        # Between a generation and TRL's pass over it: the masks of tools, None where there are
-        # none.
+        # Between a generation and TRL's pass over it: the masks of tools, or of none.
         self._awaited: tuple[list[list[int]] | None] | None = None
         self._answered: Answered | None = None
         super().__init__(*args, **kwargs)
 
-    def _early_continuations(self, batch: SampledBatch) -> Asked | None:
-        """A hook: what will be asked about a batch, and how many last tokens of each; None where
-        nothing is. Whatever it raises is left for the time when the batch is scored."""
-        return None
+    # -- hooks ---------------------------------------------------------------------------------
 
     def _asks_early(self) -> bool:
-        """A hook: whether there are such continuations; the same on all processes."""
+        """Whether it is known before the rewards what will be asked; the same on all processes."""
         return False
+
+    def _early_continuations(self, batch: SampledBatch) -> Asked:
+        """What will be asked, and how many last tokens of each; no collective.
+
+        What it raises is left for the time when the batch is scored.
+        """
+        raise NotImplementedError
+
+    def _log_probs(self, ids_CL: Tensor, mask_CL: Tensor, positions: int) -> Tensor:
+        """Of the last positions, `(C, positions)`, under the policy; TRL's."""
+        raise NotImplementedError
+
+    # -- for subclasses ------------------------------------------------------------------------
 
     def _continuation_log_probs(
         self,
@@ -73,13 +83,8 @@ class ScoringTrainer(BranchingTrainer):
 
     @cached_property
     def _continuations(self) -> ContinuationScorer:
-        def score(input_ids: Tensor, attention_mask: Tensor, positions: int) -> Tensor:
-            return self._get_per_token_logps_and_entropies(
-                self.model, input_ids, attention_mask, positions
-            )[0]
-
         rough = self.accelerator.mixed_precision not in (None, "no")
-        return ContinuationScorer(lambda: self.model, score, rough=rough)
+        return ContinuationScorer(lambda: self.model, self._log_probs, rough=rough)
 
     @property
     def _makes_old_pass(self) -> bool:
@@ -88,36 +93,39 @@ class ScoringTrainer(BranchingTrainer):
         corrected = self.use_vllm and self.vllm_importance_sampling_correction
         return self.args.gradient_accumulation_steps % every != 0 or corrected
 
-    # -- TRL's methods -------------------------------------------------------------------------
+    # -- around TRL's methods ------------------------------------------------------------------
 
-    def _generate_and_score_completions(self, inputs):
-        self._batch_rows, self._answered = inputs, None
+    @contextmanager
+    def _scoring(self, rows: list[dict[str, Any]]) -> Iterator[None]:
+        """While TRL generates and scores a batch of these rows."""
+        self._batch_rows, self._answered = rows, None
         try:
-            return super()._generate_and_score_completions(inputs)
+            yield
         finally:
             self._batch_rows, self._awaited = [], None
 
-    def _generate(self, prompts):
-        generated = super()._generate(prompts)
+    def _await_old_pass(self, tool_masks: list[list[int]] | None) -> None:
+        """To be called when a batch is generated: TRL's next pass is that over it, if any."""
         if self._asks_early() and self._makes_old_pass:
-            self._awaited = (generated[2],)
-        return generated
+            self._awaited = (tool_masks,)
 
-    def _get_per_token_logps_and_entropies(
-        self, model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
-    ):
-        plain = super()._get_per_token_logps_and_entropies
+    def _share_old_pass(
+        self, plain: Callable[..., tuple], model: Any, *args, **kwargs
+    ) -> tuple | None:
+        """What TRL is to get from the pass that was awaited; None for any other, or as it is.
+
+        Args:
+            plain: TRL's method; what follows are its arguments.
+        """
         awaited, self._awaited = self._awaited, None
-        if awaited is not None and model is self.model:
-            per_pass = args[0] if args else kwargs.get("batch_size")
-            rows = Rows(
-                input_ids, attention_mask, logits_to_keep, per_pass or max(1, len(input_ids))
-            )
-            further = {name: value for name, value in kwargs.items() if name != "batch_size"}
-            logps = self._shared_log_probs(rows, awaited[0], further, plain)
-            if logps is not None:
-                return logps, None, None  # neither entropies nor a loss of routers were asked for
-        return plain(model, input_ids, attention_mask, logits_to_keep, *args, **kwargs)
+        if awaited is None or model is not self.model or len(args) < 3:
+            return None
+        ids_CL, mask_CL, keep, *others = args
+        per_pass = others[0] if others else kwargs.pop("batch_size", None)
+        rows = Rows(ids_CL, mask_CL, keep, per_pass or max(1, len(ids_CL)))
+        logps = self._shared_log_probs(rows, awaited[0], kwargs, plain)
+        # Neither entropies nor a loss of routers were asked for.
+        return None if logps is None else (logps, None, None)
 
     def _shared_log_probs(
         self,
@@ -129,7 +137,7 @@ class ScoringTrainer(BranchingTrainer):
         """TRL's old log-probabilities, and beside them what will be asked; None where not shared.
 
         Args:
-            further: TRL's other arguments; images, if any is given.
+            further: TRL's other arguments: images, if one of them says anything.
         """
         images = any(value is not None and value is not False for value in further.values())
         batch = self._sampled_batch(rows, tool_masks, has_images=images)

@@ -36,7 +36,7 @@ Score = Callable[[Tensor, Tensor, int], Tensor]
 
 
 class Rows(NamedTuple):
-    """What TRL asks `_get_per_token_logps_and_entropies` for.
+    """What TRL asks the old log-probabilities of.
 
     Attributes:
         ids_CL, mask_CL: prompts padded on the left, completions padded on the right.
@@ -55,17 +55,17 @@ class Answered:
 
     def __init__(self, requests: Sequence[Request], log_probs: Sequence[Tensor]):
         self._known = {
-            _name(request): (request.prefix, log_prob)
+            _key(request): (request.prefix, log_prob)
             for request, log_prob in zip(requests, log_probs, strict=True)
         }
 
     def of(self, request: Request) -> Tensor | None:
         """None where another prefix, another continuation, or nothing was asked."""
-        prefix, log_prob = self._known.get(_name(request), (None, None))
+        prefix, log_prob = self._known.get(_key(request), (None, None))
         return log_prob if prefix == request.prefix else None
 
 
-def _name(request: Request) -> tuple:
+def _key(request: Request) -> tuple:
     return request.row, len(request.prefix), tuple(request.ids), request.scored
 
 

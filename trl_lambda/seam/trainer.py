@@ -156,12 +156,17 @@ class SeamTrainer(ScoringTrainer):
 
     def _generate_and_score_completions(self, inputs):
         self._begin_batch()
-        with self._rewards_seen() as seen:
+        with self._rewards_seen() as seen, self._scoring(inputs):
             output = super()._generate_and_score_completions(inputs)
         self._log_rollout()
         output |= self._credit(self._scored_batch(inputs, output, seen[-1]))
         self._align_extras()
         return output
+
+    def _generate(self, prompts):
+        generated = super()._generate(prompts)
+        self._await_old_pass(tool_masks=generated[2])
+        return generated
 
     def _compute_loss(self, model, inputs):
         mask_BT = inputs["completion_mask"]
@@ -182,7 +187,8 @@ class SeamTrainer(ScoringTrainer):
         return loss
 
     def _get_per_token_logps_and_entropies(self, *args, **kwargs):
-        found = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+        plain = super()._get_per_token_logps_and_entropies
+        found = self._share_old_pass(plain, *args, **kwargs) or plain(*args, **kwargs)
         logps_BT, entropy_BT, *others = found
         if self._loss_plan is not None:
             logps_BT = self._loss_plan.intercept(logps_BT, entropy_BT)
@@ -198,6 +204,9 @@ class SeamTrainer(ScoringTrainer):
         """
         models = any(isinstance(func, torch.nn.Module) for func in self.reward_funcs)
         return self.accelerator.num_processes > 1 and not models
+
+    def _log_probs(self, ids_CL: Tensor, mask_CL: Tensor, positions: int) -> Tensor:
+        return self._get_per_token_logps_and_entropies(self.model, ids_CL, mask_CL, positions)[0]
 
     def _token_scores(self, ids_CL: Tensor, mask_CL: Tensor, positions: int) -> tuple:
         """Log-probabilities and entropies of the last positions."""
