@@ -12,7 +12,6 @@ from torch import Tensor
 from ..checkpoints.trainer import ResumableTrainer
 from ..console import get_logger
 from ..functional.segments import SegmentValues, values_with_children
-from ..rollout.outcome import Ids
 from ..rule import CreditRule
 from ..scored_batch import SampledBatch, ScoredBatch
 from ..seam.continuations import Asked
@@ -78,7 +77,7 @@ class ProbingTrainer(ResumableTrainer, SeamTrainer):
         )
 
     def _doubts(
-        self, rows: list[int], prompts: list[Ids], completions: list[Ids]
+        self, rows: list[int], prompts: list[list[int]], completions: list[list[int]]
     ) -> list[list[float]]:
         """Where the answer is uncertain in completions that are not scored yet; a collective."""
         probe, asked, error = self._probe, None, None
