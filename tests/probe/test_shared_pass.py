@@ -364,9 +364,9 @@ def test_passes_stay_within_memory(tmp_path, monkeypatch):
 
 def test_golds_that_a_rollout_brings_along(tmp_path):
     """Its fields reach the data set's columns only after TRL's pass."""
-    brought = tiny.scripted(asked.completions(), answer=["7-x"] * 4 + ["12"] * 4)
+    brought = tiny.scripted(asked.completions(), answer=["21"] * 4 + ["x-7"] * 4)  # as long
     trainer = built(tmp_path / "other", rollout_func=brought)
-    assert_close(found(score(trainer)), naive(trainer, golds=["7-x", "12"]))
+    assert_close(found(score(trainer)), naive(trainer, golds=["21", "x-7"]))
     assert len(backbone_calls(trainer)) == 2  # asked of the old ones, then anew
     brought = tiny.scripted(asked.completions(), solution=["12"] * 4 + ["7-x"] * 4)
     data = tiny.Dataset.from_list(
