@@ -3,15 +3,18 @@
     python recipes/quickstart.py --output_dir quickstart
     accelerate launch --num_processes 1 recipes/quickstart.py --output_dir quickstart
 
-A Qwen2 of 0.1 million weights is made in memory and warm-started (SFTTrainer) on differences modulo
-10 whose written-out steps are deliberately wrong a quarter of the time: with greedy decoding it
-then answers well, but most of its samples are wrong. From that start, with the same seed and
-settings, TRL's GRPOTrainer and LambdaGRPOTrainer train it on verifiable rewards. OUTPUT_DIR gets
+A Qwen2 of 0.1 million weights is made in memory and warm-started (SFTTrainer) on ten differences
+modulo 5, one after the other, whose results are deliberately random a fifth of the time: with greedy
+decoding it then answers well, but most of its samples are wrong. From that start, with the same
+seed and as many steps, TRL's GRPOTrainer and LambdaGRPOTrainer train it on the answers; ours with
+method="branch", whose completions are forked from one another and judged where they part.
+OUTPUT_DIR gets
 
-    summary.json    held-out accuracy before and after, seconds (imports apart), settings, versions
-    curves.json     reward and held-out accuracy along both runs
+    summary.json    held-out accuracy before and after, generated tokens, seconds (imports apart),
+                    settings, versions
+    curves.json     reward, held-out accuracy and generated tokens along both runs
     learning.png    the two as a picture
-    credit_report.html  which tokens LambdaGRPOTrainer credited, and its hidden process rewards
+    credit_report.html  which tokens LambdaGRPOTrainer credited, at the forks that decided
     warm_start/     the model and tokenizer before GRPO
     grpo/           ... after TRL's GRPOTrainer
     model/          ... after LambdaGRPOTrainer
@@ -50,6 +53,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of data, weights and sampling (0)")
     overwrite = "replace the files of an earlier quickstart in OUTPUT_DIR; other files stay"
     parser.add_argument("--overwrite", action="store_true", help=overwrite)
+    rate = "of both trainers; left out, each has its tuned one"
+    parser.add_argument("--learning_rate", type=float, help=rate)
     smoke = "a few steps of everything: shows that it runs here, learns nothing"
     parser.add_argument("--smoke", action="store_true", help=smoke)
     return parser.parse_args(arguments)
@@ -62,7 +67,7 @@ def warm_start(
     rng, noise = random.Random(config.seed), settings.LABEL_NOISE
     torch.manual_seed(config.seed)
     trainer = SFTTrainer(
-        small_qwen2(tokenizer, hidden_size=64, layers=3, positions=64),
+        small_qwen2(tokenizer, hidden_size=64, layers=2, positions=128),
         config,
         train_dataset=arithmetic.demonstrations(problems, tokenizer, rng, noise),
         processing_class=tokenizer,
@@ -84,10 +89,11 @@ def train(
     name: str,
     part: str,
     every: int,
+    completions: int,
 ) -> Run:
     """Trains the model in `start`, measured `every` few steps; saves to the config's output_dir."""
     began = time.perf_counter()
-    accuracy = AccuracyCurve(tokenizer, data.held_out, every)
+    accuracy = AccuracyCurve(tokenizer, data.held_out, every=every, completions=completions)
     trainer = trainer_class(
         Qwen2ForCausalLM.from_pretrained(start, dtype=torch.float32),
         arithmetic.answer_reward,
@@ -100,8 +106,8 @@ def train(
     trainer.train()
     trainer.save_model()
     rewards = [log["reward"] for log in trainer.state.log_history if "reward" in log]
-    curve = Curve(name, rewards, accuracy.points, len(data.held_out))
-    return Run(curve, time.perf_counter() - began)
+    curve = Curve(name, rewards, accuracy.points, accuracy.generated, len(data.held_out))
+    return Run(curve, config.learning_rate, time.perf_counter() - began)
 
 
 def main() -> None:
@@ -118,19 +124,22 @@ def run(args: argparse.Namespace, state: PartialState, began: float) -> None:
     out, seed = args.output_dir, args.seed
     budget = settings.SMOKE if args.smoke else settings.FULL
     given = settings.grpo_settings(budget, seed)
-    stock_config = GRPOConfig(output_dir=str(out / "grpo"), **given)
+    rate, grpo_rate = (args.learning_rate or tuned for tuned in settings.RATES)
+    stock_config = GRPOConfig(output_dir=str(out / "grpo"), learning_rate=grpo_rate, **given)
+    given |= {"learning_rate": rate, "method": settings.METHOD}
     given |= {"credit_log_steps": budget.record_every}
     our_config = LambdaGRPOConfig(output_dir=str(out / "model"), **given)
     console = Console(quiet=not state.is_main_process)
     changes = settings.changed_settings(our_config, given)
-    print_settings(console, changes)
+    print_settings(console, changes, grpo_rate)
 
     counts = (budget.held_out, budget.prompts, budget.demonstrations)
     data = arithmetic.Data.draw(*counts, seed=seed)
     tokenizer = character_tokenizer(arithmetic.CHARACTERS)
     sft = SFTConfig(str(out / "warm_start"), **settings.warm_start_settings(budget, seed))
     start = warm_start(data.demonstrated, tokenizer, sft)
-    same = {"start": start, "data": data, "tokenizer": tokenizer, "every": budget.measure_every}
+    same = {"start": start, "data": data, "tokenizer": tokenizer}
+    same |= {"every": budget.measure_every, "completions": budget.completions}
     grpo = train(GRPOTrainer, stock_config, name="TRL's GRPOTrainer", part="2/3", **same)
     ours = train(LambdaGRPOTrainer, our_config, name="LambdaGRPOTrainer", part="3/3", **same)
     if not state.is_main_process:

@@ -47,13 +47,18 @@ def seen_by(tmp_path, **settings) -> CreditBatch:
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"method": "default"}, {"method": "grpo_lambda"}, {"method": "lambda_grpo"}],
+    [
+        {},
+        {"method": "default", "trace_style": "recent", "advantage_floor": -0.1},
+        {"method": "grpo_lambda"},
+        {"method": "lambda_grpo"},
+    ],
     ids=str,
 )
 @pytest.mark.parametrize("name", ["group", "terminal"])
 def test_a_built_in_td_error_through_the_door_is_the_built_in_one(tmp_path, name, settings):
     if settings.get("method") == "default":
-        settings = settings | {"normalize_trace": True}  # unset it would follow the TD error
+        settings = settings | {"normalize_trace": True}  # unset, it would follow the TD error
     named = score(build(tmp_path / "name", settings=settings | {"td_error": name}))
     function = TD_ERRORS[name].function
     passed = score(build(tmp_path / "function", lambda b: function(b), settings=settings))

@@ -1,8 +1,9 @@
-"""The quickstart's task: differences modulo 10 with every step written out.
+"""The quickstart's task: differences modulo 5, each result written into its blank.
 
-A problem is `6-6-0-4-8=`, its solution `6-6=0-0=0-4=6-8=8#8`: each result is the digit the next
-step starts from, and what follows `#` is the answer. Written steps make the task learnable for
-some hundred thousand weights, and make it matter which of the tokens went wrong.
+A problem is `4-1=?-3=?-0=?…#`, its solution `4-1=3-3=0-0=0…#0`: each result is the digit that the
+next step starts from, and what follows `#` is the answer. The reward sees the answer alone. Of the
+tokens of a solution only the results are uncertain, and the first that is wrong makes the answer
+wrong: that is where credit belongs.
 """
 
 from __future__ import annotations
@@ -17,33 +18,45 @@ from transformers import PreTrainedTokenizerFast
 
 from .small_model import EOS
 
-CHARACTERS = "0123456789-=#"
-STEPS = 4
-# "6-6=0", then "-0=0" for each further step, "#8", and the end of the sequence.
-SOLUTION_TOKENS = 1 + 4 * STEPS + 2 + 1
+CHARACTERS = "01234-=?#"
+BASE = 5
+STEPS = 10
+
+
+def solution_tokens(steps: int) -> int:
+    """Tokens of a solution: `4-1=3`, then `-3=0` for each further step, `#0`, and the end."""
+    return 1 + 4 * steps + 2 + 1
+
+
+SOLUTION_TOKENS = solution_tokens(STEPS)
+PROMPT_TOKENS = 1 + 4 * STEPS + 1
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A digit and the `STEPS` digits to take from it, modulo 10."""
+    """A digit and the digits to take from it, modulo `base`."""
 
     digits: tuple[int, ...]
+    base: int = BASE
 
     @property
     def prompt(self) -> str:
-        return "-".join(map(str, self.digits)) + "="
+        first, *others = self.digits
+        return f"{first}{''.join(f'-{digit}=?' for digit in others)}#"
 
     @property
     def answer(self) -> str:
         first, *others = self.digits
-        return str((first - sum(others)) % 10)
+        return str((first - sum(others)) % self.base)
 
     def solution(self, rng: random.Random, noise: float) -> str:
         """The steps and the answer; each result is a random digit with probability `noise`."""
-        return written_steps(self.digits, lambda: rng.random() >= noise, rng)
+        return written_steps(self.digits, lambda: rng.random() >= noise, rng, self.base)
 
 
-def written_steps(digits: tuple[int, ...], is_right: Callable[[], bool], rng: random.Random) -> str:
+def written_steps(
+    digits: tuple[int, ...], is_right: Callable[[], bool], rng: random.Random, base: int
+) -> str:
     """The steps of a problem and its answer; a result is a random digit unless `is_right()`.
 
     Later steps go on from the digit that was written: every step alone shows what is to be learnt,
@@ -52,16 +65,18 @@ def written_steps(digits: tuple[int, ...], is_right: Callable[[], bool], rng: ra
     value, *others = digits
     written = str(value)
     for digit in others:
-        value = (value - digit) % 10 if is_right() else rng.randrange(10)
+        value = (value - digit) % base if is_right() else rng.randrange(base)
         written += f"-{digit}={value}"
     return f"{written}#{value}"
 
 
-def distinct_problems(rng: random.Random) -> Iterator[Problem]:
-    """Problems, none twice: sets taken from it one after the other share none."""
+def distinct_problems(
+    rng: random.Random, steps: int = STEPS, base: int = BASE
+) -> Iterator[Problem]:
+    """Problems of so many steps, none twice: sets taken one after the other share none."""
     seen: set[Problem] = set()
-    while len(seen) < 10 ** (STEPS + 1):
-        problem = Problem(tuple(rng.randrange(10) for _ in range(STEPS + 1)))
+    while len(seen) < base ** (steps + 1):
+        problem = Problem(tuple(rng.randrange(base) for _ in range(steps + 1)), base)
         if problem not in seen:
             seen.add(problem)
             yield problem
@@ -102,6 +117,5 @@ def demonstrations(
     """Tokenised prompts and noisy solutions; the mask says that only the solution is learnt."""
     texts = [p.prompt + p.solution(rng, noise) + EOS for p in problems]
     input_ids = tokenizer(texts)["input_ids"]
-    prompt_tokens = 2 * (STEPS + 1)  # one token per character: each digit with its sign
-    mask = [0] * prompt_tokens + [1] * SOLUTION_TOKENS
+    mask = [0] * PROMPT_TOKENS + [1] * SOLUTION_TOKENS  # one token per character
     return Dataset.from_dict({"input_ids": input_ids, "completion_mask": [mask] * len(texts)})
