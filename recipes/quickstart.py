@@ -1,14 +1,14 @@
-"""Token-level credit at work within minutes: a small model learns arithmetic, nothing to download.
+"""Token-level credit at work within minutes: a small model learns to fill in blanks, nothing to download.
 
     python recipes/quickstart.py --output_dir quickstart
     accelerate launch --num_processes 1 recipes/quickstart.py --output_dir quickstart
 
-A Qwen2 of 0.1 million weights is made in memory and warm-started (SFTTrainer) on ten differences
-modulo 5, one after the other, whose results are deliberately random a fifth of the time: with greedy
-decoding it then answers well, but most of its samples are wrong. From that start, with the same
-seed and as many steps, TRL's GRPOTrainer and LambdaGRPOTrainer train it on the answers; ours with
-method="branch", whose completions are forked from one another and judged where they part.
-OUTPUT_DIR gets
+A Qwen2 of 0.1 million weights is made in memory and warm-started (SFTTrainer) on texts with ten blanks,
+each to be filled in with the digit that comes next, which the demonstrations get wrong now and
+then: with greedy decoding it then answers well, but most of its samples are wrong somewhere. From
+that start, with the same seed and as many steps, TRL's GRPOTrainer and LambdaGRPOTrainer train it
+on one reward for the whole text; ours with method="branch", whose completions are forked from one
+another and judged where they part. OUTPUT_DIR gets
 
     summary.json    held-out accuracy before and after, generated tokens, seconds (imports apart),
                     settings, versions
@@ -29,7 +29,7 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from quickstart_parts import arithmetic, settings
+from quickstart_parts import blanks, settings
 from quickstart_parts.learning_curves import Curve
 from quickstart_parts.progress_bar import show_progress
 from quickstart_parts.results import Run, print_results, print_settings, summarize, write_results
@@ -61,7 +61,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def warm_start(
-    problems: list[arithmetic.Problem], tokenizer: PreTrainedTokenizerFast, config: SFTConfig
+    problems: list[blanks.Problem], tokenizer: PreTrainedTokenizerFast, config: SFTConfig
 ) -> Path:
     """Trains a fresh model on noisy demonstrations and saves it; returns the folder."""
     rng, noise = random.Random(config.seed), settings.LABEL_NOISE
@@ -69,7 +69,7 @@ def warm_start(
     trainer = SFTTrainer(
         small_qwen2(tokenizer, hidden_size=64, layers=2, positions=128),
         config,
-        train_dataset=arithmetic.demonstrations(problems, tokenizer, rng, noise),
+        train_dataset=blanks.demonstrations(problems, tokenizer, rng, noise),
         processing_class=tokenizer,
     )
     show_progress(trainer, "1/3 SFT warm start", ("loss",))
@@ -84,7 +84,7 @@ def train(
     config: GRPOConfig,
     *,
     start: Path,
-    data: arithmetic.Data,
+    data: blanks.Data,
     tokenizer: PreTrainedTokenizerFast,
     name: str,
     part: str,
@@ -96,9 +96,9 @@ def train(
     accuracy = AccuracyCurve(tokenizer, data.held_out, every=every, completions=completions)
     trainer = trainer_class(
         Qwen2ForCausalLM.from_pretrained(start, dtype=torch.float32),
-        arithmetic.answer_reward,
+        blanks.all_right,
         config,
-        train_dataset=arithmetic.prompt_rows(data.prompts),
+        train_dataset=blanks.prompt_rows(data.prompts),
         processing_class=tokenizer,
         callbacks=[accuracy],
     )
@@ -134,8 +134,8 @@ def run(args: argparse.Namespace, state: PartialState, began: float) -> None:
     print_settings(console, changes, grpo_rate)
 
     counts = (budget.held_out, budget.prompts, budget.demonstrations)
-    data = arithmetic.Data.draw(*counts, seed=seed)
-    tokenizer = character_tokenizer(arithmetic.CHARACTERS)
+    data = blanks.Data.draw(*counts, seed=seed)
+    tokenizer = character_tokenizer(blanks.CHARACTERS)
     sft = SFTConfig(str(out / "warm_start"), **settings.warm_start_settings(budget, seed))
     start = warm_start(data.demonstrated, tokenizer, sft)
     same = {"start": start, "data": data, "tokenizer": tokenizer}

@@ -12,7 +12,7 @@ import tiny
 import torch
 from datasets import Dataset, IterableDataset
 from strategies import padded
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOConfig
 
 from trl_lambda import LambdaGRPOConfig, LambdaGRPOTrainer
 from trl_lambda.rule import CreditRule

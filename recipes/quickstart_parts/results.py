@@ -14,7 +14,7 @@ from rich.table import Table
 from trl_lambda.atomic_write import replace_json
 from trl_lambda.versions import installed_versions
 
-from .arithmetic import BASE, SOLUTION_TOKENS, STEPS
+from .blanks import BLANKS, SOLUTION_TOKENS
 from .learning_curves import Curve, accuracy_interval, plot_curves
 from .settings import LABEL_NOISE, Budget, Change
 
@@ -73,7 +73,7 @@ def write_results(folder: Path, summary: dict[str, Any], curves: list[Curve]) ->
     plot_curves(
         curves,
         folder / "learning.png",
-        title=f"{STEPS} differences modulo {BASE} in {SOLUTION_TOKENS} tokens, after a warm start",
+        title=f"{BLANKS} blanks among {SOLUTION_TOKENS} tokens, after a warm start",
         subtitle=(
             f"Both trainers from the same start, seed {summary['seed']}, learning rates tuned "
             f"alike.\nPoints: {curves[0].problems} held-out problems, one sample each, with 95 % "

@@ -6,7 +6,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-from .arithmetic import PROMPT_TOKENS, SOLUTION_TOKENS, Problem, answer_reward
+from .blanks import PROMPT_TOKENS, SOLUTION_TOKENS, Problem, all_right
 from .measuring import MeasuringCallback
 
 BATCH = 256
@@ -40,7 +40,7 @@ def held_out_accuracy(
         for start in tqdm(starts, "Held-out problems", leave=False, disable=not show):
             batch = problems[start : start + BATCH]
             completions = _complete(model, tokenizer, [p.prompt for p in batch], sample)
-            right += sum(answer_reward(completions, [p.answer for p in batch]))
+            right += sum(all_right(completions, [p.solution for p in batch]))
     model.train(was_training)
     return right / len(problems)
 

@@ -15,7 +15,7 @@ from accelerate import PartialState
 
 from trl_lambda import LambdaGRPOConfig
 
-from .arithmetic import SOLUTION_TOKENS
+from .blanks import SOLUTION_TOKENS
 
 METHOD = "branch"
 LABEL_NOISE = 0.2

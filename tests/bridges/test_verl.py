@@ -189,8 +189,8 @@ def test_the_registry_refuses_what_needs_token_ids(ray_trainer, options):
     ],
 )
 def test_overrides_that_mean_nothing_are_refused(ray_trainer, override, message):
+    config = algorithm("group", {"trace_style": "recent"}, "group", override)
     with pytest.raises(ValueError, match=message):
-        config = algorithm("group", {"trace_style": "recent"}, "group", override)
         compute(ray_trainer.compute_advantage, data_proto(), config)
 
 

@@ -2,7 +2,7 @@
 
 early   `A3B1C4D0=` → `4` and a long tail that is always the same: the first token decides
 late    the same text first, then the `4`: the last token decides
-chain   differences modulo 10: four dependent steps, the reward sees the answer alone
+chain   four dependent steps written out, the reward sees the answer alone
 search  sixteen paths of four left-or-right tokens; the one that is worth most lies among bad ones
 long    three decisions in 260 tokens
 
@@ -23,10 +23,12 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from quickstart_parts.arithmetic import (
+from .differences import (
+    CHARACTERS,
+    SOLUTION_TOKENS,
+    STEPS,
     answer_reward,
     distinct_problems,
-    solution_tokens,
     written_steps,
 )
 
@@ -156,25 +158,19 @@ def right_digits(completion: str, gold: str) -> Steps:
     return [(i, float(completion[i] == digit)) for i, digit in pairs]
 
 
-CHAIN_STEPS = 4
-CHAIN_BASE = 10
-CHAIN_CHARACTERS = "0123456789-=#"
-
-
 def chain_problems(rng: random.Random) -> Iterator[Problem]:
-    """`6-6-0-4-8=`; `6-6=0-0=0-4=6-8=8#8` solves it."""
-    for problem in distinct_problems(rng, CHAIN_STEPS, CHAIN_BASE):
-        yield Problem("-".join(map(str, problem.digits)) + "=", problem.answer)
+    for problem in distinct_problems(rng):
+        yield Problem(problem.prompt, problem.answer)
 
 
 def chain_demonstration(problem: Problem, rng: random.Random, right: float) -> str:
-    """As the quickstart's: a written result is any digit with probability 1 - `right`."""
+    """A written result is any digit with probability 1 - `right`."""
     digits = tuple(map(int, problem.prompt[:-1].split("-")))
-    return written_steps(digits, lambda: rng.random() < right, rng, CHAIN_BASE)
+    return written_steps(digits, lambda: rng.random() < right, rng)
 
 
 def chain_reward(completion: str, gold: str) -> float:
-    return answer_reward([completion], [gold])[0]
+    return answer_reward(completion, gold)
 
 
 def chain_steps(completion: str, gold: str) -> Steps:
@@ -184,13 +180,13 @@ def chain_steps(completion: str, gold: str) -> Steps:
     list with a step of 0.
     """
     steps: Steps = []
-    ends = [4 * k for k in range(1, CHAIN_STEPS + 1)]
+    ends = [4 * k for k in range(1, STEPS + 1)]
     for end in ends:
         before, piece = completion[end - 4 : end - 3], completion[end - 3 : end + 1]
         well_formed = len(piece) == 4 and piece[0] == "-" and piece[2] == "="
         if not (well_formed and all(c.isdigit() for c in (before, piece[1], piece[3]))):
             return [*steps, (min(end, max(len(completion) - 1, 0)), 0.0)] if completion else steps
-        steps.append((end, float((int(before) - int(piece[1])) % CHAIN_BASE == int(piece[3]))))
+        steps.append((end, float((int(before) - int(piece[1])) % 10 == int(piece[3]))))
     answer = completion[ends[-1] + 1 : ends[-1] + 3]
     if len(answer) == 2:
         steps.append((ends[-1] + 2, float(answer == "#" + completion[ends[-1]])))
@@ -277,8 +273,8 @@ TASKS = {
             steps=chain_steps,
             right=0.75,
             exact=False,
-            characters=CHAIN_CHARACTERS,
-            tokens=solution_tokens(CHAIN_STEPS),
+            characters=CHARACTERS,
+            tokens=SOLUTION_TOKENS,
             generations=60,
             learning_rates=(5e-4, 1e-3, 2e-3),
             held_out=512,
