@@ -1,14 +1,14 @@
-"""Token-level credit at work within minutes: a small model learns to fill in blanks, nothing to download.
+"""Token-level credit at work within minutes: a small model fills in blanks, without a download.
 
     python recipes/quickstart.py --output_dir quickstart
     accelerate launch --num_processes 1 recipes/quickstart.py --output_dir quickstart
 
-A Qwen2 of 0.1 million weights is made in memory and warm-started (SFTTrainer) on texts with ten blanks,
-each to be filled in with the digit that comes next, which the demonstrations get wrong now and
-then: with greedy decoding it then answers well, but most of its samples are wrong somewhere. From
-that start, with the same seed and as many steps, TRL's GRPOTrainer and LambdaGRPOTrainer train it
-on one reward for the whole text; ours with method="branch", whose completions are forked from one
-another and judged where they part. OUTPUT_DIR gets
+A Qwen2 of 0.1 million weights is made in memory and warm-started (SFTTrainer) on texts with ten
+blanks, each to be filled in with the digit that comes next, which the demonstrations get wrong now
+and then: with greedy decoding it then answers well, but most of its samples are wrong somewhere.
+From that start, with the same seed and as many steps, TRL's GRPOTrainer and LambdaGRPOTrainer train
+it on one reward for the whole text; ours with method="branch", whose completions are forked from
+one another and judged where they part. OUTPUT_DIR gets
 
     summary.json    held-out accuracy before and after, generated tokens, seconds (imports apart),
                     settings, versions

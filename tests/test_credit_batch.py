@@ -187,7 +187,8 @@ def test_it_trains_logs_and_records_as_a_built_in_one(tmp_path):
     def mine(batch):
         return batch.advantage_B[:, None] * batch.mask_BT
 
-    settings = {"method": "default", "credit_log_steps": 1, "log_completions": True, "beta": 0.04}
+    settings = tiny.TRACE_AND_FLOOR | {"credit_log_steps": 1, "log_completions": True}
+    settings |= {"method": "default", "beta": 0.04}
     trainer = build(tmp_path, mine, settings=settings)
     trainer.train()
     assert {"trace/gain_first_tenth", "kl"} <= set(trainer.state.log_history[0])

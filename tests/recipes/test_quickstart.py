@@ -50,7 +50,8 @@ def test_smoke_run_writes_all_it_promises(smoke, tmp_path):
         assert bar in process.stderr
     # The report shows groups that were really forked.
     groups = load_run(out / "model").groups
-    assert groups and all(has_forks(group["completions"]) for group in groups)
+    assert groups
+    assert all(has_forks(group["completions"]) for group in groups)
     assert (out / "credit_report.html").stat().st_size > 10_000
 
 
