@@ -148,7 +148,8 @@ def run(args: argparse.Namespace, state: PartialState, began: float) -> None:
     greedy = held_out_accuracy(model, tokenizer, data.held_out, sample=False, show=False)
     report = write_report(out / "model", out / "credit_report.html")
     spent = time.perf_counter() - began
-    more = {"seed": seed, "smoke": args.smoke, "accuracy_before_greedy": greedy, "seconds": spent}
+    more = {"seed": seed, "smoke": args.smoke, "tuned": args.learning_rate is None}
+    more |= {"accuracy_before_greedy": greedy, "seconds": spent}
     summary = summarize(grpo, ours, changes, budget, **more)
     write_results(out, summary, [grpo.curve, ours.curve])
     print_results(console, summary, out, report[0])

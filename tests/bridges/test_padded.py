@@ -43,7 +43,7 @@ def test_verls_own_setting_scales_rewards(tmp_path, normalize):
 
 def test_steps_at_tokens_equal_given_steps_up_to_a_constant():
     """Steps of reward 0 cannot be told from no step: a constant on all changes nothing."""
-    config = {"trl_lambda": {"normalize_trace": False}}
+    config = {"trl_lambda": rollouts.RECENT | {"normalize_trace": False}}
     shifted = [[(end, r + 1) for end, r in s] if s else s for s in rollouts.STEPS]
     order = rollouts.INTERLEAVED
     given = rollouts.batch(step_rewards=[rollouts.STEPS[i] for i in order])
