@@ -4,20 +4,17 @@
     accelerate launch --num_processes 1 recipes/quickstart.py --output_dir quickstart
 
 A Qwen2 of 0.1 million weights is made in memory and warm-started (SFTTrainer) on texts with ten
-blanks, each to be filled in with the digit that comes next, which the demonstrations get wrong now
-and then: with greedy decoding it then answers well, but most of its samples are wrong somewhere.
-From that start, with the same seed and as many steps, TRL's GRPOTrainer and LambdaGRPOTrainer train
-it on one reward for the whole text; ours with method="branch", whose completions are forked from
-one another and judged where they part. OUTPUT_DIR gets
+blanks, each for the digit that comes next, which the demonstrations get wrong now and then: its
+greedy answers are right then, most of its samples wrong somewhere. From that start, with the same
+seed and as many steps, TRL's GRPOTrainer and LambdaGRPOTrainer train it on one reward for the whole
+text; ours with method="branch": completions are forked from one another, and judged where they
+part. OUTPUT_DIR gets
 
-    summary.json    held-out accuracy before and after, generated tokens, seconds (imports apart),
-                    settings, versions
+    summary.json    held-out accuracy before and after, generated tokens, seconds (but for imports)
     curves.json     reward, held-out accuracy and generated tokens along both runs
     learning.png    the two as a picture
     credit_report.html  which tokens LambdaGRPOTrainer credited, at the forks that decided
-    warm_start/     the model and tokenizer before GRPO
-    grpo/           ... after TRL's GRPOTrainer
-    model/          ... after LambdaGRPOTrainer
+    warm_start/     the model and tokenizer before; in grpo/ after TRL's, in model/ after ours
 """
 
 from __future__ import annotations
@@ -53,8 +50,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of data, weights and sampling (0)")
     overwrite = "replace the files of an earlier quickstart in OUTPUT_DIR; other files stay"
     parser.add_argument("--overwrite", action="store_true", help=overwrite)
-    rate = "of both trainers; left out, each has its tuned one"
-    parser.add_argument("--learning_rate", type=float, help=rate)
+    parser.add_argument("--learning_rate", type=float, help="of both; else each has its tuned one")
     smoke = "a few steps of everything: shows that it runs here, learns nothing"
     parser.add_argument("--smoke", action="store_true", help=smoke)
     return parser.parse_args(arguments)
@@ -88,12 +84,11 @@ def train(
     tokenizer: PreTrainedTokenizerFast,
     name: str,
     part: str,
-    every: int,
-    completions: int,
+    budget: settings.Budget,
 ) -> Run:
-    """Trains the model in `start`, measured `every` few steps; saves to the config's output_dir."""
+    """Trains the model in `start`, measured on the way; saves to the config's output_dir."""
     began = time.perf_counter()
-    accuracy = AccuracyCurve(tokenizer, data.held_out, every=every, completions=completions)
+    accuracy = AccuracyCurve(tokenizer, data.held_out, budget.measure_every, budget.completions)
     trainer = trainer_class(
         Qwen2ForCausalLM.from_pretrained(start, dtype=torch.float32),
         blanks.all_right,
@@ -126,20 +121,17 @@ def run(args: argparse.Namespace, state: PartialState, began: float) -> None:
     given = settings.grpo_settings(budget, seed)
     rate, grpo_rate = (args.learning_rate or tuned for tuned in settings.RATES)
     stock_config = GRPOConfig(output_dir=str(out / "grpo"), learning_rate=grpo_rate, **given)
-    given |= {"learning_rate": rate, "method": settings.METHOD}
-    given |= {"credit_log_steps": budget.record_every}
+    given |= {"learning_rate": rate} | settings.own_settings(budget)
     our_config = LambdaGRPOConfig(output_dir=str(out / "model"), **given)
     console = Console(quiet=not state.is_main_process)
     changes = settings.changed_settings(our_config, given)
     print_settings(console, changes, grpo_rate)
 
-    counts = (budget.held_out, budget.prompts, budget.demonstrations)
-    data = blanks.Data.draw(*counts, seed=seed)
+    data = blanks.Data.draw(budget.held_out, budget.prompts, budget.demonstrations, seed=seed)
     tokenizer = character_tokenizer(blanks.CHARACTERS)
     sft = SFTConfig(str(out / "warm_start"), **settings.warm_start_settings(budget, seed))
     start = warm_start(data.demonstrated, tokenizer, sft)
-    same = {"start": start, "data": data, "tokenizer": tokenizer}
-    same |= {"every": budget.measure_every, "completions": budget.completions}
+    same = {"start": start, "data": data, "tokenizer": tokenizer, "budget": budget}
     grpo = train(GRPOTrainer, stock_config, name="TRL's GRPOTrainer", part="2/3", **same)
     ours = train(LambdaGRPOTrainer, our_config, name="LambdaGRPOTrainer", part="3/3", **same)
     if not state.is_main_process:
@@ -147,9 +139,8 @@ def run(args: argparse.Namespace, state: PartialState, began: float) -> None:
     model = Qwen2ForCausalLM.from_pretrained(start, dtype=torch.float32)
     greedy = held_out_accuracy(model, tokenizer, data.held_out, sample=False, show=False)
     report = write_report(out / "model", out / "credit_report.html")
-    spent = time.perf_counter() - began
     more = {"seed": seed, "smoke": args.smoke, "tuned": args.learning_rate is None}
-    more |= {"accuracy_before_greedy": greedy, "seconds": spent}
+    more |= {"accuracy_before_greedy": greedy, "seconds": time.perf_counter() - began}
     summary = summarize(grpo, ours, changes, budget, **more)
     write_results(out, summary, [grpo.curve, ours.curve])
     print_results(console, summary, out, report[0])

@@ -79,7 +79,6 @@ class AccuracyCurve(MeasuringCallback):
         self,
         tokenizer: PreTrainedTokenizerFast,
         problems: list[Problem],
-        *,
         every: int,
         completions: int,
     ):

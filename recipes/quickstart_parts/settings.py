@@ -108,6 +108,11 @@ def grpo_settings(budget: Budget, seed: int) -> dict[str, Any]:
     }
 
 
+def own_settings(budget: Budget) -> dict[str, Any]:
+    """What LambdaGRPOTrainer gets beyond that."""
+    return {"method": METHOD, "credit_log_steps": budget.record_every}
+
+
 def per_process(total: int, what: str) -> int:
     """Each process's share of `total`, which does not depend on how many there are."""
     processes = PartialState().num_processes
