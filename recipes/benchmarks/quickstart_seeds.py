@@ -27,7 +27,7 @@ BENCHMARKS = Path(__file__).resolve().parent
 if __name__ == "__main__":  # the folder `recipes` takes the place of this one
     sys.path[0] = str(BENCHMARKS.parent)
 from benchmarks.learning.report import json_text  # noqa: E402
-from benchmarks.learning.table import insert, number, table  # noqa: E402
+from benchmarks.learning.table import insert, number, signed, table  # noqa: E402
 
 from trl_lambda.atomic_write import replace_text  # noqa: E402
 
@@ -91,6 +91,23 @@ def row(run: dict[str, Any]) -> list[str]:
     return [str(run["seed"]), *accuracies, number(ours - theirs, 3), *tokens]
 
 
+def sentence(data: dict[str, Any]) -> str:
+    """What the seeds say, for the front page; from the results alone."""
+    runs = data["seeds"]
+
+    def ends(name: str) -> str:
+        values = [run[name] for run in runs]
+        return f"{number(min(values))} to {number(max(values))}"
+
+    tokens = [run["generated_tokens"] / run["generated_tokens_grpo"] for run in runs]
+    gains = [signed(run["accuracy_after"] - run["accuracy_after_grpo"]) for run in runs]
+    return (
+        f"Over {len(runs)} seeds TRL's GRPO ended at {ends('accuracy_after_grpo')}, `branch` at "
+        f"{ends('accuracy_after')} (seed by seed {', '.join(gains)}), with "
+        f"{number(sum(tokens) / len(tokens))} of the generated tokens."
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -102,6 +119,8 @@ def main() -> None:
     options = parser.parse_args()
     data = collect(options.folders)
     print(markdown(data))
+    if data["seeds"]:
+        print(sentence(data))
     if options.write:
         replace_text(options.results / "quickstart.json", json_text(data))
         insert(options.readme, markdown(data), mark=MARK)

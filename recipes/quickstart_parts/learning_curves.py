@@ -56,7 +56,7 @@ def plot_curves(curves: list[Curve], path: Path, *, title: str, subtitle: str) -
     for axes in (by_steps, by_tokens):
         axes.grid(axis="y", color="#dddddd", linewidth=0.8)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(f"{title}\n", x=0.01, ha="left", fontsize=12, fontweight="bold", color="black")
+    figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
     by_steps.set_title(subtitle, loc="left", fontsize=9, color=INK)
     figure.savefig(path, dpi=150)
     plt.close(figure)

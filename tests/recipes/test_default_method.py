@@ -13,6 +13,7 @@ from pathlib import Path
 
 from benchmarks.language import arms, plan
 from benchmarks.learning.tasks import RETIRED
+from quickstart_parts.settings import METHOD
 
 from trl_lambda.methods import METHODS, NEUTRAL, OPTIONS
 
@@ -29,6 +30,10 @@ def trained(told: dict) -> dict:
         for name in OPTIONS
         if name not in ("normalize_trace", "loss_type", "scale_rewards")
     }
+
+
+def preset(method: str) -> dict:
+    return {option: value for option, (value, _) in METHODS[method].values.items()}
 
 
 def level_in_learning(told: dict) -> tuple[bool, int]:
@@ -49,25 +54,34 @@ def verdict_on_language(told: dict) -> str | None:
     data = json.loads(path.read_text()) if path.exists() else {"arms": {}}
     for name, entry in data["arms"].items():
         settings = arms.settings(name)
-        preset = {o: value for o, (value, _) in METHODS[settings.pop("method")].values.items()}
-        if trained(preset | settings) == trained(told):
+        if trained(preset(settings.pop("method")) | settings) == trained(told):
             return entry.get("verdict")
     return None
+
+
+def level_in_quickstart(told: dict) -> bool:
+    """Whether the quickstart trains with it, and ends no more than the margin behind on average."""
+    if trained(told) != trained(preset(METHOD)):
+        return False
+    runs = json.loads((RESULTS / "quickstart.json").read_text())["seeds"]
+    gains = [run["accuracy_after"] - run["accuracy_after_grpo"] for run in runs]
+    return sum(gains) / len(gains) >= -MARGIN
 
 
 def passes(told: dict) -> bool:
     level, wins = level_in_learning(told)
     verdict = verdict_on_language(told)
-    return level and verdict in ("level", "better") and wins + (verdict == "better") >= 2
+    everywhere = level and verdict in ("level", "better") and level_in_quickstart(told)
+    return everywhere and wins + (verdict == "better") >= 2
 
 
 def test_the_default_is_trl_s_grpo_until_a_method_has_passed_the_rule():
-    default = {option: value for option, (value, _) in METHODS["default"].values.items()}
+    default = preset("default")
     assert default == {} or passes(default)
 
 
 def test_the_default_of_earlier_versions_has_not_passed():
     """It is ahead on the small tasks, which is not enough."""
     assert level_in_learning(EARLIER) == (True, 4)
-    assert passes(EARLIER) == (verdict_on_language(EARLIER) in ("level", "better"))
-    assert not passes({"process_set_weighting": True})  # behind GRPO where it was measured
+    assert not passes(EARLIER)
+    assert not level_in_learning({"process_set_weighting": True})[0]  # behind GRPO there

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
+from pathlib import Path
 
 import pytest
+from benchmarks import quickstart_seeds
+from benchmarks.learning.table import between_marks
+from quickstart_parts import settings
 from quickstart_parts.blanks import SOLUTION_TOKENS
 
 from trl_lambda.credit_log.forks import has_forks
 from trl_lambda.report import load_run
 
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "recipes" / "benchmarks" / "results" / "quickstart.json"
 ACCURACIES = ("accuracy_before", "accuracy_after", "accuracy_after_grpo", "seconds")
 TOKENS = ("generated_tokens", "generated_tokens_grpo")
 
@@ -80,3 +87,53 @@ def test_two_processes_write_one_result(smoke, tmp_path):
     assert summary["processes"] == 2
     assert summary["differs_from_defaults"]["per_device_train_batch_size"] == 32  # half of 64
     assert process.stdout.count("Sampled accuracy") == 1
+
+
+# --- what other seeds ended with ---
+
+
+def test_the_readmes_say_what_the_committed_seeds_say():
+    data = json.loads(RESULTS.read_text())
+    page = ROOT / "recipes" / "benchmarks" / "README.md"
+    assert between_marks(page, mark=quickstart_seeds.MARK) == quickstart_seeds.markdown(data)
+    front = " ".join((ROOT / "README.md").read_text().split())
+    assert quickstart_seeds.sentence(data) in front
+
+
+def test_the_seeds_ran_what_the_quickstart_runs_with_the_rates_that_tuning_found():
+    data = json.loads(RESULTS.read_text())
+    tuning, seeds = data["tuning"], data["seeds"]
+    assert len(seeds) >= 3
+    for run in tuning + seeds:
+        assert run["budget"] == asdict(settings.FULL)
+        assert run["label_noise"] == settings.LABEL_NOISE
+    assert {(run["learning_rate"], run["learning_rate_grpo"]) for run in seeds} == {settings.RATES}
+    for name, chosen in zip(("accuracy_after", "accuracy_after_grpo"), settings.RATES, strict=True):
+        ends: dict[float, list[float]] = {}
+        for run in tuning:
+            ends.setdefault(run["learning_rate"], []).append(run[name])
+        assert len({len(values) for values in ends.values()}) == 1  # as many trials of each rate
+        best = max(sum(values) for values in ends.values())
+        assert chosen == min(rate for rate, values in ends.items() if sum(values) == best)
+    # The baseline rises in every one of them.
+    assert all(run["accuracy_after_grpo"] > run["accuracy_before"] + 0.2 for run in seeds)
+
+
+def finished(folder: Path, **told) -> Path:
+    """The output folder of a quickstart, as far as `collect` reads it."""
+    run = json.loads(RESULTS.read_text())["seeds"][0] | told
+    folder.mkdir()
+    (folder / "summary.json").write_text(json.dumps(run))
+    return folder
+
+
+def test_seeds_that_chose_the_rates_are_no_evidence(tmp_path):
+    tried = finished(tmp_path / "tried", seed=1, tuned=False)
+    shown = finished(tmp_path / "shown", seed=1, tuned=True)
+    with pytest.raises(SystemExit, match=r"Seeds \[1\] chose the learning rates"):
+        quickstart_seeds.collect([tried, shown])
+    other = finished(tmp_path / "other", seed=2, tuned=True, label_noise=0.5)
+    with pytest.raises(SystemExit, match="differ in their budget"):
+        quickstart_seeds.collect([tried, other])
+    data = quickstart_seeds.collect([tried, finished(tmp_path / "third", seed=3, tuned=True)])
+    assert [len(data[part]) for part in ("tuning", "seeds")] == [1, 1]
