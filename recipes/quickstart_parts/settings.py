@@ -19,7 +19,7 @@ from .blanks import SOLUTION_TOKENS
 
 METHOD = "branch"
 LABEL_NOISE = 0.15
-# Of LambdaGRPOTrainer and of TRL's GRPOTrainer: the best of 6e-4, 1.2e-3 and 2.4e-3 for each, in
+# Of LambdaGRPOTrainer and of TRL's GRPOTrainer: the better of 6e-4 and 1.2e-3 for each, in
 # accuracy at the end. benchmarks/quickstart_seeds.py has the commands, and collects what they find.
 RATES = (1.2e-3, 1.2e-3)
 
