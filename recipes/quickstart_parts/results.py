@@ -75,8 +75,8 @@ def write_results(folder: Path, summary: dict[str, Any], curves: list[Curve]) ->
         folder / "learning.png",
         title=f"{BLANKS} blanks among {SOLUTION_TOKENS} tokens, after a warm start",
         subtitle=(
-            f"Both trainers from the same start, seed {summary['seed']}, learning rates tuned "
-            f"alike.\nPoints: {curves[0].problems} held-out problems, one sample each, with 95 % "
+            f"Both trainers from the same start, seed {summary['seed']}, learning rates "
+            f"tried alike.\nPoints: {curves[0].problems} held-out problems, one sample each, with 95 % "
             "intervals."
         ),
     )
