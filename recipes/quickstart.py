@@ -50,7 +50,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of data, weights and sampling (0)")
     overwrite = "replace the files of an earlier quickstart in OUTPUT_DIR; other files stay"
     parser.add_argument("--overwrite", action="store_true", help=overwrite)
-    parser.add_argument("--learning_rate", type=float, help="of both; else each has its tuned one")
+    parser.add_argument("--learning_rate", type=float, help="of both; else that of the settings")
     smoke = "a few steps of everything: shows that it runs here, learns nothing"
     parser.add_argument("--smoke", action="store_true", help=smoke)
     return parser.parse_args(arguments)

@@ -37,7 +37,7 @@ def print_settings(console: Console, changes: list[Change], grpo_rate: float) ->
     console.print(table)
     console.print(
         "TRL's GRPOTrainer gets the same, but for what is LambdaGRPOConfig's own and its learning "
-        f"rate, {grpo_rate:g}, tuned alike; all else is each trainer's own default.\n"
+        f"rate, {grpo_rate:g}; all else is each trainer's own default.\n"
     )
 
 
@@ -75,9 +75,8 @@ def write_results(folder: Path, summary: dict[str, Any], curves: list[Curve]) ->
         folder / "learning.png",
         title=f"{BLANKS} blanks among {SOLUTION_TOKENS} tokens, after a warm start",
         subtitle=(
-            f"Both trainers from the same start, seed {summary['seed']}, learning rates "
-            f"tried alike.\nPoints: {curves[0].problems} held-out problems, one sample each, with 95 % "
-            "intervals."
+            f"Both trainers from the same start, with seed {summary['seed']}.\n"
+            f"Points: {curves[0].problems} held-out problems, one sample each, with 95 % intervals."
         ),
     )
 

@@ -1,6 +1,6 @@
 """How much the quickstart does, what it tells the trainers, and why that differs from the defaults.
 
-Both GRPO trainers get the same settings, but for the method and a learning rate that was tuned for
+Both GRPO trainers get the same settings, but for the method and a learning rate that was tried for
 each of them alike; all else is each trainer's own default.
 """
 
@@ -57,7 +57,7 @@ REASONS = {
     "credit_log_steps": "for the report on single tokens",
     "bf16": "a model this small gains nothing from less than float32",
     "gradient_checkpointing": "it saves memory, of which there is enough, and costs time",
-    "learning_rate": "1e-6 is for billions of weights; this model has 0.1 million. Tuned",
+    "learning_rate": "1e-6 is for billions of weights; this model has 0.1 million",
     "logging_steps": "a point of the curve for each step",
     "max_completion_length": "the length of every solution, its end included",
     "max_steps": "enough for this task; the default is three passes over all prompts",
