@@ -48,7 +48,7 @@ def test_a_method_is_its_preset(tmp_path, name):
             r"multi_objective_aggregation='normalize_then_sum': .* use 'sum_then_normalize'",
         ),
         (
-            {"trace_lambda": 0.9, "off_policy_mask_threshold": 0.5},
+            {"trace_style": "recent", "off_policy_mask_threshold": 0.5},
             r"off_policy_mask_threshold=0.5: .* set it to None",
         ),
         (
@@ -108,7 +108,7 @@ def test_every_field_of_ours_has_help():
 
 
 def test_survives_a_round_trip(tmp_path):
-    made = config(tmp_path, td_error="tree", trace_lambda=0.5)
+    made = config(tmp_path, td_error="tree", trace_style="recent", trace_lambda=0.5)
     kept = {name: made.to_dict()[name] for name in own_fields()}
     assert kept == {name: getattr(made, name) for name in own_fields()}
 

@@ -47,13 +47,18 @@ def seen_by(tmp_path, **settings) -> CreditBatch:
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"method": "default"}, {"method": "grpo_lambda"}, {"method": "lambda_grpo"}],
+    [
+        {},
+        {"method": "default", "trace_style": "recent", "advantage_floor": -0.1},
+        {"method": "grpo_lambda"},
+        {"method": "lambda_grpo"},
+    ],
     ids=str,
 )
 @pytest.mark.parametrize("name", ["group", "terminal"])
 def test_a_built_in_td_error_through_the_door_is_the_built_in_one(tmp_path, name, settings):
     if settings.get("method") == "default":
-        settings = settings | {"normalize_trace": True}  # unset it would follow the TD error
+        settings = settings | {"normalize_trace": True}  # unset, it would follow the TD error
     named = score(build(tmp_path / "name", settings=settings | {"td_error": name}))
     function = TD_ERRORS[name].function
     passed = score(build(tmp_path / "function", lambda b: function(b), settings=settings))
@@ -182,7 +187,8 @@ def test_it_trains_logs_and_records_as_a_built_in_one(tmp_path):
     def mine(batch):
         return batch.advantage_B[:, None] * batch.mask_BT
 
-    settings = {"method": "default", "credit_log_steps": 1, "log_completions": True, "beta": 0.04}
+    settings = tiny.TRACE_AND_FLOOR | {"credit_log_steps": 1, "log_completions": True}
+    settings |= {"method": "default", "beta": 0.04}
     trainer = build(tmp_path, mine, settings=settings)
     trainer.train()
     assert {"trace/gain_first_tenth", "kl"} <= set(trainer.state.log_history[0])

@@ -11,7 +11,7 @@ import tiny
 COMPLETIONS = [[5, 6, 7, 1], [5, 6, 8, 1], [5, 9, 1], [4, 6, 1]]
 REWARDS = [1.0, 0.0, 0.5, 0.0]
 GOLDEN = {
-    "default": {
+    "trace_and_floor": {
         "loss": [-0.3788875, -0.4492984, -0.3777595, -0.4281320],
         "grad_norm": [1.588645, 0.4500010, 1.157918, 1.143577],
         "kl": [0.0, 0.03650007, 0.02820062, 0.05579140],
@@ -43,7 +43,7 @@ def by_row(completions, **columns):
 
 
 SETTINGS = {
-    "default": tiny.DEFAULT,
+    "trace_and_floor": tiny.TRACE_AND_FLOOR,
     **{mode: {"trace_mode": mode} for mode in ("advantage", "ratio", "weight")},
 }
 

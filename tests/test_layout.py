@@ -390,6 +390,7 @@ RECIPE_FILES = sorted(RECIPES.rglob("*.py"))
 # What each recipe may import of ours: modules of the package, other recipes by their room.
 RECIPE_ARROWS = {
     "benchmarks.front_page": {"benchmarks.learning"},
+    "benchmarks.quickstart_seeds": {"benchmarks.learning", "trl_lambda.atomic_write"},
     "benchmarks.gradient_scale": {
         "benchmarks.language",
         "benchmarks.learning",

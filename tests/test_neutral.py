@@ -101,19 +101,22 @@ def test_no_trace_left_is_stock(tmp_path):
     ],
     ids=str,
 )
-def test_the_defaults_of_the_package_are_stock_where_they_cannot_apply(tmp_path, sequence_level):
+def test_the_defaults_of_the_package_are_stock_where_credit_of_tokens_cannot_be(
+    tmp_path, sequence_level
+):
     stock = run(GRPOTrainer, tmp_path / "stock", sequence_level)
     ours = run(LambdaGRPOTrainer, tmp_path / "ours", tiny.DEFAULT | sequence_level)
     tiny.assert_same_run(ours, stock)
 
 
-def test_grpo_is_what_trl_trains_with_nothing_set(tmp_path):
+@pytest.mark.parametrize("method", [{}, {"method": "default"}, {"method": "grpo"}], ids=str)
+def test_the_default_and_grpo_are_what_trl_trains_with_nothing_set(tmp_path, method):
     stock = run(GRPOTrainer, tmp_path / "stock", {})
-    ours = run(LambdaGRPOTrainer, tmp_path / "ours", tiny.DEFAULT | {"method": "grpo"})
+    ours = run(LambdaGRPOTrainer, tmp_path / "ours", tiny.DEFAULT | method)
     tiny.assert_same_run(ours, stock)
 
 
-def test_the_defaults_of_the_package_differ_from_stock(tmp_path):
+def test_the_default_of_earlier_versions_is_two_options_away(tmp_path):
     stock = run(GRPOTrainer, tmp_path / "stock", {})
-    ours = run(LambdaGRPOTrainer, tmp_path / "ours", tiny.DEFAULT)
+    ours = run(LambdaGRPOTrainer, tmp_path / "ours", tiny.TRACE_AND_FLOOR)
     assert not torch.equal(tiny.parameters(ours), tiny.parameters(stock))

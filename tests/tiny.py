@@ -30,6 +30,8 @@ TIMINGS = ("step_time", "runtime", "per_second", "profiling")
 TRL_ONLY = {"trace_style": None, "process_set_weighting": None, "advantage_floor": None}
 NEUTRAL = {"method": "grpo", **TRL_ONLY}
 DEFAULT = {**TRL_ONLY, "loss_type": None, "scale_rewards": None}
+# The default of the package's earlier versions, on TRL's loss.
+TRACE_AND_FLOOR = {**DEFAULT, "trace_style": "recent", "advantage_floor": -0.1}
 # What tests get if they say nothing, whatever the package's defaults are: a trace and process sets.
 TRACED = {
     "trace_style": "recent",
@@ -120,8 +122,8 @@ def letter_reward(completions, **columns) -> list[float]:
 
 
 def rule(**changes) -> CreditRule:
-    """With process sets and without a floor, where nothing is said of them."""
-    return CreditRule(**({"process_set_weighting": True, "advantage_floor": None} | changes))
+    """With a trace and process sets, where nothing is said of them."""
+    return CreditRule(**({"trace_style": "recent", "process_set_weighting": True} | changes))
 
 
 def config(cls: type[GRPOConfig], output_dir, **overrides) -> GRPOConfig:

@@ -8,14 +8,13 @@ never guessed from its value: one that would be ignored is refused, whatever its
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
 from .methods import (
     ALPHAS,
     BRANCH_OPTIONS,
-    CREDIT_OPTIONS,
     LENGTH,
     NEUTRAL,
     NO_FLOOR,
@@ -35,6 +34,8 @@ from .td_errors import (
     td_error_name,
 )
 from .trl_settings import sequence_level, unfit
+
+WHICH_METHOD = "Which method to try for what: https://github.com/trl-lambda/trl-lambda#methods."
 
 # The default method's values, for rules that are built by hand.
 _DEFAULT = {option: preset_value("default", option) for option in OPTIONS}
@@ -58,7 +59,7 @@ class CreditRule:
     trace_mode: str = _DEFAULT["trace_mode"]
     decay: float | str = _DEFAULT["trace_lambda"]
     normalize_trace: bool = True
-    advantage_floor: float | None = _DEFAULT["advantage_floor"]
+    advantage_floor: float | None = None
     process_set_weighting: bool = _DEFAULT["process_set_weighting"]
     sibling_shrinkage: float = _DEFAULT["sibling_shrinkage"]
     trace_per: str = _DEFAULT["trace_per"]
@@ -107,7 +108,6 @@ class Method:
         credit: how credit is assigned.
         branching: how completions are forked from one another; None if they are independent.
         loss_type, scale_rewards: what takes the place of TRL's; None leaves TRL's.
-        stepped_back: why the unset default gave way to TRL's own credit; None if it did not.
     """
 
     name: str
@@ -116,7 +116,6 @@ class Method:
     loss_type: str | None
     scale_rewards: str | None
     branching: BranchRule | None = None
-    stepped_back: str | None = None
 
     @property
     def token_level(self) -> bool:
@@ -160,8 +159,6 @@ class Method:
         Args:
             trl: `loss_type` and `scale_rewards` that train.
         """
-        if self.stepped_back:
-            return f"method={self.name!r} leaves TRL's credit as it is: {self.stepped_back}."
         idle = () if self.credit.traced else TRACE_OPTIONS
         changed = [
             f"{name}={value!r}"
@@ -171,7 +168,8 @@ class Method:
         what = f"changes {', '.join(changed)}" if changed else "changes nothing of TRL's GRPO"
         kept = [f"{name}={trl[name]!r}" for name in TRL_OPTIONS if self.values()[name] is None]
         rest = f"; TRL's are {' and '.join(kept)}" if kept else ""
-        return f"method={self.name!r} {what}{rest}."
+        line = f"method={self.name!r} {what}{rest}."
+        return line if changed or self.name != "default" else f"{line} {WHICH_METHOD}"
 
 
 def resolve(given: Mapping[str, Any], trl: Mapping[str, Any] = MappingProxyType({})) -> Method:
@@ -201,8 +199,6 @@ def resolve(given: Mapping[str, Any], trl: Mapping[str, Any] = MappingProxyType(
     for option, value, reason in unfit(trl):
         raise ValueError(_refusal(option, value, reason))
     for option, value, reason in _misfits(method, trl):
-        if name == "default" and not given.keys() & {*CREDIT_OPTIONS, "branch_weights"}:
-            return _stepped_back(method, f"{option}={value!r} does not go with token-level credit")
         source = "" if option in given or option in trl else f" (of method={name!r})"
         raise ValueError(_refusal(option, value, reason, source))
     return method
@@ -252,11 +248,6 @@ def _branching(values: Mapping[str, Any]) -> BranchRule | None:
         levels=values["branch_levels"],
         weights=values["branch_weights"],
     )
-
-
-def _stepped_back(method: Method, reason: str) -> Method:
-    plain = _combine("grpo", method.given)
-    return replace(method, credit=plain.credit, stepped_back=reason)
 
 
 def _ignored(method: Method) -> Iterator[tuple[str, str]]:

@@ -140,8 +140,6 @@ class LambdaGRPOTrainer(ProbingTrainer, HubTrainer, ResumableTrainer, SeamTraine
         self._make_probe(self._rule)
         if synced:
             self._move_reference()
-        if self._method.stepped_back:
-            logger.warning(self._method_line())
         for warning in (vanishing_credit(self._rule), dropout_warning(self.model, self._rule)):
             if warning:
                 logger.warning(warning)

@@ -25,7 +25,7 @@ from benchmarks.learning.table import between_marks, insert  # noqa: E402
 MARK = "<!-- front -->"
 # Name in the results: (name on the front page, line and colour in the figure, or None).
 ROWS: dict[str, tuple[str, tuple[str, str] | None]] = {
-    "GRPO + recent 0.99 + floor": ("credit of `default`, GRPO's loss", ("-", "#0072B2")),
+    "GRPO + recent 0.99 + floor": ("GRPO, trace `recent` and a floor", ("-", "#0072B2")),
     "GRPO-λ both ratio 0.99 paper, floor": ("`grpo_lambda`", ("--", "#D55E00")),
     "GRPO": ("TRL, GRPO's loss", (":", "#000000")),
     "DAPO": ("TRL, its defaults", ("-.", "#009E73")),

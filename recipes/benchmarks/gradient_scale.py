@@ -58,7 +58,7 @@ SETTINGS = {
     "GRPO's loss, floor": GRPO | FLOOR,
     "DAPO's loss": DAPO,
     "DAPO's loss, floor": DAPO | FLOOR,
-    "default (DAPO's loss, floor, recent)": {"method": "default"},
+    "DAPO's loss, floor, recent": DAPO | FLOOR | {"trace_style": "recent"},
 }
 
 

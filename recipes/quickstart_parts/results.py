@@ -14,6 +14,7 @@ from rich.table import Table
 from trl_lambda.atomic_write import replace_json
 from trl_lambda.versions import installed_versions
 
+from .blanks import BLANKS, SOLUTION_TOKENS
 from .learning_curves import Curve, accuracy_interval, plot_curves
 from .settings import LABEL_NOISE, Budget, Change
 
@@ -23,17 +24,21 @@ class Run:
     """A finished GRPO run."""
 
     curve: Curve
+    learning_rate: float
     seconds: float
 
 
-def print_settings(console: Console, changes: list[Change]) -> None:
+def print_settings(console: Console, changes: list[Change], grpo_rate: float) -> None:
     table = Table(title="What differs from LambdaGRPOConfig's defaults", title_justify="left")
     for column in ("setting", "default", "here", "why"):
         table.add_column(column, overflow="fold")
     for name, default, value, why in changes:
         table.add_row(name, str(default), str(getattr(value, "value", value)), why)
     console.print(table)
-    console.print("TRL's GRPOTrainer gets the same; all else is each trainer's own default.\n")
+    console.print(
+        "TRL's GRPOTrainer gets the same, but for what is LambdaGRPOConfig's own and its learning "
+        f"rate, {grpo_rate:g}; all else is each trainer's own default.\n"
+    )
 
 
 def summarize(
@@ -44,9 +49,13 @@ def summarize(
         "accuracy_before": ours.curve.accuracy[0][1],
         "accuracy_after": ours.curve.accuracy[-1][1],
         "accuracy_after_grpo": grpo.curve.accuracy[-1][1],
+        "generated_tokens": ours.curve.generated[-1],
+        "generated_tokens_grpo": grpo.curve.generated[-1],
         "seconds_grpo": grpo.seconds,
         "seconds_ours": ours.seconds,
         "label_noise": LABEL_NOISE,
+        "learning_rate": ours.learning_rate,
+        "learning_rate_grpo": grpo.learning_rate,
         "budget": asdict(budget),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "processes": PartialState().num_processes,
@@ -64,10 +73,9 @@ def write_results(folder: Path, summary: dict[str, Any], curves: list[Curve]) ->
     plot_curves(
         curves,
         folder / "learning.png",
-        title="Differences modulo 10 with written-out steps: GRPO after a warm start",
+        title=f"{BLANKS} blanks among {SOLUTION_TOKENS} tokens, after a warm start",
         subtitle=(
-            "Qwen2 with 0.1 million weights; both trainers from the same start, with seed "
-            f"{summary['seed']} and the same settings.\n"
+            f"Both trainers from the same start, with seed {summary['seed']}.\n"
             f"Points: {curves[0].problems} held-out problems, one sample each, with 95 % intervals."
         ),
     )
@@ -78,16 +86,18 @@ def print_results(
 ) -> None:
     problems = summary["budget"]["held_out"]
     table = Table(title=f"Sampled accuracy on {problems} held-out problems", title_justify="left")
-    for column in ("model", "accuracy [95 % interval]", "saved in"):
+    for column in ("model", "accuracy [95 % interval]", "tokens generated", "saved in"):
         table.add_column(column, overflow="fold")
-    for name, key, place in (
-        ("warm start", "accuracy_before", "warm_start"),
-        ("TRL's GRPOTrainer", "accuracy_after_grpo", "grpo"),
-        ("LambdaGRPOTrainer", "accuracy_after", "model"),
+    for name, key, tokens, place in (
+        ("warm start", "accuracy_before", None, "warm_start"),
+        ("TRL's GRPOTrainer", "accuracy_after_grpo", "generated_tokens_grpo", "grpo"),
+        ("LambdaGRPOTrainer", "accuracy_after", "generated_tokens", "model"),
     ):
         low, high = accuracy_interval(summary[key], problems)
         # The bracket is escaped: rich would take it for markup.
-        table.add_row(name, rf"{summary[key]:.3f} \[{low:.3f}, {high:.3f}]", str(folder / place))
+        accuracy = rf"{summary[key]:.3f} \[{low:.3f}, {high:.3f}]"
+        generated = f"{summary[tokens]:,}" if tokens else "–"
+        table.add_row(name, accuracy, generated, str(folder / place))
     console.print(table)
     console.print(_comment(summary))
     console.print(f"picture  {folder / 'learning.png'}", soft_wrap=True)
@@ -103,5 +113,5 @@ def _comment(summary: dict[str, Any]) -> str:
         "With greedy decoding the accuracy of the warm start is "
         f"{summary['accuracy_before_greedy']:.3f}, above that of its samples; the reward draws the "
         "samples towards it. One seed of a small task shows that both trainers learn, not which of "
-        "them is better."
+        "them is better; what was seen over seeds stands in the README."
     )

@@ -6,7 +6,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-from .arithmetic import SOLUTION_TOKENS, Problem, answer_reward
+from .blanks import PROMPT_TOKENS, SOLUTION_TOKENS, Problem, all_right
 from .measuring import MeasuringCallback
 
 BATCH = 256
@@ -40,7 +40,7 @@ def held_out_accuracy(
         for start in tqdm(starts, "Held-out problems", leave=False, disable=not show):
             batch = problems[start : start + BATCH]
             completions = _complete(model, tokenizer, [p.prompt for p in batch], sample)
-            right += sum(answer_reward(completions, [p.answer for p in batch]))
+            right += sum(all_right(completions, [p.solution for p in batch]))
     model.train(was_training)
     return right / len(problems)
 
@@ -64,19 +64,35 @@ def _complete(model, tokenizer, prompts: list[str], sample: bool) -> list[str]:
 
 
 class AccuracyCurve(MeasuringCallback):
-    """Measures `held_out_accuracy` along a run.
+    """Measures `held_out_accuracy` along a run, and counts what the run generated for it.
+
+    Args:
+        completions: of a step, over all processes.
 
     Attributes:
         points: (step, accuracy) so far.
+        generated: completion tokens generated up to each point. What completions share with the one
+            that they were forked from was generated once.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, problems: list[Problem], every: int):
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        problems: list[Problem],
+        every: int,
+        completions: int,
+    ):
         super().__init__(every)
         self.tokenizer = tokenizer
         self.problems = problems
+        self.completions = completions
         self.points: list[tuple[int, float]] = []
+        self.generated: list[int] = []
 
     def measure(self, model, state) -> None:
         shown = state.is_world_process_zero
         accuracy = held_out_accuracy(model, self.tokenizer, self.problems, show=shown)
         self.points.append((state.global_step, accuracy))
+        # TRL counts the prompts with what is generated; all prompts have one length here.
+        prompts = state.global_step * self.completions * PROMPT_TOKENS
+        self.generated.append(int(state.num_input_tokens_seen) - prompts)

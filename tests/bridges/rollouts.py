@@ -115,19 +115,21 @@ def batch(order=INTERLEAVED, token_rewards=None, **more) -> SimpleNamespace:
     )
 
 
+RECENT = {"trace_style": "recent"}
 # (td_error, options, whether token ids are needed)
 RULES = [
     ("group", {}, False),
     ("group", {"trace_style": "none"}, False),
     ("group", {"trace_style": "both", "normalize_trace": False, "trace_lambda": 0.9}, False),
-    ("group", {"trace_mode": "weight", "trace_lambda": 0.5}, False),
-    ("group", {"advantage_floor": NO_FLOOR}, False),
-    ("terminal", {"normalize_trace": False, "trace_lambda": 0.9}, False),
-    ("process", {"normalize_trace": False, "trace_lambda": 0.9}, False),
-    ("group", {"process_set_weighting": True}, True),
-    ("terminal", {"process_set_weighting": True, "trace_mode": "weight"}, True),
+    ("group", RECENT | {"advantage_floor": -0.1}, False),
+    ("group", RECENT | {"trace_mode": "weight", "trace_lambda": 0.5}, False),
+    ("group", RECENT | {"advantage_floor": NO_FLOOR}, False),
+    ("terminal", RECENT | {"normalize_trace": False, "trace_lambda": 0.9}, False),
+    ("process", RECENT | {"normalize_trace": False, "trace_lambda": 0.9}, False),
+    ("group", RECENT | {"process_set_weighting": True}, True),
+    ("terminal", RECENT | {"process_set_weighting": True, "trace_mode": "weight"}, True),
     ("process", {"process_set_weighting": True, "trace_style": "both"}, True),
-    ("tree", {"trace_lambda": 0.9}, True),
+    ("tree", RECENT | {"trace_lambda": 0.9}, True),
     ("tree", {"trace_style": "none", "process_set_weighting": True}, True),
 ]
 

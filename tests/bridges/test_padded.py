@@ -43,7 +43,7 @@ def test_verls_own_setting_scales_rewards(tmp_path, normalize):
 
 def test_steps_at_tokens_equal_given_steps_up_to_a_constant():
     """Steps of reward 0 cannot be told from no step: a constant on all changes nothing."""
-    config = {"trl_lambda": {"normalize_trace": False}}
+    config = {"trl_lambda": rollouts.RECENT | {"normalize_trace": False}}
     shifted = [[(end, r + 1) for end, r in s] if s else s for s in rollouts.STEPS]
     order = rollouts.INTERLEAVED
     given = rollouts.batch(step_rewards=[rollouts.STEPS[i] for i in order])
@@ -140,7 +140,11 @@ def test_prompts_are_part_of_a_prefix():
 @pytest.mark.parametrize(
     ("td_error", "config", "message"),
     [
-        ("group", {"trl_lambda": {"trace_mode": "ratio"}}, "trace_mode='ratio'.*inside the loss"),
+        (
+            "group",
+            {"trl_lambda": rollouts.RECENT | {"trace_mode": "ratio"}},
+            "trace_mode='ratio'.*inside the loss",
+        ),
         ("group", {"trl_lambda": {"trace_lamda": 0.9}}, "unknown option 'trace_lamda'"),
         ("group", {"trl_lambda": {"trace_lambda": 1.5}}, "trace_lambda=1.5"),
         ("group", {"trl_lambda": {"trace_lambda": True}}, "trace_lambda=True"),
@@ -152,9 +156,13 @@ def test_prompts_are_part_of_a_prefix():
             {"trl_lambda": {"trace_style": "none", "trace_lambda": 0.5}},
             "nothing for it to act on",
         ),
-        ("tree", {"trl_lambda": {"trace_mode": "weight"}}, "td_error='tree' adds the untraced"),
+        (
+            "tree",
+            {"trl_lambda": rollouts.RECENT | {"trace_mode": "weight"}},
+            "td_error='tree' adds the untraced",
+        ),
         ("process", {"trl_lambda": {"advantage_floor": -0.2}}, "advantage_floor=-0.2"),
-        ("group", {"lam": 0.95}, r"algorithm.lam=0.95 is GAE's.*trace_lambda=0.95"),
+        ("group", {"lam": 0.95}, r"algorithm.lam=0.95 is GAE's.*trace_lambda=0.95.*recent"),
         ("group", {"gamma": 0.9}, r"algorithm.gamma=0.9 is GAE's.*trace_lambda=0.9"),
         ("process", {"use_kl_in_reward": True}, "use_kl_in_reward"),
         ("grupo", {}, "td_error='grupo'"),

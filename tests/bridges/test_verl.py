@@ -189,10 +189,9 @@ def test_the_registry_refuses_what_needs_token_ids(ray_trainer, options):
     ],
 )
 def test_overrides_that_mean_nothing_are_refused(ray_trainer, override, message):
+    config = algorithm("group", {"trace_style": "recent"}, "group", override)
     with pytest.raises(ValueError, match=message):
-        compute(
-            ray_trainer.compute_advantage, data_proto(), algorithm("group", {}, "group", override)
-        )
+        compute(ray_trainer.compute_advantage, data_proto(), config)
 
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])

@@ -29,7 +29,7 @@ CASES = {
     "recorded": {"td_error": "tree", "beta": 0.04, "credit_log_steps": 1},
     "process": {"td_error": "process", "beta": 0.04},
     "traces_alone": {"process_set_weighting": False},
-    "default": tiny.DEFAULT | {"beta": 0.04},
+    "trace_and_floor": tiny.TRACE_AND_FLOOR | {"beta": 0.04},
     "probe": straddle.PROBE | {"beta": 0.04, "answer_column": "gold"},
     "probe_shared": straddle.PROBE | {"beta": 0.04, "answer_column": "gold", "num_iterations": 2},
 }

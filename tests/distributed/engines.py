@@ -33,7 +33,7 @@ SETTINGS = {
     "beta": 0.04,
 }
 CASES = {
-    "default": tiny.DEFAULT,
+    "trace_and_floor": tiny.TRACE_AND_FLOOR,
     "traced": {},
     "tree": {"td_error": "tree", "trace_lambda": 0.9, "scale_rewards": "group"},
     "ratio_twice": {

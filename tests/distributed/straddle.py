@@ -50,7 +50,7 @@ PROBE = {
 }
 
 CASES = {
-    "default": tiny.DEFAULT,
+    "trace_and_floor": tiny.TRACE_AND_FLOOR,
     "traced": {},
     "tree": {"td_error": "tree", "trace_lambda": 0.9, "scale_rewards": "group"},
     "ratio_kl": {"trace_mode": "ratio", "trace_style": "both", "beta": 0.04},

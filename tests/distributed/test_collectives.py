@@ -89,7 +89,7 @@ def test_a_recorded_batch_is_described_to_the_process_that_writes(counted):
 
 @pytest.mark.parametrize(
     ("case", "more"),
-    [("tree", [KL_MEAN]), ("straddling", [("all_gather", 7), KL_MEAN]), ("default", [])],
+    [("tree", [KL_MEAN]), ("straddling", [("all_gather", 7), KL_MEAN]), ("trace_and_floor", [])],
 )
 def test_a_loss_has_stocks_collectives_and_those_of_its_metrics(counted, case, more):
     assert beyond_stock(counted, case, "loss") == more

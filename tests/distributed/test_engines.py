@@ -58,7 +58,7 @@ def test_credit_and_weights_of_each_token(engine, one_process, case):
     assert len(whole) == (2 if engines.CASES[case].get("num_iterations") == 2 else 3)
     for number, tensors in enumerate(whole):
         ranks = [rank["credit"][number] for rank in results[case]]
-        weighted = set() if case == "default" else {"kl_weight"}  # no process sets there
+        weighted = set() if case == "trace_and_floor" else {"kl_weight"}  # no process sets there
         assert set(tensors) == set(ranks[0]) == {"advantages"} | weighted
         for name, expected in tensors.items():
             width = expected.shape[1]

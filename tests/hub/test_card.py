@@ -74,10 +74,8 @@ SWITCHES = [
     ({"trace_style": "recent", "trace_lambda": 0.0}, []),
     ({"trace_style": "both", "trace_lambda": 0.0}, ["2510.00194"]),
     ({"advantage_floor": -0.1}, ["2510.00194"]),
-    # The default method has a floor, and step rewards have none.
-    ({"method": "default", "trace_style": "none"}, ["2510.00194"]),
-    ({"method": "default", "trace_style": "none", "td_error": "process"}, []),
-    ({"method": "default"}, ["2510.00194"]),
+    ({"method": "default"}, []),
+    ({"method": "default", "trace_style": "recent", "advantage_floor": -0.1}, ["2510.00194"]),
     ({"process_set_weighting": True}, ["2509.21154"]),
     ({"td_error": "tree"}, ["2509.18314"]),
     ({"td_error": "terminal"}, ["1506.02438"]),

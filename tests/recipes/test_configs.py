@@ -131,7 +131,7 @@ def test_leaves_no_option_of_the_method_to_the_defaults(path):
     assert {"method", "vllm_importance_sampling_correction"} <= values.keys()
     if values["method"] == "grpo":  # leaves its loss to TRL, whose defaults may move
         assert {"loss_type", "scale_rewards"} <= values.keys()
-    assert (values["method"] == "default") == path.stem.startswith("ours")
+    assert values["method"] != "default"
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -151,10 +151,12 @@ def test_weights_are_fine_enough_for_the_learning_rate(path):
 
 
 @pytest.mark.parametrize("name", ["ours_qwen2.5_0.5b", "ours_qwen2.5_math_1.5b"])
-def test_ours_is_the_defaults(name):
+def test_ours_is_trl_s_grpo_with_a_trace_and_a_floor(name):
+    own = {"trace_style": "recent", "advantage_floor": -0.1}
+    stock = {"method": "grpo", "loss_type": "dapo", "scale_rewards": "group"}
     values = given(name)
-    assert values["method"] == "default"
-    assert not values.keys() & set(OPTIONS)
+    assert {key: values[key] for key in ("method", *OPTIONS) if key in values} == stock | own
+    assert resolve(own).credit == resolve(stock | own).credit  # as if added to the default
 
 
 @pytest.mark.parametrize(
@@ -171,7 +173,7 @@ def test_ours_is_the_defaults(name):
         (
             "ours_qwen2.5_math_1.5b",
             "dr_grpo_qwen2.5_math_1.5b",
-            {"method"},
+            {"method", "trace_style", "advantage_floor", "loss_type", "scale_rewards"},
         ),
     ],
 )

@@ -84,7 +84,9 @@ def test_every_method_of_the_package_is_an_arm_by_its_name(monkeypatch):
 
 
 def test_an_arm_changes_single_options():
-    told = arms.settings("default + trace_lambda=0.9 + normalize_trace=false + no floor")
+    told = arms.settings(
+        "grpo + trace_style=both + trace_lambda=0.9 + normalize_trace=false + no floor"
+    )
     config = LambdaGRPOConfig("unused", use_cpu=True, bf16=False, **told)
     rule = config.credit_rule
     assert (rule.decay, rule.normalize_trace, rule.advantage_floor) == (0.9, False, None)
@@ -165,7 +167,7 @@ def test_a_run_s_key_is_of_what_its_method_means(monkeypatch):
     made = made_plan()
     run = made.run("default", 1e-5, 0)
     before = plan.key(run, made)
-    moved = {"default": dataclasses.replace(METHODS["default"], values={}), "grpo": METHODS["grpo"]}
+    moved = {"default": METHODS["branch"], "grpo": METHODS["grpo"]}
     with monkeypatch.context() as patch:
         patch.setattr("trl_lambda.methods.METHODS", {**METHODS, **moved})
         assert plan.key(run, made) != before
@@ -410,7 +412,8 @@ def test_gradients_of_arms_on_one_batch(chat_model, tmp_path, monkeypatch):
         lambda texts, golds: [Verdict(i % 3 == 0) for i in range(len(texts))],
     )
     path = tmp_path / "scale.json"
-    names = ["grpo + trace_style=recent + trace_lambda=0", "default"]
+    traced = "grpo + trace_style=recent + floor"
+    names = ["grpo + trace_style=recent + trace_lambda=0", traced]
     how = {"batches": 2, "groups": 2, "size": 4}
     made = gradients.measure_all(str(chat_model), described, names, path, **how)
     first, second = made["batches"]
@@ -420,7 +423,7 @@ def test_gradients_of_arms_on_one_batch(chat_model, tmp_path, monkeypatch):
     same = data["arms"]["grpo + trace_style=recent + trace_lambda=0"]
     assert same["ratio"] == pytest.approx(1.0, rel=1e-5)
     assert same["cosine"] == pytest.approx(1.0, rel=1e-5)
-    assert data["arms"]["default"]["cosine"] < 0.999
+    assert data["arms"][traced]["cosine"] < 0.999
     assert json.loads(path.read_text())["batches"][1]["arms"].keys() == data["arms"].keys()
     assert all(f"| `{name}` | 1.00, 1.00 |" in gradients.markdown(made) for name in names[:1])
     # Again: nothing is measured a second time.
@@ -432,4 +435,6 @@ def test_the_readme_s_gradients_are_those_of_the_committed_results():
     readme = LANGUAGE.parents[2] / "trl_lambda" / "README.md"
     data = json.loads((LANGUAGE.parent / "results" / "gradient_scale.json").read_text())
     assert between_marks(readme, mark=gradients.MARK) == gradients.markdown(data)
-    assert all("default" in batch["arms"] for batch in data["batches"])
+    # What was measured as `default` is spelt out: that name has moved since.
+    assert all(gradients.TRACED in batch["arms"] for batch in data["batches"])
+    assert not any("default" in name for batch in data["batches"] for name in batch["arms"])

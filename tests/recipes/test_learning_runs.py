@@ -17,10 +17,8 @@ from benchmarks.learning import stages, table
 from benchmarks.learning.report import json_text, learning, write_report
 from benchmarks.learning.runs import Store, key, read_lines, run_all
 from benchmarks.learning.stages import FULL, SMOKE, Plan
-from benchmarks.learning.tasks import RETIRED, TASKS
+from benchmarks.learning.tasks import TASKS
 from benchmarks.learning.training import Run
-
-from trl_lambda.methods import CREDIT_OPTIONS, NEUTRAL, preset_value
 
 BENCHMARKS = Path(__file__).parents[2] / "recipes" / "benchmarks"
 RESULTS = BENCHMARKS / "results" / "learning.json"
@@ -320,32 +318,6 @@ def test_the_readme_has_the_table_of_the_committed_results():
         data = json.loads(RESULTS.read_text(encoding="utf-8"))
         assert table.between_marks(README) == table.markdown(data)
         assert RESULTS.stat().st_size < 1_000_000
-
-
-def test_the_default_s_credit_is_that_of_a_method_that_passed_the_rule():
-    """Nowhere worse than Dr. GRPO by more than the margin, somewhere better.
-
-    It was measured with GRPO's loss. The default leaves TRL's in place, which the README says.
-    """
-    data = json.loads(RESULTS.read_text(encoding="utf-8"))
-    default = {name: preset_value("default", name) for name in CREDIT_OPTIONS}
-    default["normalize_trace"] = True  # as it follows from the TD error
-    found = [
-        method
-        for method, told in data["settings"].items()
-        # Options that are newer than the results were neutral in them.
-        if {name: told.get(name, NEUTRAL[name]) for name in CREDIT_OPTIONS} == default
-        and told["loss_type"] == "grpo"
-    ]
-    assert len(found) == 1
-    differences = [
-        of_task[found[0]]["difference"]
-        for task, of_task in data["by_task"].items()
-        if task not in RETIRED
-    ]
-    assert len(differences) == len(set(FULL.tasks) - set(RETIRED)) == 4
-    assert all(low >= -0.02 for _, low, _ in differences)
-    assert any(low > 0 for _, low, _ in differences)
 
 
 def test_help_helps(run_recipe):

@@ -51,8 +51,8 @@ def verl_rule(
         if value != 1.0:
             raise ValueError(
                 f"algorithm.{name}={value} is GAE's, and adv_estimator={PREFIX}{td_error} does not "
-                f"read it. Leave it at 1.0, and set +algorithm.trl_lambda.trace_lambda={value} if "
-                "the trace's decay was meant."
+                f"read it. Leave it at 1.0, and set +algorithm.trl_lambda.trace_lambda={value} "
+                "beside a trace (+algorithm.trl_lambda.trace_style=recent) if its decay was meant."
             )
     if td_error == "process" and config.get("use_kl_in_reward", False):
         raise ValueError(

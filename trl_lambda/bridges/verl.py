@@ -5,7 +5,8 @@ too, which verl does with what its variable `VERL_USE_EXTERNAL_MODULES` names:
 
     export VERL_USE_EXTERNAL_MODULES=trl_lambda.bridges.verl
     python -m verl.trainer.main_ppo algorithm.adv_estimator=trl_lambda_group \\
-        algorithm.norm_adv_by_std_in_grpo=false +algorithm.trl_lambda.trace_lambda=0.95 ...
+        algorithm.norm_adv_by_std_in_grpo=false +algorithm.trl_lambda.trace_style=recent \\
+        +algorithm.trl_lambda.trace_lambda=0.95 ...
 
 Options are those of `padded.BRIDGE_OPTIONS`, under `+algorithm.trl_lambda.`; rewards are scaled by
 `algorithm.norm_adv_by_std_in_grpo`. verl's `algorithm.lam` and `gamma` are GAE's, and refused.

@@ -2,7 +2,7 @@
 
     grpo                            the method `grpo` of `trl_lambda.methods`
     grpo + floor                    the same with a floor of −0.1 under negative advantages
-    default + trace_lambda=0.9      with one option of the method's set otherwise
+    grpo_lambda + trace_lambda=0.9  with one option of the method's set otherwise
 
 A method that is new in the package is an arm by its name alone.
 """

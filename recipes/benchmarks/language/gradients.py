@@ -32,9 +32,10 @@ from .sampling import sample
 from .tasks import Task
 
 MARK = "<!-- gradient -->"
+TRACED = "grpo + trace_style=recent + floor"
 ARMS = (
-    *("grpo", "grpo + floor", "grpo + trace_style=recent", "default", "dr_grpo", "lambda_grpo"),
-    *("tempo", "grpo_lambda", "default + trace_lambda=0.9", "default + trace_style=both"),
+    *("grpo", "grpo + floor", "grpo + trace_style=recent", TRACED, "dr_grpo", "lambda_grpo"),
+    *("tempo", "grpo_lambda", f"{TRACED} + trace_lambda=0.9", "grpo + trace_style=both + floor"),
 )
 REFERENCE = "grpo"
 MOST_PROMPTS = 10  # for each group that is wanted

@@ -35,7 +35,7 @@ from .training import Run, Size, measure_start, train
 REFERENCE = "grpo"
 MARGIN = -0.01
 FEWER_TOKENS = 0.75
-ARMS = (REFERENCE, "grpo + floor", "dr_grpo", "default")
+ARMS = (REFERENCE, "grpo + floor", "dr_grpo", "grpo + trace_style=recent + floor")
 
 
 @dataclass(frozen=True)

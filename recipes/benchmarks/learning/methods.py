@@ -157,7 +157,7 @@ def branching() -> dict[str, Method]:
 
 METHODS: dict[str, Method] = {
     "DAPO": Method("baseline", "stock", DAPO),
-    # What the default method trains with: TRL's loss. Written out, for the default may move.
+    # What the package's default was before it became TRL's GRPO: on TRL's loss.
     "DAPO + recent 0.99 + floor": Method(
         "floor",
         "ours",

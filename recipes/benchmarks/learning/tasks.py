@@ -2,7 +2,7 @@
 
 early   `A3B1C4D0=` → `4` and a long tail that is always the same: the first token decides
 late    the same text first, then the `4`: the last token decides
-chain   the quickstart's: four dependent steps, the reward sees the answer alone
+chain   four dependent steps written out, the reward sees the answer alone
 search  sixteen paths of four left-or-right tokens; the one that is worth most lies among bad ones
 long    three decisions in 260 tokens
 
@@ -23,7 +23,7 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from quickstart_parts.arithmetic import (
+from .differences import (
     CHARACTERS,
     SOLUTION_TOKENS,
     STEPS,
@@ -164,13 +164,13 @@ def chain_problems(rng: random.Random) -> Iterator[Problem]:
 
 
 def chain_demonstration(problem: Problem, rng: random.Random, right: float) -> str:
-    """The quickstart's: a written result is any digit with probability 1 - `right`."""
+    """A written result is any digit with probability 1 - `right`."""
     digits = tuple(map(int, problem.prompt[:-1].split("-")))
     return written_steps(digits, lambda: rng.random() < right, rng)
 
 
 def chain_reward(completion: str, gold: str) -> float:
-    return answer_reward([completion], [gold])[0]
+    return answer_reward(completion, gold)
 
 
 def chain_steps(completion: str, gold: str) -> Steps:
