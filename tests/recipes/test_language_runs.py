@@ -11,8 +11,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import tiny
-import tiny_chat
 import torch
 from benchmarks.language import arms, gradients, plan, problems, report, training
 from benchmarks.language.sampling import measure, sample
@@ -251,16 +249,6 @@ def test_the_readme_has_the_table_of_the_committed_results():
 
 
 # --- runs ---
-
-
-@pytest.fixture(scope="module")
-def chat_model(tmp_path_factory) -> Path:
-    """A made-up chat model with a token for each character."""
-    folder = tmp_path_factory.mktemp("chat")
-    tokenizer = tiny_chat.tokenizer()
-    tiny.model(vocab_size=len(tokenizer), max_position_embeddings=2048).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 def loaded(folder: Path):
