@@ -27,7 +27,14 @@ from ..td_errors import Continuation
 from .asking import ProbeTokens, find_answer_column, golds_of, probe_after
 from .calibration import Calibration, Observed
 from .step_ends import StepEnds
-from .worth import auc, calibration_error, is_high
+from .worth import (
+    RecentAuc,
+    auc,
+    calibration_error,
+    concordance,
+    concordance_within,
+    is_high,
+)
 
 QUARTERS = ("first", "second", "third", "last")
 
@@ -99,7 +106,7 @@ class AnswerProbe:
         self.column = None if columns is None else find_answer_column(columns, answer_column)
         self._ends = StepEnds(rule.step_ends, tokenizer.decode)
         self._tokens = ProbeTokens(tokenizer)
-        self.calibration = Calibration()
+        self.calibration, self.recent = Calibration(), RecentAuc()
 
     def ask(self, batch: ScoredBatch, *, training: bool) -> Asked:
         """What to score of a batch; no collective.
@@ -161,6 +168,10 @@ class AnswerProbe:
         shown_NK = torch.where(used_N[:, None], value_NK, baseline_N[:, None])
         shown_NK = shown_NK.masked_fill(unknown_NK, torch.nan)
         metrics = _statistics(seen, share_NK, value_NK, shown_NK, used_N)
+        early = _early(seen, share_NK)
+        metrics |= early.metrics()
+        if training:
+            metrics["probe/auc_recent"] = self.recent.add(*early.all_pairs)
         rows, like = batch.rows, denominator_B
         used_B, lacks_B = (flag_N[rows].to(like.device) for flag_N in (used_N, seen.lacks_gold_N))
         final_B = seen.reward_N[rows].nan_to_num(0.0).to(like)
@@ -176,13 +187,18 @@ class AnswerProbe:
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint."""
-        return {"mark": self.mark, "calibration": self.calibration.state()}
+        return {
+            "mark": self.mark,
+            "calibration": self.calibration.state(),
+            "recent": self.recent.state(),
+        }
 
     def restore(self, state: Mapping[str, Any] | None) -> bool:
         """Goes on with a checkpoint's calibration, if it is for this mark; whether it does."""
         fits = state is not None and state["mark"] == self.mark
         if fits:
             self.calibration.restore(state["calibration"])
+            self.recent.restore(state.get("recent", ()))
         return fits
 
     def _probes(self, batch: ScoredBatch, row: int, starts: Sequence[int]) -> list[str]:
@@ -247,15 +263,10 @@ def _statistics(
     seen: Observed, share_NK: Tensor, value_NK: Tensor, shown_NK: Tensor, used_N: Tensor
 ) -> dict[str, float]:
     """Formulas: the README of this folder."""
-    shape = seen.log_phi_NK.shape
-    known_NK = ~seen.log_phi_NK.isnan() & ~seen.reward_N.isnan()[:, None]
-    reward_NK = seen.reward_N[:, None].expand(shape)
+    known_NK, told_NK, high_NK = _told(seen)
+    reward_NK = seen.reward_N[:, None].expand(known_NK.shape)
     asked_N = known_NK.any(1)
-    high_NK = is_high(seen.reward_N.masked_fill(~asked_N, torch.nan))[:, None].expand(shape)
     quarter_NK = (4 * share_NK).floor()
-
-    # Equal prefixes have equal values, whatever a forward pass makes of their last digits.
-    told_NK = seen.log_phi_NK.round(decimals=4)
 
     def auc_where(chosen_NK: Tensor) -> float:
         chosen_NK = chosen_NK & known_NK
@@ -267,7 +278,6 @@ def _statistics(
             f"probe/auc_{name}_quarter": auc_where(quarter_NK == number)
             for number, name in enumerate(QUARTERS)
         },
-        "probe/auc_before_last_quarter": auc_where(quarter_NK < 3),
         "probe/value_mean": shown_NK[known_NK].mean().item(),
         "probe/in_use": used_N[asked_N].double().mean().item(),
         "probe/share_fallback": seen.lacks_gold_N.double().mean().item(),
@@ -275,6 +285,49 @@ def _statistics(
             value_NK[predicted_NK], reward_NK[predicted_NK]
         ),
     }
+
+
+def _told(seen: Observed) -> tuple[Tensor, Tensor, Tensor]:
+    """Which segments have a probe and a reward, what it says, and whether the reward is high."""
+    known_NK = ~seen.log_phi_NK.isnan() & ~seen.reward_N.isnan()[:, None]
+    high_N = is_high(seen.reward_N.masked_fill(~known_NK.any(1), torch.nan))
+    # Equal prefixes have equal values, whatever a forward pass makes of their last digits.
+    told_NK = seen.log_phi_NK.round(decimals=4)
+    return known_NK, told_NK, high_N[:, None].expand(known_NK.shape)
+
+
+@dataclass(frozen=True)
+class _Early:
+    """Pairs before the last quarter, (won, all of them).
+
+    Attributes:
+        all_pairs: of all segments there.
+        within_groups: of the same segment of completions of one group; of the first segment none,
+            because all completions of a group are alike before it.
+    """
+
+    all_pairs: tuple[float, int]
+    within_groups: tuple[float, int]
+
+    def metrics(self) -> dict[str, float]:
+        told = {
+            "probe/auc_before_last_quarter": self.all_pairs,
+            "probe/auc_within_groups": self.within_groups,
+        }
+        return {name: wins / pairs for name, (wins, pairs) in told.items() if pairs}
+
+
+def _early(seen: Observed, share_NK: Tensor) -> _Early:
+    known_NK, told_NK, high_NK = _told(seen)
+    early_NK = known_NK & (4 * share_NK < 3)
+    # A number for each segment of each group; the first segment's pairs are left out.
+    segments = early_NK.shape[1]
+    pool_NK = seen.group_N[:, None] * segments + torch.arange(segments)
+    later_NK = early_NK & (torch.arange(segments) > 0)
+    return _Early(
+        concordance(told_NK[early_NK], high_NK[early_NK]),
+        concordance_within(told_NK[later_NK], high_NK[later_NK], pool_NK[later_NK]),
+    )
 
 
 def probe_mark(rule: CreditRule, answer_column: str | None, data: Any) -> dict[str, Any]:

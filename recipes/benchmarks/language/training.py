@@ -30,6 +30,7 @@ LOGGED = ("reward", "entropy", "grad_norm", "completions/mean_length", "frac_rew
 GENERATED = "rollout/generated_tokens"
 # Of a method that asks: what the probe knew, at each step; None where a batch could not tell.
 PROBE = "probe/"
+SAID = ("probe/auc_before_last_quarter", "probe/auc_within_groups", "probe/auc_recent")
 
 
 @dataclass(frozen=True)
@@ -135,10 +136,13 @@ class Said(TrainerCallback):
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if "reward" in (logs or {}):
+            knew = "".join(
+                f", {name.removeprefix(PROBE)} {logs[name]:.3f}" for name in SAID if name in logs
+            )
             print(
                 f"{self.run.arm} at {self.run.learning_rate:g}, seed {self.run.seed}, step "
                 f"{state.global_step} of {state.max_steps}: reward {logs['reward']:.3f}, entropy "
-                f"{logs['entropy']:.3f}, length {logs['completions/mean_length']:.1f}",
+                f"{logs['entropy']:.3f}, length {logs['completions/mean_length']:.1f}{knew}",
                 flush=True,
             )
 
