@@ -44,6 +44,10 @@ SIZES = {
     "smoke": {"groups": 1, "completions": 2, "steps": 2, "held_out": 2, "samples": 2,
               "measurements": 1, "micro_batch": 2, "checkpoint_every": 1},
 }  # fmt: skip
+SIZE_OPTIONS = (
+    *("groups", "completions", "micro_batch", "steps", "held_out", "samples"),
+    *("measurements", "checkpoint_every"),
+)
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -78,7 +82,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seeds", nargs="+", type=int, help="of the results")
     parser.add_argument("--tuning_seeds", nargs="+", type=int, help="learning rates are chosen by")
     parser.add_argument("--size", choices=SIZES, default="full", help="(full)")
-    for name in ("groups", "completions", "micro_batch", "steps", "held_out", "samples"):
+    for name in SIZE_OPTIONS:
         parser.add_argument(f"--{name}", type=int, help=f"{name} of the size, otherwise")
     parser.add_argument("--workers", type=int, default=1, help="runs at a time (1)")
     parser.add_argument(
