@@ -272,6 +272,7 @@ def test_a_measurement_that_was_killed_goes_on(byte_model, tmp_path, monkeypatch
 def test_the_program_asks_any_model(run_recipe, byte_model, tmp_path):
     command = ("--probe", str(byte_model), "--size", "smoke", "--called", "made up")
     done = run_recipe("benchmarks/language", *command, seconds=300)
+    assert "**made up**: 2 held-out problems, 2 samples of each" in done.stdout
     assert "probe_worth.json" in done.stdout
     data = json.loads((tmp_path / "language" / probe_worth.NAME).read_text())
     told = data["made up"]

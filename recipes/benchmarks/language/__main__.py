@@ -140,7 +140,7 @@ def main() -> None:
 
 
 def probe(args: argparse.Namespace) -> None:
-    from benchmarks.language.probe_worth import entry, write
+    from benchmarks.language.probe_worth import entry, markdown, write
     from benchmarks.language.probing import Asking, ask_all
     from benchmarks.language.tasks import task
 
@@ -150,8 +150,9 @@ def probe(args: argparse.Namespace) -> None:
     described = task(args.task, Path(args.data) if args.data else None)
     rows = ask_all(model, described, how, args.output_dir)
     results = args.results or args.output_dir
-    told = entry(made, rows, how)
-    for path in write(args.called or made, told, results=results, readme=args.readme):
+    name, told = args.called or made, entry(made, rows, how)
+    print(markdown({name: told}))
+    for path in write(name, told, results=results, readme=args.readme):
         print(f"wrote {path}")
 
 
