@@ -47,8 +47,9 @@ class BranchFields:
             "any token is as likely. 'fraction': at branch_fraction of the expected length. "
             "'newline': behind the first newline after that. 'surprise': behind the first token "
             "after that which is less likely than exp(-branch_surprise). 'entropy': at the most "
-            "uncertain tokens; this looks at finished completions (hindsight), which tilts the "
-            "mean gradient, and takes a forward pass."
+            "uncertain tokens. 'value': at the ends of segments where the answer probe's value V "
+            "is most uncertain, V(1-V); needs td_error='probe'. The last two look at finished "
+            "completions (hindsight), which tilts the mean gradient, and take a forward pass."
         },
     )
     branch_fraction: float | None = field(

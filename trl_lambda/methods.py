@@ -21,7 +21,7 @@ SEQUENCE_LOSSES = ("luspo", "vespo")
 
 Rollout = Literal["independent", "branch"]
 BranchForks = Literal["spread", "even"]
-BranchAt = Literal["random", "fraction", "newline", "surprise", "entropy"]
+BranchAt = Literal["random", "fraction", "newline", "surprise", "entropy", "value"]
 ROLLOUTS: tuple[str, ...] = get_args(Rollout)
 BRANCH_FORKS: tuple[str, ...] = get_args(BranchForks)
 BRANCH_AT: tuple[str, ...] = get_args(BranchAt)

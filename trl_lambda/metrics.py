@@ -67,6 +67,16 @@ def traced_ratio_statistics(
     }
 
 
+def fork_statistics(entropy_BT: Tensor, fork_B: Tensor) -> Statistics:
+    """The policy's mean entropy at forks, in nats: before the first token that a row has alone.
+
+    Args:
+        fork_B: from `Branches.forked_at`.
+    """
+    at_B1 = fork_B.clamp(min=0)[:, None]
+    return {"rollout/fork_entropy": _mean_where(entropy_BT.gather(1, at_B1)[:, 0], fork_B >= 0)}
+
+
 def means_over_processes(accelerator: Accelerator, statistics: Statistics) -> dict[str, float]:
     """sum/count over all processes in one reduction; NaN where nothing was counted."""
     totals = accelerator.reduce(_packed(statistics), reduction="sum")

@@ -6,6 +6,7 @@ completions of groups that begin on this process.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from .credit_log.format import FirstUpdate, ScoredRows
 from .credit_log.recorder import CreditRecorder
 from .host import callbacks
 from .metrics import (
+    fork_statistics,
     gain_statistics,
     means_and_maximum,
     means_over_processes,
@@ -69,9 +71,12 @@ class CreditObserver:
         gain_BT = token_gains(rule, batch.mask_BT, signal.segment_BT)
         self._log_metrics(rule, batch, gain_BT, sizes_WT)
         travels = {}
+        if batch.branches is not None:
+            tokens_B = (batch.completion_ids_BT >= 0).sum(1)
+            travels["fork"] = batch.branches.forked_at(tokens_B)
         training = self.trainer.model.training
         if self.recorder and training and self.recorder.due(self.trainer.state.global_step):
-            travels = {"credit_row": self._record(batch, signal, credit, gain_BT)}
+            travels["credit_row"] = self._record(batch, signal, credit, gain_BT)
         if trained is not None:
             self._show(batch, credit, trained)
         return travels
@@ -87,12 +92,21 @@ class CreditObserver:
         trainer._log_largest("trace/z_abs_max", largest)
 
     def watches(self, inputs: dict[str, Any]) -> bool:
+        """Whether `observe_loss` has something to look at."""
+        return "fork" in inputs or self._records(inputs)
+
+    def _records(self, inputs: dict[str, Any]) -> bool:
         """Whether this loss call sees rows of a recorded batch for the first time."""
         return bool(self.recorder and self.recorder.watching and "credit_row" in inputs)
 
     def observe_loss(self, inputs: dict[str, Any], plan: LossPlan) -> None:
-        """Records what the loss saw of the rows that it watches."""
-        if not self.watches(inputs):
+        """Entropy at forks, and a record of what the loss saw of the rows that it watches."""
+        if "fork" in inputs and plan.entropy_BT is not None:
+            found = fork_statistics(plan.entropy_BT, inputs["fork"])
+            for name, value in means_over_processes(self.trainer.accelerator, found).items():
+                if not math.isnan(value):
+                    self.trainer._log_mean(name, value)
+        if not self._records(inputs):
             return
         advantages = plan.advantages  # (B,) where the rule leaves TRL's
         logps_BT, reference_BT = plan.logps_BT.detach(), plan.reference_logps_BT

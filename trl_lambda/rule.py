@@ -350,7 +350,16 @@ def _misfits(method: Method, trl: Mapping[str, Any]) -> Iterator[tuple[str, Any,
                 f"td_error={name!r} needs one reward and one deviation per completion; use "
                 "'sum_then_normalize'",
             )
-    weights = None if method.branching is None else method.branching.weights
+    branching = method.branching
+    if branching is not None and branching.at == "value" and not rule.entry.probes:
+        yield (
+            "branch_at",
+            branching.at,
+            "it forks where the answer probe's value is uncertain, and "
+            f"td_error={td_error_name(rule.td_error)!r} asks for none; set td_error='probe', or "
+            "branch_at to 'random'",
+        )
+    weights = None if branching is None else branching.weights
     if rule.process_set_weighting and weights == "branches":
         yield (
             "branch_weights",

@@ -31,6 +31,7 @@ CASES = {
     "traces_alone": {"process_set_weighting": False},
     "default": tiny.DEFAULT | {"beta": 0.04},
     "probe": straddle.PROBE | {"beta": 0.04, "answer_column": "gold"},
+    "probe_shared": straddle.PROBE | {"beta": 0.04, "answer_column": "gold", "num_iterations": 2},
 }
 
 

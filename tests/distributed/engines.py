@@ -44,6 +44,8 @@ CASES = {
     },
     "weight": {"trace_mode": "weight", "loss_type": "grpo", "scale_rewards": "batch"},
     "probe": straddle.PROBE | {"scale_rewards": "batch"},
+    # In TRL's own pass over the batch, two micro-batches of it.
+    "probe_shared": straddle.PROBE | {"scale_rewards": "batch", "num_iterations": 2},
     "no_accumulation": {"trace_mode": "ratio", "gradient_accumulation_steps": 1},
 }
 # TRL's normaliser of this loss is a micro-batch's own: other processes, other numbers.
@@ -94,6 +96,7 @@ def run(case: str, folder: Path) -> dict:
         "sharding": sharding(trainer),
         "logs": trainer.state.log_history[:3],
         "credit": scored,
+        "shares": None if stock else trainer._continuations.shares,
         "parameters": {name: value.cpu() for name, value in (weights or {}).items()},
     }
     torch.save(result, folder / f"{case}.{state.process_index}.pt")

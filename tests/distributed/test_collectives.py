@@ -71,6 +71,16 @@ def test_probes_are_exchanged_once(counted):
     )
 
 
+def test_probes_in_trls_pass_are_exchanged_once(counted):
+    """As above, and whether the shared pass may be (by looks, and by a trial) and by whom, with how
+    many passes of the trial's other way; that nothing is unknown takes the place of the number."""
+    whether = [("all_gather_object", 0)] * (1 + 2 + 2 + 1 + 2 + 1 + 1)
+    segments = [("all_gather", 1), ("all_gather", 6 * (1 + 2 * 4))]
+    assert beyond_stock(counted, "probe_shared", "batch") == sorted(
+        ALWAYS + TOKEN_IDS + whether + segments
+    )
+
+
 def test_a_recorded_batch_is_described_to_the_process_that_writes(counted):
     described = [("all_gather_object", 0)]
     assert beyond_stock(counted, "recorded", "batch") == sorted(ALWAYS + TOKEN_IDS + described)

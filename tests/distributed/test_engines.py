@@ -45,11 +45,17 @@ def test_engine_is_the_one_named(engine, case):
     assert [rank["sharding"] for rank in results[case]] == [name, name]
 
 
+def test_probes_go_along_with_trls_pass_on_all_processes(engine):
+    ranks = engine[1]["probe_shared"]
+    assert [rank["shares"] for rank in ranks] == [True, True]
+    assert [rank["shares"] for rank in engine[1]["probe"]] == [None, None]
+
+
 @pytest.mark.parametrize("case", engines.CASES)
 def test_credit_and_weights_of_each_token(engine, one_process, case):
     _, results = engine
     whole = one_process[case]["credit"]
-    assert len(whole) == (2 if case == "ratio_twice" else 3)
+    assert len(whole) == (2 if engines.CASES[case].get("num_iterations") == 2 else 3)
     for number, tensors in enumerate(whole):
         ranks = [rank["credit"][number] for rank in results[case]]
         weighted = set() if case == "default" else {"kl_weight"}  # no process sets there

@@ -322,8 +322,9 @@ def with_tools(tmp_path, **settings):
     return trainer, data
 
 
-def test_a_tools_tokens_are_part_of_the_prefix_and_never_a_segment(tmp_path):
-    trainer, data = with_tools(tmp_path)
+@pytest.mark.parametrize("iterations", [1, 2])  # in a pass of their own, in TRL's
+def test_a_tools_tokens_are_part_of_the_prefix_and_never_a_segment(tmp_path, iterations):
+    trainer, data = with_tools(tmp_path, num_iterations=iterations)
     credit = score(trainer, data)["advantages"]
     model = asked.in_double(trainer.model)
     encode = tiny_chat.tokenizer()
@@ -342,7 +343,8 @@ def test_a_tools_tokens_are_part_of_the_prefix_and_never_a_segment(tmp_path):
                 assert credit[i, t].item() == pytest.approx(want, rel=1e-4, abs=1e-6)
 
 
-def test_images_are_refused(tmp_path):
+@pytest.mark.parametrize("iterations", [1, 2])
+def test_images_are_refused(tmp_path, iterations):
     picture = tiny_vision.image(9)
     prompt = [{"role": "user", "content": "1+1="}]
     data = [{"prompt": prompt, "image": picture, "answer": "2"}] * 8
@@ -352,7 +354,8 @@ def test_images_are_refused(tmp_path):
         processing_class=tiny_vision.processor(),
         reward_funcs=asked.rewarded(REWARDS),
         train_dataset=Dataset.from_list(data),
-        settings=tiny.DEFAULT | {"method": "probe", "max_completion_length": 4},
+        settings=tiny.DEFAULT
+        | {"method": "probe", "max_completion_length": 4, "num_iterations": iterations},
     )
     tiny_chat.script(trainer, ["b"])
     with pytest.raises(NotImplementedError, match="these prompts or completions hold images"):

@@ -99,3 +99,17 @@ def test_the_command_writes_what_it_shows(run_recipe, tmp_path):
         assert pairs["interval"][0] <= pairs["percent"] <= pairs["interval"][1]
     assert memory["percent"] > 0 == same["percent"]
     assert all(row["what"][:20] in process.stdout for row in rows)
+
+
+@pytest.mark.slow
+def test_steps_with_a_probe_are_compared_in_each_way(run_recipe, tmp_path):
+    small = ("--hidden_size", "64", "--layers", "1", "--groups", "1", "--probe_lengths", "64")
+    command = ("--parts", "probe", "--rounds", "6", "--json", "speed.json", *small)
+    process = run_recipe("benchmarks/speed", *command)
+    rows = json.loads((tmp_path / "speed.json").read_text())["probe"]
+    assert len({(row["old_pass"], row["way"]) for row in rows}) == len(rows) == 7
+    for row in rows:
+        low, high = row["interval"]
+        assert 0 < low <= row["time_ratio"] <= high
+        assert row["memory_ratio"] >= 1
+    assert "one by one" in process.stdout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 from tabular_policy import Row, TabularPolicy
@@ -26,6 +27,7 @@ class FakeEngine:
         return Engine(
             generate=self.generate,
             score=self.score,
+            doubt=self.doubt,
             end_ids=frozenset(ends),
             ends_line=lambda token: token == 1,
             budget=self.policy.T if budget is None else budget,
@@ -45,6 +47,13 @@ class FakeEngine:
         rows = [tuple(row) for row in completions]
         entropies = [[float(t % 3) for t in range(len(row))] for row in rows]
         return [self._log_probs(row) for row in rows], entropies
+
+    def doubt(self, rows, prompts, completions):
+        """Told of every other place, the more the later; of rows 2 and 6 nothing."""
+        return [
+            [float(t) if t % 2 == 0 and row not in (2, 6) else -math.inf for t in range(len(ids))]
+            for row, ids in zip(rows, completions, strict=True)
+        ]
 
     def _finished(self, prefix: Row) -> Row:
         while not self.policy.finished(prefix):

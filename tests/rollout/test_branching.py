@@ -102,6 +102,24 @@ def test_num_tokens_counts_what_was_generated(tmp_path):
     assert logged["completions/mean_length"] == pytest.approx(mean_length)
 
 
+@pytest.mark.parametrize("at", ["random", "entropy"])
+def test_the_entropy_at_forks_is_that_of_the_sampling_policy(tmp_path, at):
+    settings = {"max_steps": 1, "branch_at": at, "seed": 3}
+    trainer = build(tmp_path, settings, train_dataset=Dataset.from_list([{"prompt": "0+1="}] * 8))
+    policy = tiny.model()  # TRL has changed the forward pass of the trainer's
+    policy.load_state_dict(trainer.model.state_dict())
+    policy.double().eval()
+    trainer.train()
+    rollout, prompt, entropies = trainer._rollout, trainer.processing_class("0+1=")["input_ids"], []
+    for ids, fork in zip(rollout.completion_ids, rollout.fork, strict=True):
+        if 0 < fork < len(ids):
+            logits = policy(torch.tensor([prompt + ids[:fork]])).logits[0, -1]
+            entropies.append(torch.distributions.Categorical(logits=logits).entropy().item())
+    (logged,) = [row for row in trainer.state.log_history if "num_tokens" in row]
+    mean = sum(entropies) / len(entropies)
+    assert logged["rollout/fork_entropy"] == pytest.approx(mean, rel=1e-5)
+
+
 def test_evaluation_is_never_branched(tmp_path):
     trainer = build(tmp_path, {"num_generations_eval": 2})
     asked = []
@@ -151,6 +169,25 @@ def test_training_twice_from_one_seed_is_the_same(tmp_path):
 
     first, second = weights(tmp_path / "a"), weights(tmp_path / "b")
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_v_of_the_tree_is_the_mean_of_children(tmp_path):
+    """A root that is forked thrice is worth no more and no less for it: leaves would say so."""
+    settings = {"td_error": "tree", "trace_style": "recent", "branch_roots": 1, "seed": 2}
+    trainer, seen, rewards = build(tmp_path, settings), [], [1.0, 0.0, 0.0, 1.0, 0.0, 1.0, 1.0, 0.5]
+    trainer.reward_funcs = [lambda completions, **columns: rewards]
+    assigned = trainer._assigned
+    trainer._assigned = lambda signal: seen.append(signal.values_BT1) or assigned(signal)
+    trainer._generate_and_score_completions(batch_of(trainer))
+    rollout = trainer._rollout
+    token = sibling_oracles.by_writers(rollout.parent, rollout.fork)
+    lengths = list(map(len, rollout.completion_ids))
+    leaves, want = (
+        sibling_oracles.values(token, lengths, [0] * 4 + [1] * 4, rewards, max(lengths), averaging)
+        for averaging in ("leaves", "children")
+    )
+    assert not torch.allclose(leaves, want)
+    torch.testing.assert_close(seen[0].double(), want, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize(

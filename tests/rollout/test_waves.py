@@ -14,7 +14,7 @@ from tabular_policy import AllGroups, TabularPolicy, cosine
 from trl_lambda.functional import branch_advantages, branch_weights
 from trl_lambda.rollout import BranchRule, Rollout, branch, rollout_metrics
 
-PLACES = ["random", "fraction", "newline", "surprise", "entropy"]
+PLACES = ["random", "fraction", "newline", "surprise", "entropy", "value"]
 
 
 def rule(at="random", forks="spread", levels=1, roots=2, fraction=0.5) -> BranchRule:
@@ -119,9 +119,21 @@ def test_the_most_uncertain_tokens_of_any_root():
     assert sorted(got.fork[2:])[-2:] == [5, 5]
     assert [f % 3 for f in got.fork[2:]].count(2) == 4
     assert [f % 3 for f in got.fork[2:]].count(1) == 2
-    known = [e for e in got.entropy if not math.isnan(e)]
-    assert known == [float(f % 3) for f in got.fork[2:]]
-    assert rollout_metrics([got.counts()])["rollout/fork_entropy"] == pytest.approx(10 / 6)
+
+
+def test_the_most_uncertain_segment_ends_and_at_random_where_none_is_told():
+    policy, at_random = TabularPolicy(T=6, seed=0), set()
+    for seed in range(20):
+        torch.manual_seed(seed)
+        spread = rolled_out(rule("value", roots=4), FakeEngine(policy), prompts=[PROMPT] * 8)
+        # Places 2 and 4 of three roots are told, the later ones more doubtful; of row 2 nothing is.
+        assert sorted(spread.fork[4:]) == [2, 4, 4, 4]
+        assert 2 not in spread.parent[4:]
+        even = rule("value", forks="even", roots=4)
+        even = rolled_out(even, FakeEngine(policy), prompts=[PROMPT] * 8)
+        assert even.fork[4:6] + even.fork[7:] == [4, 4, 4]
+        at_random.add(even.fork[6])
+    assert len(at_random) > 2
 
 
 def test_random_forks_are_spread_over_tokens():

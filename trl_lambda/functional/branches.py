@@ -41,6 +41,36 @@ class Branches:
         """
         return torch.arange(width, device=self.fork_B.device) >= self.fork_B[:, None]
 
+    def forked_at(self, lengths_B: Tensor) -> Tensor:
+        """`(B,)` int64: position of the first token that a row has of its own; −1 where it was not
+        forked, or took over all of its tokens.
+
+        Args:
+            lengths_B: `(B,)`, completion tokens.
+        """
+        forked_B = (self.fork_B > 0) & (self.fork_B < lengths_B)
+        return self.fork_B.long().masked_fill(~forked_B, -1)
+
+    def children(self, lengths_B: Tensor, width: int) -> Tensor:
+        """`(B, width)` int64: into how many branches the tokens before a position go on.
+
+        2 or more where the prefix was forked and the row goes on, 1 elsewhere.
+
+        Args:
+            lengths_B: `(B,)`, completion tokens.
+        """
+        forks_F = self.fork_B.long().unique()
+        forks_F = forks_F[(forks_F > 0) & (forks_F < width)]
+        rows_B1 = torch.arange(len(lengths_B), device=lengths_B.device)[:, None]
+        before_BF = self.writers(forks_F - 1)
+        # Each branch has one row that wrote its first token, or ended in its place.
+        wrote_BF = self.writers(forks_F) == rows_B1
+        of_one_prefix_BBF = before_BF[:, None] == before_BF[None]
+        count_BF = (of_one_prefix_BBF & wrote_BF[None]).sum(1)
+        children_BT = torch.ones(len(lengths_B), width, dtype=torch.long, device=lengths_B.device)
+        children_BT[:, forks_F] = torch.where(forks_F < lengths_B[:, None], count_BF, 1)
+        return children_BT
+
     def writers(self, positions_F: Tensor) -> Tensor:
         """`(B, F)` int64: the row that generated the token at a position of a completion.
 

@@ -12,7 +12,7 @@ place of tokens: Σ_k δ_k = r − V_0; c = 1 gives r − V_k; c = 0 gives δ_k;
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -66,6 +66,39 @@ def segment_starts(number_BT: Tensor) -> Tensor:
     slot_BT, position_BT = _slots(number_BT), torch.arange(T, device=number_BT.device)
     starts = torch.full((B, T + 1), T, device=number_BT.device)
     return starts.scatter_reduce(1, slot_BT, position_BT.expand(B, T), "amin")[:, :T]
+
+
+def values_with_children(
+    values: SegmentValues, number_BT: Tensor, children_BT: Tensor, tree_value_BT1: Tensor
+) -> SegmentValues:
+    """V of a prefix that was forked: the mean of the critic's and the children's.
+
+    The critic counts as one more child, and a row's own branch is left out: what is subtracted from
+    a reward does not know it, so that c = 1 stays unbiased.
+
+    Args:
+        values: the critic's.
+        number_BT: `(B, T)` from `segment_numbers`.
+        children_BT: `(B, T)`, from `Branches.children`.
+        tree_value_BT1: `(B, T+1)`, V of each prefix as the mean of its children; NaN is unknown.
+
+    Returns:
+        The critic's where nothing was forked, the children are unknown, or rows do not use it.
+
+    Source: ours.
+    """
+    value_BS, T = values.value_BS, number_BT.shape[1]
+    start_BT = segment_starts(number_BT)
+    at_BT = start_BT.clamp(max=T - 1)
+    count_BT = children_BT.gather(1, at_BT).masked_fill(start_BT == T, 1)
+    of_all_BT = count_BT * tree_value_BT1.gather(1, at_BT)
+    others_BT = of_all_BT - tree_value_BT1.gather(1, at_BT + 1)
+    S = min(value_BS.shape[1], T)
+    critic_BS = value_BS[:, :S]
+    mixed_BS = (critic_BS + others_BT[:, :S].to(value_BS)) / count_BT[:, :S]
+    forked_BS = (count_BT[:, :S] > 1) & ~mixed_BS.isnan() & values.used_B[:, None]
+    value_BS = torch.cat([torch.where(forked_BS, mixed_BS, critic_BS), value_BS[:, S:]], 1)
+    return replace(values, value_BS=value_BS)
 
 
 def segment_td_errors(values: SegmentValues, number_BT: Tensor, denominator_B: Tensor) -> Tensor:

@@ -123,6 +123,20 @@ class Calibration:
             self._learn(seen, own, known_P, _gains(seen, value_NK, without_NK))
         return Predicted(value_NK, in_use)
 
+    def share(self, seen: Observed) -> Tensor:
+        """`(N, K)`: V as a share of the rewards' range, by earlier batches alone; Φ until they say.
+
+        For where to fork; what is trained on is `predict`'s.
+        """
+        if not self.predicts:
+            return seen.log_phi_NK.exp()
+        low, high = (torch.full((seen.groups,), limit).double() for limit in (self.low, self.high))
+        earlier = Moments(
+            self.moments.xx.expand(seen.groups, -1, -1), self.moments.xy.expand(seen.groups, -1)
+        )
+        value_NK = _fitted(earlier, [0, 1, 2], seen.features(), seen.group_N, (low, high))
+        return (value_NK - self.low) / (self.high - self.low)
+
     def state(self) -> dict[str, Any]:
         """For a checkpoint: plain numbers and tensors, which later batches leave as they are."""
         return {

@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,19 +22,13 @@ from ..functional.normalization import STD_EPSILON
 from ..functional.segments import SegmentValues, segment_counts, segment_starts
 from ..methods import AUTO
 from ..rule import CreditRule, named
-from ..scored_batch import ScoredBatch
+from ..scored_batch import SampledBatch, ScoredBatch
 from ..td_errors import Continuation
 from .asking import ProbeTokens, find_answer_column, golds_of, probe_after
 from .calibration import Calibration, Observed
+from .early import early_pairs, told
 from .step_ends import StepEnds
-from .worth import (
-    RecentAuc,
-    auc,
-    calibration_error,
-    concordance,
-    concordance_within,
-    is_high,
-)
+from .worth import RecentAuc, auc, calibration_error
 
 QUARTERS = ("first", "second", "third", "last")
 
@@ -56,6 +50,18 @@ class Asked:
     segments: list[int]
     number_BT: Tensor
     has_gold_B: Tensor
+
+
+class _Ahead(NamedTuple):
+    """What was asked before a batch was scored: of which golds, and of which prompts, completions
+    and masks."""
+
+    golds: list[str]
+    text: tuple[Tensor, Tensor, Tensor]
+    asked: Asked
+
+    def is_about(self, golds: list[str], text: tuple[Tensor, Tensor, Tensor]) -> bool:
+        return self.golds == golds and all(map(torch.equal, self.text, text))
 
 
 @dataclass(frozen=True)
@@ -106,16 +112,22 @@ class AnswerProbe:
         self.column = None if columns is None else find_answer_column(columns, answer_column)
         self._ends = StepEnds(rule.step_ends, tokenizer.decode)
         self._tokens = ProbeTokens(tokenizer)
+        self._ahead: _Ahead | None = None
         self.calibration, self.recent = Calibration(), RecentAuc()
 
-    def ask(self, batch: ScoredBatch, *, training: bool) -> Asked:
+    def ask(self, batch: SampledBatch, *, training: bool, ahead: bool = False) -> Asked:
         """What to score of a batch; no collective.
+
+        Args:
+            ahead: the same will be asked again once the batch is scored; what is found now is
+                found then, if nothing has changed.
 
         Raises:
             ValueError, TypeError: a column that is not there, an answer that is none, segments that
                 cannot be.
             NotImplementedError: prompts or completions hold images.
         """
+        before, self._ahead = self._ahead, None
         if batch.has_images:
             raise NotImplementedError(
                 "td_error='probe' asks for the answer after text, and these prompts or completions "
@@ -124,6 +136,18 @@ class AnswerProbe:
         if training and (self.column is None or self.column not in batch.columns):
             self.column = find_answer_column(batch.columns, self.column or self._wanted)
         golds = golds_of(batch.columns, self.column, batch.lengths_B.shape[0])
+        text = (batch.prompt_ids_BP, batch.completion_ids_BT, batch.mask_BT)
+        if (
+            before is not None
+            and before.golds == golds
+            and all(map(torch.equal, before.text, text))
+        ):
+            return before.asked
+        asked = self._asked(batch, golds)
+        self._ahead = _Ahead(golds, text, asked) if ahead else None
+        return asked
+
+    def _asked(self, batch: SampledBatch, golds: list[str]) -> Asked:
         number_BT = self._ends.numbers(batch.completion_ids_BT, batch.mask_BT)
         starts, counts = segment_starts(number_BT).tolist(), segment_counts(number_BT).tolist()
         continuations, gold_tokens, segments, has_gold = [], [], [], []
@@ -137,6 +161,32 @@ class AnswerProbe:
                 segments.append(segment)
         has_gold_B = torch.tensor(has_gold, device=number_BT.device)
         return Asked(continuations, gold_tokens, segments, number_BT, has_gold_B)
+
+    def doubts(self, asked: Asked, log_probs: Sequence[Tensor]) -> Tensor:
+        """V(1 − V) of the prefix before each token, V a share of the rewards' range; −∞ where no
+        segment begins, or nothing was asked. `(B, T)`; no collective.
+
+        Args:
+            log_probs: of the golds, in the order of `asked.continuations`.
+        """
+        number_BT = asked.number_BT.cpu()
+        log_phi_BK, _ = _answers(asked, log_probs, asked.number_BT >= 0, gather=lambda one: one)
+        B = number_BT.shape[0]
+        seen = Observed(
+            log_phi_NK=log_phi_BK.double().cpu(),
+            reward_N=torch.full((B,), torch.nan).double(),
+            group_N=torch.zeros(B, dtype=torch.long),
+            groups=1,
+            lacks_gold_N=~asked.has_gold_B.cpu(),
+        )
+        if self.rule.probe_calibration:
+            value_BK = self.calibration.share(seen)
+        else:
+            value_BK = seen.log_phi_NK.exp()
+        doubt_BK = (value_BK * (1 - value_BK)).nan_to_num(-torch.inf)
+        start_BK = segment_starts(number_BT)[:, : doubt_BK.shape[1]]
+        doubt_BT1 = torch.full((B, number_BT.shape[1] + 1), -torch.inf, dtype=torch.float64)
+        return doubt_BT1.scatter(1, start_BK, doubt_BK)[:, :-1]
 
     def answer(
         self,
@@ -168,7 +218,7 @@ class AnswerProbe:
         shown_NK = torch.where(used_N[:, None], value_NK, baseline_N[:, None])
         shown_NK = shown_NK.masked_fill(unknown_NK, torch.nan)
         metrics = _statistics(seen, share_NK, value_NK, shown_NK, used_N)
-        early = _early(seen, share_NK)
+        early = early_pairs(seen, share_NK)
         metrics |= early.metrics()
         if training:
             metrics["probe/auc_recent"] = self.recent.add(*early.all_pairs)
@@ -201,7 +251,7 @@ class AnswerProbe:
             self.recent.restore(state.get("recent", ()))
         return fits
 
-    def _probes(self, batch: ScoredBatch, row: int, starts: Sequence[int]) -> list[str]:
+    def _probes(self, batch: SampledBatch, row: int, starts: Sequence[int]) -> list[str]:
         """The probe before each segment."""
         if self.rule.probe_text != AUTO:
             return [self.rule.probe_text] * len(starts)
@@ -263,7 +313,7 @@ def _statistics(
     seen: Observed, share_NK: Tensor, value_NK: Tensor, shown_NK: Tensor, used_N: Tensor
 ) -> dict[str, float]:
     """Formulas: the README of this folder."""
-    known_NK, told_NK, high_NK = _told(seen)
+    known_NK, told_NK, high_NK = told(seen)
     reward_NK = seen.reward_N[:, None].expand(known_NK.shape)
     asked_N = known_NK.any(1)
     quarter_NK = (4 * share_NK).floor()
@@ -285,49 +335,6 @@ def _statistics(
             value_NK[predicted_NK], reward_NK[predicted_NK]
         ),
     }
-
-
-def _told(seen: Observed) -> tuple[Tensor, Tensor, Tensor]:
-    """Which segments have a probe and a reward, what it says, and whether the reward is high."""
-    known_NK = ~seen.log_phi_NK.isnan() & ~seen.reward_N.isnan()[:, None]
-    high_N = is_high(seen.reward_N.masked_fill(~known_NK.any(1), torch.nan))
-    # Equal prefixes have equal values, whatever a forward pass makes of their last digits.
-    told_NK = seen.log_phi_NK.round(decimals=4)
-    return known_NK, told_NK, high_N[:, None].expand(known_NK.shape)
-
-
-@dataclass(frozen=True)
-class _Early:
-    """Pairs before the last quarter, (won, all of them).
-
-    Attributes:
-        all_pairs: of all segments there.
-        within_groups: of the same segment of completions of one group; of the first segment none,
-            because all completions of a group are alike before it.
-    """
-
-    all_pairs: tuple[float, int]
-    within_groups: tuple[float, int]
-
-    def metrics(self) -> dict[str, float]:
-        told = {
-            "probe/auc_before_last_quarter": self.all_pairs,
-            "probe/auc_within_groups": self.within_groups,
-        }
-        return {name: wins / pairs for name, (wins, pairs) in told.items() if pairs}
-
-
-def _early(seen: Observed, share_NK: Tensor) -> _Early:
-    known_NK, told_NK, high_NK = _told(seen)
-    early_NK = known_NK & (4 * share_NK < 3)
-    # A number for each segment of each group; the first segment's pairs are left out.
-    segments = early_NK.shape[1]
-    pool_NK = seen.group_N[:, None] * segments + torch.arange(segments)
-    later_NK = early_NK & (torch.arange(segments) > 0)
-    return _Early(
-        concordance(told_NK[early_NK], high_NK[early_NK]),
-        concordance_within(told_NK[later_NK], high_NK[later_NK], pool_NK[later_NK]),
-    )
 
 
 def probe_mark(rule: CreditRule, answer_column: str | None, data: Any) -> dict[str, Any]:

@@ -6,12 +6,15 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..checkpoints.trainer import ResumableTrainer
 from ..console import get_logger
+from ..functional.segments import SegmentValues, values_with_children
 from ..rule import CreditRule
-from ..scored_batch import ScoredBatch
+from ..scored_batch import SampledBatch, ScoredBatch
+from ..seam.continuations import Asked
 from ..seam.trainer import SeamTrainer
 from ..seam.user_functions import raise_everywhere
 from ..td_errors import CreditBatch
@@ -70,8 +73,35 @@ class ProbingTrainer(ResumableTrainer, SeamTrainer):
             advantage_B=probed.advantage_B,
             denominator_B=probed.denominator_B,
             segment_BT=asked.number_BT,
-            segments=probed.values,
+            segments=_with_forks(probed.values, asked.number_BT, batch, made),
         )
+
+    def _doubts(
+        self, rows: list[int], prompts: list[list[int]], completions: list[list[int]]
+    ) -> list[list[float]]:
+        """Where the answer is uncertain in completions that are not scored yet; a collective."""
+        probe, asked, error = self._probe, None, None
+        assert probe is not None
+        batch = self._sampled(rows, prompts, completions)
+        try:
+            asked = probe.ask(batch, training=True) if rows else None
+        except Exception as raised:
+            error = raised
+        raise_everywhere(error)
+        if asked is None:  # others may have rows, and the passes are made together
+            self._continuation_log_probs(batch, [], [])
+            return []
+        log_probs = self._continuation_log_probs(batch, asked.continuations, asked.gold_tokens)
+        doubts = probe.doubts(asked, log_probs).tolist()
+        return [row[: len(ids)] for row, ids in zip(doubts, completions, strict=True)]
+
+    def _asks_early(self) -> bool:
+        return self._probe is not None
+
+    def _early_continuations(self, batch: SampledBatch) -> Asked | None:
+        assert self._probe is not None
+        asked = self._probe.ask(batch, training=self.model.training, ahead=True)
+        return asked.continuations, asked.gold_tokens
 
     def _credit_state(self) -> dict[str, Any]:
         return {} if self._probe is None else {"probe": self._probe.state()}
@@ -82,6 +112,21 @@ class ProbingTrainer(ResumableTrainer, SeamTrainer):
                 "The checkpoint has no calibration of this answer probe on this data set: it "
                 "starts anew, and training is RLOO's until it has seen enough groups."
             )
+
+
+def _with_forks(
+    values: SegmentValues, number_BT: Tensor, batch: ScoredBatch, made: CreditBatch
+) -> SegmentValues:
+    """What the branches of a fork say beside the probe; nothing where a reward of the group is
+    unknown."""
+    branches = batch.local_branches
+    if branches is None:
+        return values
+    tokens_B = (batch.completion_ids_BT >= 0).sum(1)
+    children_BT = branches.children(tokens_B, number_BT.shape[1])
+    unknown_B = torch.isin(made.group_B, made.group_N[made.reward_N.isnan()])
+    tree_value_BT1 = made.groups.local_values().masked_fill(unknown_B[:, None], torch.nan)
+    return values_with_children(values, number_BT, children_BT, tree_value_BT1)
 
 
 def check_answers(rule: CreditRule, args: Any, data: Any) -> None:

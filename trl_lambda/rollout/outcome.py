@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,8 +18,6 @@ class Counts:
         forks: completions that took some over and sampled others.
         copies: completions that took over all: they ended before their fork.
         position: of the forks, in tokens, added up.
-        entropies: of the policy at the forks, added up.
-        known: forks whose entropy is known.
     """
 
     rows: int
@@ -29,8 +26,6 @@ class Counts:
     forks: int
     copies: int
     position: int
-    entropies: float
-    known: int
 
 
 @dataclass(frozen=True)
@@ -43,20 +38,17 @@ class Rollout:
         parent: row whose first tokens a row took over; its own where it took over none.
         fork: how many it took over; all of them if it is a copy of a completion that ended before
             its fork.
-        entropy: of the policy at the fork; NaN where there is no fork or no entropy was asked for.
     """
 
     completion_ids: list[Ids]
     log_probs: list[list[float]] | None
     parent: list[int]
     fork: list[int]
-    entropy: list[float]
 
     def counts(self) -> Counts:
         lengths = list(map(len, self.completion_ids))
         copied = [0 < fork == n for n, fork in zip(lengths, self.fork, strict=True)]
         forks = [fork for fork, copy in zip(self.fork, copied, strict=True) if fork and not copy]
-        known = [entropy for entropy in self.entropy if not math.isnan(entropy)]
         return Counts(
             rows=len(lengths),
             generated=sum(lengths) - sum(self.fork),
@@ -64,8 +56,6 @@ class Rollout:
             forks=len(forks),
             copies=sum(copied),
             position=sum(forks),
-            entropies=sum(known),
-            known=len(known),
         )
 
 
@@ -73,11 +63,10 @@ def rollout_metrics(counts: Sequence[Counts]) -> dict[str, float]:
     """Metrics of a batch from the counts of all processes.
 
     rollout/generated_tokens and rollout/shared_tokens are sums over the batch, rollout/copies is
-    the share of completions that ended before their fork, rollout/fork_position the mean number of
-    tokens before a fork, and rollout/fork_entropy the policy's mean entropy there, in nats, where
-    it is known.
+    the share of completions that ended before their fork, and rollout/fork_position the mean number
+    of tokens before a fork.
     """
-    rows, generated, shared, forks, copies, position, entropies, known = (
+    rows, generated, shared, forks, copies, position = (
         sum(values) for values in zip(*(tuple(vars(one).values()) for one in counts), strict=True)
     )
     metrics = {
@@ -87,6 +76,4 @@ def rollout_metrics(counts: Sequence[Counts]) -> dict[str, float]:
     }
     if forks:
         metrics["rollout/fork_position"] = position / forks
-    if known:
-        metrics["rollout/fork_entropy"] = entropies / known
     return metrics

@@ -4,7 +4,7 @@ A *place* is a number of completion tokens: the fork takes over those, and sampl
 rule is a *stopping time* if whether a completion is forked at a place follows from its tokens
 before that place alone, and from other roots. Then the completion that was there is as good a
 sample as its forks, and the mean gradient stays that of independent samples. A rule that looks at
-what comes later ("entropy") is *hindsight*.
+what comes later ("entropy", "value") is *hindsight*.
 
 The positions themselves are chosen without a look at the completion: lengths are those of the other
 roots. A completion that ends before its place has nothing to fork, `None`: the row becomes a copy
@@ -14,8 +14,10 @@ less than one that went on, which tilts the mean gradient.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from heapq import nlargest
 
 import torch
 from torch import Tensor
@@ -34,14 +36,15 @@ class Candidate:
             end token.
         expected_length: mean length of the other roots, a guess at its length that does not look
             at it.
-        entropies: of the policy at each place; None where they were not asked for.
+        uncertainty: at each place, for "entropy" the policy's entropy and for "value" V(1 − V); −∞
+            where it is not told. None where it was not asked for.
     """
 
     token_ids: Sequence[int]
     log_probs: Sequence[float] | None
     reach: int
     expected_length: float
-    entropies: Sequence[float] | None = None
+    uncertainty: Sequence[float] | None = None
 
 
 @dataclass(frozen=True)
@@ -76,8 +79,8 @@ class Places:
         """One place for each completion, and `ways` − 1 forks there."""
         if self.rule.at == "random":
             tokens = [self._random(one) for one in candidates]
-        elif self.rule.at == "entropy":
-            tokens = [_most_uncertain(one, 1)[0] for one in candidates]
+        elif self.rule.hindsight:
+            tokens = [self._most_uncertain(one) for one in candidates]
         else:
             tokens = [self._placed(one, turn) for one in candidates]
         return [Place(i, at) for i, at in enumerate(tokens) for _ in range(ways - 1)]
@@ -86,8 +89,8 @@ class Places:
         """Each fork at another token of any completion, as far as there are others."""
         if self.rule.at == "random":
             return self._spread_at_random(candidates, forks)
-        if self.rule.at == "entropy":
-            return _spread_over_uncertain(candidates, forks)
+        if self.rule.hindsight:
+            return self._spread_over_uncertain(candidates, forks)
         order = torch.randperm(len(candidates)).tolist()
         rounds = -(-forks // len(candidates))
         places = []
@@ -123,6 +126,21 @@ class Places:
         place = int(torch.randint(1, _last_place(candidate) + 1, ()))
         return place if place <= candidate.reach else None
 
+    def _most_uncertain(self, candidate: Candidate) -> int | None:
+        best = _uncertain(candidate, 1)
+        return best[0][1] if best else self._random(candidate)
+
+    def _spread_over_uncertain(self, candidates: Sequence[Candidate], forks: int) -> list[Place]:
+        """The most uncertain places of all completions; at random where too few are told."""
+        ranked = [
+            (doubt, number, at)
+            for number, candidate in enumerate(candidates)
+            for doubt, at in _uncertain(candidate, forks)
+        ]
+        places = [Place(number, at) for _, number, at in nlargest(forks, ranked)]
+        left = forks - len(places)
+        return places + (self._spread_at_random(candidates, left) if left else [])
+
     def _spread_at_random(self, candidates: Sequence[Candidate], forks: int) -> list[Place]:
         """Uniform over completions and places, without taking a place twice while there are new."""
         lasts = torch.tensor([_last_place(one) for one in candidates])
@@ -142,25 +160,11 @@ def _last_place(candidate: Candidate) -> int:
     return max(1, round(candidate.expected_length) - 1)
 
 
-def _most_uncertain(candidate: Candidate, count: int) -> list[int | None]:
-    """Places with the highest entropy, place 0 left out: a fork there would share nothing."""
-    assert candidate.entropies is not None
-    entropy = torch.tensor(candidate.entropies[1 : candidate.reach + 1])
-    best = entropy.topk(min(count, len(entropy))).indices + 1
-    return [*best.tolist(), *[None] * count][:count]
-
-
-def _spread_over_uncertain(candidates: Sequence[Candidate], forks: int) -> list[Place]:
-    ranked = [
-        (candidate.entropies[at], number, at)  # type: ignore[index]
-        for number, candidate in enumerate(candidates)
-        for at in _most_uncertain(candidate, forks)
-        if at is not None
-    ]
-    best = sorted(ranked, reverse=True)[:forks]
-    places: list[Place] = [Place(number, at) for _, number, at in best]
-    rest = range(forks - len(places))  # completions of one token have no place
-    return places + [Place(number % len(candidates), None) for number in rest]
+def _uncertain(candidate: Candidate, count: int) -> list[tuple[float, int]]:
+    """The `count` most uncertain places, best first; place 0 would share nothing."""
+    assert candidate.uncertainty is not None
+    told = [(doubt, at) for at, doubt in enumerate(candidate.uncertainty[: candidate.reach + 1])]
+    return nlargest(count, (one for one in told[1:] if one[0] > -math.inf))
 
 
 def reach_of(token_ids: Sequence[int], end_ids: frozenset[int]) -> int:

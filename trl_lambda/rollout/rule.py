@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 # Places that depend on what a completion says after them.
-HINDSIGHT = ("entropy",)
+HINDSIGHT = ("entropy", "value")
 
 
 @dataclass(frozen=True)

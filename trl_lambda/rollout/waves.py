@@ -6,7 +6,6 @@ Nothing here knows the engine: it is a function that continues given token ids.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -34,6 +33,9 @@ Scores = tuple[list[list[float]], list[list[float]]]
 Score = Callable[[list[Ids], list[Ids]], Scores]
 """(prompts, completions) -> of each completion token its log-probability, and the policy's entropy
 before it."""
+Doubt = Callable[[list[int], list[Ids], list[Ids]], list[list[float]]]
+"""(rows, their prompts, completions) -> of each completion V(1 − V) of the prefix before each of
+its tokens, V a share of the rewards' range; −∞ where it is not told."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Engine:
         generate: continues token ids.
         score: asks the policy; for `branch_at="entropy"`, and for "surprise" where `generate`
             returns no log-probabilities.
+        doubt: how uncertain the reward is at the places of completions; for `branch_at="value"`.
         end_ids: tokens that end a completion.
         ends_line: whether a token ends a line.
         budget: completion tokens at most; None for no bound.
@@ -51,6 +54,7 @@ class Engine:
 
     generate: Generate
     score: Score
+    doubt: Doubt
     end_ids: frozenset[int]
     ends_line: Callable[[int], bool]
     budget: int | None
@@ -104,8 +108,8 @@ class _Growing:
         self.log_probs: dict[int, list[float]] | None = {}
         self.parent = list(range(len(prompts)))
         self.fork = [0] * len(prompts)
-        self.scores: dict[int, tuple[list[float], list[float]]] = {}
-        self.entropy = [math.nan] * len(prompts)
+        self.scored: dict[int, list[float]] = {}
+        self.uncertainty: dict[int, list[float]] = {}
         self.expected: dict[int, float] = {}
 
     def add_roots(self, rows: list[int], copies: int) -> None:
@@ -139,32 +143,29 @@ class _Growing:
         rows = range(len(self.prompts))
         log_probs = None if self.log_probs is None else [self.log_probs[row] for row in rows]
         completions = [self.completions[row] for row in rows]
-        return Rollout(completions, log_probs, self.parent, self.fork, self.entropy)
+        return Rollout(completions, log_probs, self.parent, self.fork)
 
     def _copy(self, row: int, taken: int) -> None:
         self._descend(row, taken, len(self.completions[taken]))
-        for kept in (self.completions, self.log_probs, self.scores):
+        for kept in (self.completions, self.log_probs, self.scored, self.uncertainty):
             if kept is not None and taken in kept:
                 kept[row] = copy.copy(kept[taken])
 
     def _descend(self, row: int, taken: int, tokens: int) -> None:
         """Notes where a row comes from: from the row that generated the last token taken over."""
         self.expected[row] = self.expected[taken]
-        if taken in self.scores and tokens < len(self.completions[taken]):
-            self.entropy[row] = self.scores[taken][1][tokens]
         while tokens <= self.fork[taken] and self.parent[taken] != taken:
             taken = self.parent[taken]
         self.parent[row], self.fork[row] = taken, tokens
 
     def _candidate(self, row: int) -> Candidate:
         ids = self.completions[row]
-        scored, entropies = self.scores.get(row, (None, None))
         return Candidate(
             token_ids=ids,
-            log_probs=scored if self.log_probs is None else self.log_probs[row],
+            log_probs=self.scored.get(row) if self.log_probs is None else self.log_probs[row],
             reach=reach_of(ids, self.engine.end_ids),
             expected_length=self.expected[row],
-            entropies=entropies,
+            uncertainty=self.uncertainty.get(row),
         )
 
     def _generate(self, rows: list[int], prefixes: list[Ids], copies: int) -> None:
@@ -174,10 +175,19 @@ class _Growing:
         for row, taken, ids in zip(rows, prefixes, new, strict=True):
             self.completions[row] = taken + ids
         self._keep_log_probs(rows, log_probs)
-        if self.rule.at == "entropy" or (self.rule.at == "surprise" and self.log_probs is None):
-            prompts = [self.prompts[row] for row in rows]
-            found = self.engine.score(prompts, [self.completions[row] for row in rows])
-            self.scores.update(zip(rows, zip(*found, strict=True), strict=True))
+        self._look(rows)
+
+    def _look(self, rows: list[int]) -> None:
+        """Asks what the rule wants to know of new completions."""
+        at, prompts = self.rule.at, [self.prompts[row] for row in rows]
+        completions = [self.completions[row] for row in rows]
+        if at == "value":
+            doubts = self.engine.doubt(rows, prompts, completions)
+            self.uncertainty.update(zip(rows, doubts, strict=True))
+        elif at == "entropy" or (at == "surprise" and self.log_probs is None):
+            log_probs, entropies = self.engine.score(prompts, completions)
+            self.scored.update(zip(rows, log_probs, strict=True))
+            self.uncertainty.update(zip(rows, entropies, strict=True))
 
     def _keep_log_probs(self, rows: list[int], log_probs: list[list[float]] | None) -> None:
         """Those of what a row took over are its parent's."""

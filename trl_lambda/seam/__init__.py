@@ -2,6 +2,8 @@
 
 - `contract`: compares the installed TRL with what is assumed here; it runs when this is imported.
 - `trainer`: TRL's scoring and loss as hooks with public names.
+- `scoring`: log-probabilities of given continuations; `continuations` has the ways, `packed` and
+  `shared` the rows of a forward pass.
 - `loss_plan`: what a loss call sees in place of the log-ratio and of the reference.
 - `loss_terms`: the KL term and the normalisers of TRL's loss.
 - `user_functions`: what users' reward and rollout functions return, checked on all processes alike.

@@ -87,6 +87,12 @@ class BranchingTrainer(GRPOTrainer):
         """A hook: how completions are forked; None for independent ones."""
         return None
 
+    def _doubts(
+        self, rows: list[int], prompts: list[Ids], completions: list[Ids]
+    ) -> list[list[float]]:
+        """A hook: how uncertain the reward is at the places of rows, see `waves.Doubt`."""
+        raise NotImplementedError
+
     def _token_scores(self, ids_CL: Tensor, mask_CL: Tensor, positions: int) -> tuple:
         """A hook: log-probabilities and entropies of the last positions."""
         raise NotImplementedError
@@ -158,6 +164,7 @@ class BranchingTrainer(GRPOTrainer):
         return Engine(
             generate=generate,
             score=self._scores,
+            doubt=self._doubts,
             end_ids=frozenset(self.eos_token_ids),
             ends_line=lambda token: "\n" in tokenizer.decode([token]),
             budget=budget,

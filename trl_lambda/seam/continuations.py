@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ..console import get_logger
-from ..scored_batch import ScoredBatch
+from ..scored_batch import SampledBatch
 from ..td_errors import Continuation
 from .packed import (
     Request,
@@ -30,6 +30,15 @@ from .packed import (
     takes_positions,
     trial_requests,
 )
+from .shared import (
+    Answered,
+    Rows,
+    Score,
+    passes_needed,
+    score_shared,
+    sharing_fault,
+    trial_rows,
+)
 from .user_functions import agree_on_largest
 
 logger = get_logger(__name__)
@@ -37,6 +46,10 @@ logger = get_logger(__name__)
 # How far the two ways may be apart on a trial: in 32 bits, which a GPU may round to 19, and in 16,
 # where log-probabilities of random tokens, about −10, are a few hundredths off.
 TRIAL_TOLERANCE, ROUGH_TOLERANCE = 5e-3, 0.3
+# What a process says that cannot take part in a shared pass: more passes than any batch has.
+NO_PASSES = 2**31
+
+Asked = tuple[Sequence[Continuation], Sequence[int]]
 
 
 @dataclass(frozen=True)
@@ -60,6 +73,9 @@ class _Pass:
 class ContinuationScorer:
     """Scores continuations under one model, in the way that it looks to be fit for.
 
+    Attributes:
+        shares: whether continuations may go along with TRL's own pass; None until it is tried.
+
     Args:
         model: returns the policy.
         score: (input ids, mask, positions) -> log-probabilities of the last positions,
@@ -76,14 +92,16 @@ class ContinuationScorer:
     ):
         self._model, self._score, self._rough = model, score, rough
         self._packs: bool | None = None
+        self.shares: bool | None = None
 
     def log_probs(
         self,
-        batch: ScoredBatch,
+        batch: SampledBatch,
         continuations: Sequence[Continuation],
         *,
         last: Sequence[int] | None = None,
         rows_per_pass: int,
+        known: Answered | None = None,
     ) -> list[Tensor]:
         """See `CreditBatch.log_probs`.
 
@@ -91,25 +109,53 @@ class ContinuationScorer:
 
         Args:
             last: how many of the last tokens of each continuation are asked for; None for all.
+            known: from `shared`; None on all processes or on none.
         """
-        texts: dict[int, list[int]] = {}
-        requests = []
-        for number, (row, start, ids) in enumerate(continuations):
-            _check(batch, number, (row, start, ids))
-            if row not in texts:
-                texts[row] = _tokens_of(batch, row)
-            prompt = int((batch.prompt_ids_BP[row] >= 0).sum())
-            asked = len(ids) if last is None else last[number]
-            requests.append(Request(row, texts[row][: prompt + start], list(ids), asked))
+        requests = _requests(batch, continuations, last)
+        found = [None if known is None else known.of(request) for request in requests]
+        unknown = [one for one, answer in zip(requests, found, strict=True) if answer is None]
+        if known is not None and not agree_on_largest(len(unknown)):
+            return [answer for answer in found if answer is not None]
         device = batch.lengths_B.device
         with torch.no_grad(), evaluated(self._model()):
-            if self._packs is None:
-                self._packs = self._chosen(device)
-            return self._answers(requests, rows_per_pass, device, packs=self._packs)
+            more = iter(self._answers(unknown, rows_per_pass, device, packs=self._decided(device)))
+        return [next(more) if answer is None else answer for answer in found]
+
+    def shared(
+        self, batch: SampledBatch, asked: Asked | None, rows: Rows, score: Score
+    ) -> tuple[Tensor, Answered] | None:
+        """TRL's log-probabilities of a batch, and those of continuations, from the same passes.
+
+        Args:
+            asked: continuations and how many of the last tokens of each are asked for; None where
+                this process cannot say.
+            rows: what TRL asks for.
+            score: TRL's answer to it.
+
+        Returns:
+            None, on all processes alike, where TRL has to make its pass as it is.
+        """
+        if not self._may_share(batch.lengths_B.device):
+            return None
+        requests = [] if asked is None else _requests(batch, *asked)
+        passes = None if asked is None else passes_needed(rows, requests)
+        agreed = agree_on_largest(NO_PASSES if passes is None else passes)
+        if agreed >= NO_PASSES:
+            return None
+        logps, answers = score_shared(rows, requests, agreed, score, self._model())
+        return logps, Answered(requests, answers)
+
+    @property
+    def why_not_shared(self) -> str | None:
+        """Why continuations do not go along with TRL's pass, as far as the model's looks tell."""
+        fault = packing_fault(self._model()) or sharing_fault(self._model())
+        if fault is None and (self._packs is False or self.shares is False):
+            return "a trial gave other numbers"
+        return fault
 
     @property
     def way(self) -> str:
-        """How it scores, in words, as far as the model's looks tell."""
+        """How it scores by itself, in words, as far as the model's looks tell."""
         fault = packing_fault(self._model())
         if fault is None and self._packs is not False:
             return "one forward pass a completion, probes packed behind it"
@@ -130,6 +176,38 @@ class ContinuationScorer:
             for request, row, first, end in one.where:
                 answers[request] = logps[row, first:end]
         return answers
+
+    def _decided(self, device: torch.device) -> bool:
+        """Whether to pack; chosen when first needed."""
+        if self._packs is None:
+            self._packs = self._chosen(device)
+        return self._packs
+
+    def _may_share(self, device: torch.device) -> bool:
+        """Whether continuations may go along with TRL's pass. All agree."""
+        with torch.no_grad(), evaluated(self._model()):
+            if not self._decided(device):
+                return False
+        if self.shares is None:
+            self.shares = self._chosen_to_share(device)
+        return self.shares
+
+    def _chosen_to_share(self, device: torch.device) -> bool:
+        fault = sharing_fault(self._model())
+        if not agree_on_largest(int(fault is not None)):
+            fault = self._sharing_trial_fault(device)
+            if not agree_on_largest(int(fault is not None)):
+                logger.info(
+                    "Continuations (answer probes) go along with TRL's forward pass for old "
+                    "log-probabilities, packed behind the completions; they take no pass more."
+                )
+                return True
+        logger.warning(
+            "Continuations (answer probes) take a forward pass of their own beside TRL's for old "
+            "log-probabilities: %s.",
+            fault or "another process cannot share that one",
+        )
+        return False
 
     def _chosen(self, device: torch.device) -> bool:
         """Whether to pack: by what the model says of itself, and by trying it. All agree."""
@@ -157,15 +235,36 @@ class ContinuationScorer:
             torch.cat(self._answers(requests, len(requests), device, packs=packs))
             for packs in (True, False)
         )
-        exact = next(self._model().parameters()).dtype in (torch.float32, torch.float64)
-        limit = TRIAL_TOLERANCE if exact and not self._rough else ROUGH_TOLERANCE
         apart = (packed - slow).abs().max().item()
-        if apart <= limit:
+        if apart <= self._tolerance:
             return None
         return (
             f"on a trial of {len(requests)} continuations the packed pass was {apart:.3g} off, so "
             "the model does not read a four-dimensional mask as others do"
         )
+
+    def _sharing_trial_fault(self, device: torch.device) -> str | None:
+        """Why a shared pass gives other numbers for a few random tokens; None if it does not."""
+        model = self._model()
+        rows, requests = trial_rows(model, device)
+        with torch.no_grad():
+            logps, answers = score_shared(rows, requests, 1, self._score, model)
+            plain = self._score(*rows[:3])
+            with evaluated(model):
+                slow = self._answers(requests, len(requests), device, packs=False)
+        there = rows.mask_CL[:, -rows.keep :].bool()
+        apart = max(
+            (logps - plain)[there].abs().max().item(),
+            (torch.cat(answers) - torch.cat(slow)).abs().max().item(),
+        )
+        if apart <= self._tolerance:
+            return None
+        return f"on a trial of {len(requests)} continuations the shared pass was {apart:.3g} off"
+
+    @property
+    def _tolerance(self) -> float:
+        exact = next(self._model().parameters()).dtype in (torch.float32, torch.float64)
+        return TRIAL_TOLERANCE if exact and not self._rough else ROUGH_TOLERANCE
 
 
 @contextmanager
@@ -204,13 +303,29 @@ def _idle(device: torch.device) -> _Pass:
     return _Pass(*left_padded([], device), {}, 1, [])
 
 
-def _tokens_of(batch: ScoredBatch, row: int) -> list[int]:
+def _requests(
+    batch: SampledBatch, continuations: Sequence[Continuation], last: Sequence[int] | None
+) -> list[Request]:
+    """Raises ValueError for a continuation that cannot be."""
+    texts: dict[int, list[int]] = {}
+    requests = []
+    for number, (row, start, ids) in enumerate(continuations):
+        _check(batch, number, (row, start, ids))
+        if row not in texts:
+            texts[row] = _tokens_of(batch, row)
+        prompt = int((batch.prompt_ids_BP[row] >= 0).sum())
+        asked = len(ids) if last is None else last[number]
+        requests.append(Request(row, texts[row][: prompt + start], list(ids), asked))
+    return requests
+
+
+def _tokens_of(batch: SampledBatch, row: int) -> list[int]:
     """Prompt and completion."""
     both = torch.cat([batch.prompt_ids_BP[row], batch.completion_ids_BT[row]])
     return both[both >= 0].tolist()
 
 
-def _check(batch: ScoredBatch, number: int, asked: Continuation) -> None:
+def _check(batch: SampledBatch, number: int, asked: Continuation) -> None:
     """Raises ValueError for a continuation that cannot be."""
     row, start, ids = asked
     rows = batch.completion_ids_BT.shape[0]

@@ -96,6 +96,7 @@ _ATTRIBUTES = (
     *("environment_factories", "environments", "tools", "use_vllm", "vllm_generation"),
     *("_buffered_inputs", "_last_loaded_step", "_last_world_entropy", "_logs", "_metrics"),
     *("_pending_extra_logs", "_pending_metrics", "_step"),
+    "vllm_importance_sampling_correction",
 )
 _LOGPS = "_get_per_token_logps_and_entropies"
 _LOGPS_PARAMETERS = ("self", "model", "input_ids", "attention_mask", "logits_to_keep")
@@ -116,7 +117,25 @@ DEMANDS = (
     Demand(
         "_generate_and_score_completions",
         ("self", "inputs"),
-        says={r"self\._calculate_rewards\(": 1},
+        says={
+            r"self\._calculate_rewards\(": 1,
+            # What `scoring.py` waits for: the first pass over what `_generate` returned, under the
+            # policy, and when TRL makes it.
+            r"\) = self\._generate\(prompts\)": 1,
+            r"generate_every = self\.args\.steps_per_generation \* self\.num_iterations": 1,
+            r"if self\.args\.gradient_accumulation_steps % generate_every != 0 or \(\s*"
+            r"self\.use_vllm and self\.vllm_importance_sampling_correction\s*\):\s*"
+            rf"old_per_token_logps, _, _ = self\.{_LOGPS}\(\s*self\.model,\s*"
+            r"prompt_completion_ids,\s*attention_mask,\s*logits_to_keep,\s*"
+            r"(?:batch_size=)?batch_size,": 1,
+            rf"self\.{_LOGPS}\(": 3,
+            r"attention_mask = torch\.cat\(\[prompt_mask, completion_mask\], dim=1\)": 1,
+        },
+    ),
+    Demand(
+        "_generate",
+        ("self", "prompts"),
+        says={r"return prompt_ids, completion_ids, tool_mask, completions, ": 1},
     ),
     Demand("_log_completion_extra", ("self", "column", "values")),
     Demand("_log_metric", ("self", "name", "value")),

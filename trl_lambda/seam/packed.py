@@ -152,7 +152,7 @@ def packed_passes(
     requests: list[Request], rows: int, model: nn.Module, device: torch.device
 ) -> Iterator[tuple[Any, ...]]:
     """Passes of at most `rows` packed rows: the fields of `continuations._Pass`."""
-    dtype = _mask_dtype(model)
+    dtype = mask_dtype(model)
     packed = sorted(_rows(requests), key=lambda row: row.length)
     while packed:
         width = packed[-1].length
@@ -161,7 +161,7 @@ def packed_passes(
         yield _pass(part, dtype, device)
 
 
-def _mask_dtype(model: nn.Module) -> torch.dtype:
+def mask_dtype(model: nn.Module) -> torch.dtype:
     """sdpa takes booleans, whatever it computes in; eager attention adds numbers."""
     if getattr(model.config.get_text_config(), "_attn_implementation", None) == "sdpa":
         return torch.bool
@@ -192,7 +192,10 @@ def _pass(part: list[_Row], dtype: torch.dtype, device: torch.device) -> tuple[A
     ids, position, chunk, visible, scored = (
         torch.tensor(column, device=device) for column in zip(*lines, strict=True)
     )
-    inputs = {"attention_mask": _mask(position, chunk, visible, dtype), "position_ids": position}
+    inputs = {
+        "attention_mask": seen_mask(position, chunk, visible, dtype),
+        "position_ids": position,
+    }
     tail = max(row.tail for row in part)
     where = []
     for number, row in enumerate(part):
@@ -209,17 +212,35 @@ def _line(row: _Row, width: int) -> tuple[list[int], ...]:
     n, pad = len(row.base), width - row.length
     ids, position = [PAD] * pad + row.base, [0] * pad + list(range(n))
     chunk, visible, scored = [-1] * pad + [0] * n, [0] * (pad + n), [0] * (pad + n)
-    for number, (_, request) in enumerate(row.chunks, start=1):
-        seen, length = len(request.prefix) - 1, 1 + len(request.ids)
-        ids += [request.prefix[-1], *request.ids]
-        position += range(seen, seen + length)
-        chunk += [number] * length
-        visible += [seen] * length
-        scored += [0] * (length - request.scored) + [1] * request.scored
-    return ids, position, chunk, visible, scored
+    text = (ids, position, chunk, visible, scored)
+    chunks = chunk_fields([request for _, request in row.chunks])
+    return tuple(own + behind for own, behind in zip(text, chunks, strict=True))
 
 
-def _mask(position_CL: Tensor, chunk_CL: Tensor, visible_CL: Tensor, dtype: torch.dtype) -> Tensor:
+def chunk_fields(requests: list[Request], first: int = 0) -> tuple[list[int], ...]:
+    """Of the chunks behind a text, what `_line` has of a row.
+
+    Args:
+        first: position of the text's first token.
+    """
+    fields: tuple[list[int], ...] = ([], [], [], [], [])
+    for number, request in enumerate(requests, start=1):
+        seen, length = first + len(request.prefix) - 1, 1 + len(request.ids)
+        chunk = (
+            [request.prefix[-1], *request.ids],
+            range(seen, seen + length),
+            [number] * length,
+            [seen] * length,
+            [0] * (length - request.scored) + [1] * request.scored,
+        )
+        for field, own in zip(fields, chunk, strict=True):
+            field.extend(own)
+    return fields
+
+
+def seen_mask(
+    position_CL: Tensor, chunk_CL: Tensor, visible_CL: Tensor, dtype: torch.dtype
+) -> Tensor:
     """`(C, 1, L, L)`: 0 where a token sees another, the smallest number where it does not; True
     and False for booleans.
 

@@ -21,7 +21,6 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -32,11 +31,9 @@ from ..console import get_logger
 from ..functional.td_errors import StepRewards
 from ..rollout import rollout_metrics
 from ..scored_batch import ScoredBatch
-from ..td_errors import Continuation
-from .branching import BranchingTrainer
-from .continuations import ContinuationScorer
 from .loss_plan import LossPlan
 from .loss_terms import LossScale, per_token_kl
+from .scoring import ScoringTrainer
 from .user_functions import (
     data_columns,
     function_name,
@@ -66,7 +63,7 @@ class Rewards:
     steps: list[list[StepRewards | None]]
 
 
-class SeamTrainer(BranchingTrainer):
+class SeamTrainer(ScoringTrainer):
     """`GRPOTrainer` with hooks; subclasses override those and no private."""
 
     def __init__(self, *args, process_reward_funcs: Sequence = (), **kwargs):
@@ -135,34 +132,6 @@ class SeamTrainer(BranchingTrainer):
         columns |= self._logs["extra"]
         return {name: list(column)[-count:] for name, column in columns.items()}
 
-    def _continuation_log_probs(
-        self,
-        batch: ScoredBatch,
-        continuations: Sequence[Continuation],
-        last: Sequence[int] | None = None,
-    ) -> list[Tensor]:
-        """See `CreditBatch.log_probs`; with `last`, of so many last tokens of each."""
-        if batch.has_images:
-            raise NotImplementedError(
-                "log_probs scores text after text, and these prompts or completions hold images."
-            )
-        rows = self.args.per_device_train_batch_size
-        return self._continuations.log_probs(batch, continuations, last=last, rows_per_pass=rows)
-
-    def _way_of_scoring(self) -> str:
-        """How continuations are scored, as far as the model's looks tell."""
-        return self._continuations.way
-
-    @cached_property
-    def _continuations(self) -> ContinuationScorer:
-        def score(input_ids: Tensor, attention_mask: Tensor, positions: int) -> Tensor:
-            return self._get_per_token_logps_and_entropies(
-                self.model, input_ids, attention_mask, positions
-            )[0]
-
-        rough = self.accelerator.mixed_precision not in (None, "no")
-        return ContinuationScorer(lambda: self.model, score, rough=rough)
-
     # -- TRL's methods -------------------------------------------------------------------------
 
     def train(self, *args, **kwargs):
@@ -187,12 +156,17 @@ class SeamTrainer(BranchingTrainer):
 
     def _generate_and_score_completions(self, inputs):
         self._begin_batch()
-        with self._rewards_seen() as seen:
+        with self._rewards_seen() as seen, self._scoring(inputs):
             output = super()._generate_and_score_completions(inputs)
         self._log_rollout()
         output |= self._credit(self._scored_batch(inputs, output, seen[-1]))
         self._align_extras()
         return output
+
+    def _generate(self, prompts):
+        generated = super()._generate(prompts)
+        self._await_old_pass(tool_masks=generated[2])
+        return generated
 
     def _compute_loss(self, model, inputs):
         mask_BT = inputs["completion_mask"]
@@ -213,7 +187,8 @@ class SeamTrainer(BranchingTrainer):
         return loss
 
     def _get_per_token_logps_and_entropies(self, *args, **kwargs):
-        found = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+        plain = super()._get_per_token_logps_and_entropies
+        found = self._share_old_pass(plain, *args, **kwargs) or plain(*args, **kwargs)
         logps_BT, entropy_BT, *others = found
         if self._loss_plan is not None:
             logps_BT = self._loss_plan.intercept(logps_BT, entropy_BT)
@@ -229,6 +204,9 @@ class SeamTrainer(BranchingTrainer):
         """
         models = any(isinstance(func, torch.nn.Module) for func in self.reward_funcs)
         return self.accelerator.num_processes > 1 and not models
+
+    def _log_probs(self, ids_CL: Tensor, mask_CL: Tensor, positions: int) -> Tensor:
+        return self._get_per_token_logps_and_entropies(self.model, ids_CL, mask_CL, positions)[0]
 
     def _token_scores(self, ids_CL: Tensor, mask_CL: Tensor, positions: int) -> tuple:
         """Log-probabilities and entropies of the last positions."""

@@ -23,7 +23,7 @@ from trl_lambda.functional.segments import segment_counts, segment_starts
 from trl_lambda.probe.asking import gold_of
 from trl_lambda.probe.step_ends import StepEnds
 from trl_lambda.rewards import grade_many
-from trl_lambda.scored_batch import ScoredBatch
+from trl_lambda.scored_batch import SampledBatch
 from trl_lambda.seam.continuations import ContinuationScorer
 from trl_lambda.versions import TRAINING, installed_versions
 
@@ -191,26 +191,17 @@ def log_probs_of(policy):
     return score
 
 
-def as_batch(tokenizer, prompts: list, completions: list[list[int]], device) -> ScoredBatch:
-    """Prompts and completions as the trainer has them; what no question needs is left empty."""
+def as_batch(tokenizer, prompts: list, completions: list[list[int]], device) -> SampledBatch:
+    """Prompts and completions as the trainer has them."""
     prompt_ids = tokenizer.apply_chat_template(prompts, add_generation_prompt=True)["input_ids"]
     prompt_ids_BP = _padded([row[::-1] for row in prompt_ids]).flip(1).to(device)
     ids_BT = _padded(completions).to(device)
-    count = len(completions)
-    return ScoredBatch(
+    return SampledBatch(
         completion_ids_BT=ids_BT,
         prompt_ids_BP=prompt_ids_BP,
         lengths_B=(ids_BT >= 0).sum(1),
         mask_BT=ids_BT >= 0,
-        advantage_B=torch.zeros(count, device=device),
-        reward_N=torch.zeros(count, device=device),
-        steps=[],
-        images_added=False,
         has_images=False,
-        first_row=0,
-        group_size=1,
-        prompts=prompts,
-        completions=(),
         columns={},
     )
 

@@ -170,7 +170,7 @@ def insert(readme: Path, text: str, *, mark: str = MARK) -> bool:
     """
     parts = readme.read_text(encoding="utf-8").split(mark) if readme.exists() else [""]
     if len(parts) == 1:
-        print(f"{readme} has no two lines {mark}: the table is in learning.json only.")
+        print(f"{readme} has no two lines {mark}: no table was written into it.")
         return False
     if len(parts) != 3:
         raise SystemExit(f"{readme} has {len(parts) - 1} times {mark}; it needs two, or none.")

@@ -6,7 +6,7 @@
 
 Six parts: traces against the dense T×T product, process sets against a Python prefix tree and the
 comparison of all pairs, a training step with everything on against stock GRPO, with stock against
-stock beside it as control, the same with an answer probe, packed and one prefix at a time, time and
+stock beside it as control, the same with an answer probe in its three ways, time and
 memory of the credit against the sizes of a batch, with a large run on paper, and branched rollouts
 against independent ones, with Transformers and, where it is installed, vLLM. Absolute times depend
 on the machine; quote the ratios. The training step runs on an accelerator where torch sees one, the
@@ -24,7 +24,7 @@ if __name__ == "__main__":  # the folder `recipes` takes the place of this one
 
 import torch
 from benchmarks.speed import kernels, rollout, scaling
-from benchmarks.speed.probe import probed_step
+from benchmarks.speed.probe import LENGTHS, probed_steps
 from benchmarks.speed.step import Shape, training_step
 from benchmarks.speed.tables import show
 from rich.console import Console
@@ -55,6 +55,9 @@ def parse_arguments() -> argparse.Namespace:
     step.add_argument(
         "--length", type=int, default=Shape.length, help="tokens a completion (%(default)s)"
     )
+    step.add_argument(
+        "--probe_lengths", type=int, nargs="+", default=LENGTHS, help="the same, of --parts probe"
+    )
     return parser.parse_args()
 
 
@@ -67,7 +70,7 @@ def main() -> None:
         "traces": lambda: kernels.traces(options.repeats),
         "process_sets": lambda: kernels.process_sets(options.repeats),
         "step": lambda: training_step(options.rounds, shape),
-        "probe": lambda: probed_step(min(options.rounds, 30), shape),
+        "probe": lambda: probed_steps(min(options.rounds, 15), shape, options.probe_lengths),
         "scale": lambda: scaling.rows(min(options.repeats, 5)),
         "rollout": lambda: rollout.rows(options.groups, min(options.repeats, 5)),
     }

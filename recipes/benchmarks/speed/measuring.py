@@ -24,6 +24,18 @@ def seconds(function: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
+def busy_seconds(function: Callable[[], Any]) -> float:
+    """As `seconds`; on the CPU alone those that this process computed, whoever else waits for it.
+
+    With more than one thread these are the seconds of all.
+    """
+    if torch.accelerator.is_available():
+        return seconds(function)
+    start = time.process_time()
+    function()
+    return time.process_time() - start
+
+
 def synchronize() -> None:
     if torch.accelerator.is_available():
         torch.accelerator.synchronize()

@@ -86,10 +86,17 @@ def generated(turn: Turn, prompts: list[list[int]], length: int, share: float) -
     ) -> tuple[list[list[int]], None]:
         return turn(prompts, length - min(spent)), None
 
-    def no_score(prompts: Any, completions: Any) -> Any:
+    def ask(*texts: Any) -> Any:
         raise AssertionError("forks at a fraction need no policy")
 
-    engine = Engine(generate, no_score, frozenset(), lambda token: False, length)
+    engine = Engine(
+        generate=generate,
+        score=ask,
+        doubt=ask,
+        end_ids=frozenset(),
+        ends_line=lambda token: False,
+        budget=length,
+    )
     rule = BranchRule(None, "even", "fraction", share, surprise=1.0, levels=1)
     return branch(engine, rule, rule.sizes(GROUP), prompts, 0).counts().generated
 

@@ -78,13 +78,14 @@ def rotated(names: list[str], turn: int) -> list[str]:
     return names[first:] + names[:first]
 
 
-def step(trainer: GRPOTrainer) -> None:
+def step(trainer: GRPOTrainer, *, optimize: bool = True) -> None:
     """Score a batch, one forward and backward pass, one optimiser step; no sampling."""
     batch = [scripted.ROW] * trainer.args.generation_batch_size
     inputs = trainer._prepare_inputs(batch)
     trainer.compute_loss(trainer.model, inputs).backward()
-    trainer.optimizer.step()
-    trainer.optimizer.zero_grad()
+    if optimize:
+        trainer.optimizer.step()
+        trainer.optimizer.zero_grad()
     trainer._step += 1
 
 
@@ -121,16 +122,15 @@ def time_own_calls(trainer: LambdaGRPOTrainer) -> list[float]:
 
 def make_trainer(trainer_class, config_class, shape: Shape, folder: str, **settings):
     """By default three million parameters: the model, not the credit, is what takes the time."""
+    sizes = {"per_device_train_batch_size": 8 * shape.groups, "beta": 0.04}
     config = config_class(
         output_dir=folder,
-        per_device_train_batch_size=8 * shape.groups,
         num_generations=8,
         max_completion_length=shape.length,
         max_steps=1,
-        beta=0.04,
         loss_type="dapo",
         **QUIET,
-        **settings,
+        **(sizes | settings),
     )
     trainer = scripted.trainer(
         trainer_class,
@@ -141,6 +141,6 @@ def make_trainer(trainer_class, config_class, shape: Shape, folder: str, **setti
         model_folder=Path(folder) / "model",
     )
     trainer.create_optimizer()
-    trainer.current_gradient_accumulation_steps = 1
+    trainer.current_gradient_accumulation_steps = config.gradient_accumulation_steps
     trainer.model.train()
     return trainer

@@ -9,7 +9,7 @@ from rich.table import Table
 def show(console: Console, name: str, rows: list[dict]) -> None:
     shown = {
         "step": show_step,
-        "probe": show_step,
+        "probe": show_probes,
         "scale": show_scale,
         "rollout": show_rollouts,
     }
@@ -40,6 +40,22 @@ def show_step(console: Console, name: str, rows: list[dict]) -> None:
         low, high = row["interval"]
         interval = "" if low == high else f"{low:+.2f} … {high:+.2f}"
         table.add_row(row["what"], f"{row['percent']:+.2f}", interval)
+    console.print(table)
+
+
+def show_probes(console: Console, name: str, rows: list[dict]) -> None:
+    columns = ("tokens", "TRL's pass", "probes", "time / stock", "95 % interval", "memory / stock")
+    table = Table(*columns, title=name, title_justify="left")
+    for row in rows:
+        low, high = row["interval"]
+        table.add_row(
+            str(row["length"]),
+            "yes" if row["old_pass"] else "no",
+            row["way"],
+            f"{row['time_ratio']:.3f}",
+            f"{low:.3f} … {high:.3f}",
+            f"{row['memory_ratio']:.3f}",
+        )
     console.print(table)
 
 
