@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ..probe.worth import RECENT
 from .no_learning import Symptom
 
 LITTLE = 0.6
@@ -16,7 +15,7 @@ PROBE_KNOWS_LITTLE = Symptom(
     metric="probe/auc_recent",
     shown_by=_tells_little,
     steps=1,
-    meaning=f"over the last {RECENT} batches, how likely the policy finds the known answer hardly "
+    meaning="over the last batches together, how likely the policy finds the known answer hardly "
     "tells completions with high rewards from others before their last quarter (AUC below "
     f"{LITTLE}; 0.5 is chance)",
     advice="While probe/in_use is 0 training is RLOO's, and the probes cost time for nothing. See "
