@@ -3,6 +3,8 @@
 import itertools
 import logging
 import math
+import re
+from types import SimpleNamespace
 
 import asked
 import pytest
@@ -15,6 +17,8 @@ from asked import GROUPS, REWARDS, TEXTS, build, completions, lines, naive, rows
 from datasets import Dataset, IterableDataset
 
 from trl_lambda import LambdaGRPOTrainer
+from trl_lambda.health.answer_probe import PROBE_KNOWS_LITTLE
+from trl_lambda.health.no_learning import WarnOfNoLearning
 
 TRAINED = {"probe_calibration": True}  # what the method has
 
@@ -500,21 +504,45 @@ def test_a_probe_that_knows_comes_into_use_and_its_credit_is_the_definitions(tmp
         ), row
 
 
-def test_the_log_says_when_the_probe_knows_nothing_once(tmp_path, caplog):
-    settings = {"max_steps": 25, "probe_calibration": True, "save_strategy": "no"}
+@pytest.mark.parametrize(("strength", "warnings"), [(0.0, 1), (3.0, 0)])
+def test_the_log_says_when_the_probe_knows_nothing_once(tmp_path, caplog, strength, warnings):
+    """Its answers are noise, as those of a real model are: no batch's AUC stays below 0.6."""
+    settings = {"max_steps": 30, "probe_calibration": True, "save_strategy": "no"}
     texts = ["a\nb\nc\nd", "b\nb\nc\nd", "c\nb\nc\nd", "d\nb\nc\nd"] * 2
+    rewards = [1.0, 0.0, 0.0, 1.0] * 2
+    generator = torch.Generator().manual_seed(0)
     with caplog.at_level(logging.WARNING):
-        trainer = build(tmp_path, texts=texts, rewards=[1.0, 0.0, 0.0, 1.0] * 2, settings=settings)
+        trainer = build(tmp_path, texts=texts, rewards=rewards, settings=settings)
 
-        def chance(batch, continuations, gold_tokens):
-            return [torch.full((count,), -1.0) for count in gold_tokens]
+        def noise(batch, continuations, gold_tokens):
+            drawn = torch.randn(len(gold_tokens), generator=generator).tolist()
+            return [
+                torch.full((count,), -9.0 + value + strength * rewards[row % 8])
+                for (row, _, _), count, value in zip(continuations, gold_tokens, drawn, strict=True)
+            ]
 
-        trainer._continuation_log_probs = chance
+        trainer._continuation_log_probs = noise
         trainer.train()
-    said = [r.getMessage() for r in caplog.records if "auc_before_last" in r.getMessage()]
-    assert len(said) == 1
-    assert "was 0.5 for 20 steps in a row" in said[0]
-    assert "probe_text='auto'" in said[0]
+    history = trainer.state.log_history
+    each = [e["probe/auc_before_last_quarter"] for e in history if "reward" in e]
+    assert strength or (max(each) > 0.65 and abs(sum(each) / len(each) - 0.5) < 0.05)
+    assert ["probe/auc_recent" in e for e in history if "reward" in e] == [False] * 19 + [True] * 11
+    said = [r.getMessage() for r in caplog.records if "auc_recent" in r.getMessage()]
+    assert len(said) == warnings
+    for message in said:
+        assert re.search(r"probe/auc_recent was 0\.\d+ at step 20,", message)
+        assert "probe_text='auto'" in message
+
+
+def test_the_log_says_it_once_however_often_the_probe_crosses_the_line(caplog):
+    watch = WarnOfNoLearning([PROBE_KNOWS_LITTLE])
+    state = SimpleNamespace(global_step=0, is_world_process_zero=True)
+    watch.on_train_begin(None, state, None)
+    for step, value in enumerate((0.7, 0.59, 0.61, 0.59, 0.62), start=1):
+        state.global_step = step
+        watch.on_log(None, state, None, logs={"reward": 0.5, "probe/auc_recent": value})
+    (said,) = [r.getMessage() for r in caplog.records]
+    assert said.startswith("probe/auc_recent was 0.59 at step 2, probe/")
 
 
 def test_metrics_by_hand(tmp_path):
@@ -536,6 +564,7 @@ def test_metrics_by_hand(tmp_path):
     assert told["probe/auc_third_quarter"] == 1.0
     assert "probe/auc_second_quarter" not in told  # no segment begins there
     assert told["probe/auc_before_last_quarter"] == pytest.approx((4 * 8 * 0.5 + 4 * 8) / 64)
+    assert told["probe/auc_within_groups"] == 1.0  # the first segment's ties are not in it
     assert told["probe/value_mean"] == pytest.approx((0.1 * 12 + 0.9 * 4) / 16)
 
 

@@ -7,7 +7,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trl_lambda.probe.worth import auc, auc_by_segment, calibration_error, is_high
+from trl_lambda.probe.worth import (
+    RECENT,
+    RecentAuc,
+    auc,
+    auc_by_segment,
+    calibration_error,
+    is_high,
+)
 
 VALUES = st.lists(st.tuples(st.sampled_from([0.0, 0.1, 0.5, 1.0]), st.booleans()), max_size=12)
 
@@ -68,3 +75,13 @@ def test_the_calibration_error():
     assert calibration_error(value, value + 0.25) == pytest.approx(0.25)
     assert calibration_error(torch.tensor([0.5]), torch.tensor([1.0])) == 0.5
     assert math.isnan(calibration_error(torch.zeros(0), torch.zeros(0)))
+
+
+def test_recent_batches_count_together_by_their_pairs():
+    recent = RecentAuc()
+    assert all(math.isnan(recent.add(1.0, 1)) for _ in range(RECENT - 1))
+    assert math.isnan(recent.add(0.0, 0))  # a batch without a pair says nothing
+    again = RecentAuc()
+    again.restore(recent.state())
+    assert again.add(0.0, 21) == pytest.approx(19 / 40)
+    assert again.add(21.0, 21) == pytest.approx((18 + 21) / (18 + 42))  # the first one is gone

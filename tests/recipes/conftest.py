@@ -10,6 +10,7 @@ from pathlib import Path
 import launching
 import pytest
 import tiny
+import tiny_chat
 
 import trl_lambda
 
@@ -55,6 +56,16 @@ def tiny_model(tmp_path_factory) -> str:
     tiny.model(max_position_embeddings=2048).save_pretrained(folder)
     tiny.tokenizer().save_pretrained(folder)
     return str(folder)
+
+
+@pytest.fixture(scope="session")
+def chat_model(tmp_path_factory) -> Path:
+    """A made-up chat model with a token for each character."""
+    folder = tmp_path_factory.mktemp("chat")
+    tokenizer = tiny_chat.tokenizer()
+    tiny.model(vocab_size=len(tokenizer), max_position_embeddings=2048).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture

@@ -11,8 +11,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import tiny
-import tiny_chat
 import torch
 from benchmarks.language import arms, gradients, plan, problems, report, training
 from benchmarks.language.sampling import measure, sample
@@ -255,16 +253,6 @@ def test_the_readme_has_the_table_of_the_committed_results():
 # --- runs ---
 
 
-@pytest.fixture(scope="module")
-def chat_model(tmp_path_factory) -> Path:
-    """A made-up chat model with a token for each character."""
-    folder = tmp_path_factory.mktemp("chat")
-    tokenizer = tiny_chat.tokenizer()
-    tiny.model(vocab_size=len(tokenizer), max_position_embeddings=2048).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
 def loaded(folder: Path):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -337,7 +325,9 @@ def test_a_run_that_was_killed_ends_as_one_that_was_not(chat_model, tmp_path, mo
     described, run = words()
     varied = lambda completions, **columns: [float(len(c[0]["content"])) for c in completions]  # noqa: E731
     monkeypatch.setattr(training, "math_reward", varied)
-    whole = training.train(run, described, SMALL, str(chat_model), START, tmp_path / "whole")
+    kept = [tmp_path / "kept", tmp_path / "kept_too"]
+    told = (run, described, SMALL, str(chat_model), START)
+    whole = training.train(*told, tmp_path / "whole", kept[0])
     assert not (tmp_path / "whole").exists()
 
     class Killed(training.Said):
@@ -348,9 +338,13 @@ def test_a_run_that_was_killed_ends_as_one_that_was_not(chat_model, tmp_path, mo
     with monkeypatch.context() as patch:
         patch.setattr(training, "Said", Killed)
         with pytest.raises(KeyboardInterrupt):
-            training.train(run, described, SMALL, str(chat_model), START, tmp_path / "parts")
+            training.train(*told, tmp_path / "parts", kept[1])
+    assert not kept[1].exists()
     assert training.last_checkpoint(tmp_path / "parts").endswith("checkpoint-2")
-    parts = training.train(run, described, SMALL, str(chat_model), START, tmp_path / "parts")
+    parts = training.train(*told, tmp_path / "parts", kept[1])
+    before, *after = (loaded(path)[0].state_dict() for path in (chat_model, *kept))
+    assert all(torch.equal(after[0][name], after[1][name]) for name in before)
+    assert any(not torch.equal(after[0][name], before[name]) for name in before)
     assert parts["log"] == whole["log"]
     assert len(set(whole["log"]["reward"])) > 1
     assert parts["generated_tokens"] == whole["generated_tokens"]
@@ -368,6 +362,7 @@ def test_gsm8k_runs_two_steps_with_a_stand_in(run_recipe, chat_model, tmp_path):
     command = [
         *("--task", "gsm8k", "--model", str(chat_model), "--data", str(tmp_path)),
         *("--size", "smoke", "--arms", "branch", "--rates", "1e-3", "--seeds", "0"),
+        "--keep_models",
     ]
     run_recipe("benchmarks/language", *command, seconds=300)
     data = json.loads((tmp_path / "language" / "language.json").read_text())
@@ -379,6 +374,9 @@ def test_gsm8k_runs_two_steps_with_a_stand_in(run_recipe, chat_model, tmp_path):
     assert tokens["grpo | 0"] == pytest.approx(lengths["grpo | 0"])
     assert 0 < tokens["branch | 0"] < lengths["branch | 0"]  # what is shared is generated once
     assert all(len(run["log"]["reward"]) == 2 for run in data["runs"].values())
+    kept = sorted((tmp_path / "language" / "models").iterdir())
+    assert [path.name.split("-")[0] for path in kept] == ["branch", "grpo"]
+    assert all((path / "tokenizer.json").exists() for path in kept)
     lines = (tmp_path / "language" / "runs.jsonl").read_text()
     run_recipe("benchmarks/language", *command, seconds=300)  # again: nothing is left to do
     assert (tmp_path / "language" / "runs.jsonl").read_text() == lines

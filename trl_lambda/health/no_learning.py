@@ -26,6 +26,7 @@ class Symptom:
         advice: What to do.
         unless: A symptom that explains this one, and is told in its place.
         beside: Metrics to tell beside it.
+        told_again: Whether it is told once more when it went away and came back.
     """
 
     metric: str
@@ -35,6 +36,7 @@ class Symptom:
     advice: str
     unless: Symptom | None = None
     beside: Sequence[str] = ()
+    told_again: bool = True
 
 
 def _is_unknown(value: float | None) -> bool:
@@ -86,11 +88,11 @@ class _Streak:
     steps: int = 0
     told: bool = False
 
-    def follow(self, shows: bool, step: int) -> None:
+    def follow(self, shows: bool, step: int, *, told_again: bool) -> None:
         if shows:
             self.steps += step - self.last_step
         else:
-            self.steps, self.told = 0, False
+            self.steps, self.told = 0, self.told and not told_again
         self.last_step = step
 
 
@@ -98,8 +100,8 @@ class WarnOfNoLearning(TrainerCallback):
     """Warns in the log, on the main process, of trainings that learn nothing.
 
     Each symptom is told once, when it has shown in as many steps in a row as it asks for, and again
-    only if it went away in between. A log that covers several steps counts as so many.
-    `LambdaGRPOTrainer` adds it; `trainer.remove_callback(WarnOfNoLearning)` takes it out.
+    only if it went away in between and may be told again. A log that covers several steps counts as
+    so many. `LambdaGRPOTrainer` adds it; `trainer.remove_callback(WarnOfNoLearning)` takes it out.
 
     Args:
         symptoms: What to watch.
@@ -120,7 +122,8 @@ class WarnOfNoLearning(TrainerCallback):
         for symptom, streak in self.streaks.items():
             if symptom.metric not in (logs or {}):
                 continue  # no completions were made since the last log
-            streak.follow(symptom.shown_by(logs[symptom.metric]), state.global_step)
+            shows = symptom.shown_by(logs[symptom.metric])
+            streak.follow(shows, state.global_step, told_again=symptom.told_again)
             if streak.steps >= symptom.steps and not streak.told and not _explained(symptom, logs):
                 streak.told = True
                 if state.is_world_process_zero:
@@ -137,7 +140,9 @@ def _message(symptom: Symptom, streak: _Streak, logs: dict) -> str:
     reward = logs.get("reward")
     known = "unknown" if _is_unknown(reward) else f"{reward:.4g}"
     meaning = symptom.meaning.replace("{reward}", known)
+    when = f"for {streak.steps} steps in a row, up to step {streak.last_step}"
+    if symptom.steps == 1:
+        when = f"at step {streak.last_step}"
     return (
-        f"{symptom.metric} was {logs[symptom.metric]} for {streak.steps} steps in a row, up to "
-        f"step {streak.last_step}{beside}: {meaning}. {symptom.advice}"
+        f"{symptom.metric} was {logs[symptom.metric]} {when}{beside}: {meaning}. {symptom.advice}"
     )

@@ -15,5 +15,6 @@ over it and its calibration are ours.
 - `asking`: probe text and gold as tokens, for each segment of each completion.
 - `calibration`: Φ as a prediction of the reward, from other groups; whether it predicts anything.
 - `worth`: what a probe is worth: AUC by segment, over all rows and within groups.
+- `early`: the same before the last quarter of the completions of a batch.
 - `critic`: the above for a batch, on any number of processes.
 """

@@ -26,8 +26,9 @@ from ..scored_batch import SampledBatch, ScoredBatch
 from ..td_errors import Continuation
 from .asking import ProbeTokens, find_answer_column, golds_of, probe_after
 from .calibration import Calibration, Observed
+from .early import early_pairs, told
 from .step_ends import StepEnds
-from .worth import auc, calibration_error, is_high
+from .worth import RecentAuc, auc, calibration_error
 
 QUARTERS = ("first", "second", "third", "last")
 
@@ -112,7 +113,7 @@ class AnswerProbe:
         self._ends = StepEnds(rule.step_ends, tokenizer.decode)
         self._tokens = ProbeTokens(tokenizer)
         self._ahead: _Ahead | None = None
-        self.calibration = Calibration()
+        self.calibration, self.recent = Calibration(), RecentAuc()
 
     def ask(self, batch: SampledBatch, *, training: bool, ahead: bool = False) -> Asked:
         """What to score of a batch; no collective.
@@ -217,6 +218,10 @@ class AnswerProbe:
         shown_NK = torch.where(used_N[:, None], value_NK, baseline_N[:, None])
         shown_NK = shown_NK.masked_fill(unknown_NK, torch.nan)
         metrics = _statistics(seen, share_NK, value_NK, shown_NK, used_N)
+        early = early_pairs(seen, share_NK)
+        metrics |= early.metrics()
+        if training:
+            metrics["probe/auc_recent"] = self.recent.add(*early.all_pairs)
         rows, like = batch.rows, denominator_B
         used_B, lacks_B = (flag_N[rows].to(like.device) for flag_N in (used_N, seen.lacks_gold_N))
         final_B = seen.reward_N[rows].nan_to_num(0.0).to(like)
@@ -232,13 +237,18 @@ class AnswerProbe:
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint."""
-        return {"mark": self.mark, "calibration": self.calibration.state()}
+        return {
+            "mark": self.mark,
+            "calibration": self.calibration.state(),
+            "recent": self.recent.state(),
+        }
 
     def restore(self, state: Mapping[str, Any] | None) -> bool:
         """Goes on with a checkpoint's calibration, if it is for this mark; whether it does."""
         fits = state is not None and state["mark"] == self.mark
         if fits:
             self.calibration.restore(state["calibration"])
+            self.recent.restore(state.get("recent", ()))
         return fits
 
     def _probes(self, batch: SampledBatch, row: int, starts: Sequence[int]) -> list[str]:
@@ -303,15 +313,10 @@ def _statistics(
     seen: Observed, share_NK: Tensor, value_NK: Tensor, shown_NK: Tensor, used_N: Tensor
 ) -> dict[str, float]:
     """Formulas: the README of this folder."""
-    shape = seen.log_phi_NK.shape
-    known_NK = ~seen.log_phi_NK.isnan() & ~seen.reward_N.isnan()[:, None]
-    reward_NK = seen.reward_N[:, None].expand(shape)
+    known_NK, told_NK, high_NK = told(seen)
+    reward_NK = seen.reward_N[:, None].expand(known_NK.shape)
     asked_N = known_NK.any(1)
-    high_NK = is_high(seen.reward_N.masked_fill(~asked_N, torch.nan))[:, None].expand(shape)
     quarter_NK = (4 * share_NK).floor()
-
-    # Equal prefixes have equal values, whatever a forward pass makes of their last digits.
-    told_NK = seen.log_phi_NK.round(decimals=4)
 
     def auc_where(chosen_NK: Tensor) -> float:
         chosen_NK = chosen_NK & known_NK
@@ -323,7 +328,6 @@ def _statistics(
             f"probe/auc_{name}_quarter": auc_where(quarter_NK == number)
             for number, name in enumerate(QUARTERS)
         },
-        "probe/auc_before_last_quarter": auc_where(quarter_NK < 3),
         "probe/value_mean": shown_NK[known_NK].mean().item(),
         "probe/in_use": used_N[asked_N].double().mean().item(),
         "probe/share_fallback": seen.lacks_gold_N.double().mean().item(),

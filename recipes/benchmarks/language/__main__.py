@@ -5,6 +5,7 @@
     python recipes/benchmarks/language --source smollm2                 # a GPU
     python recipes/benchmarks/language --task gsm8k                     # a GPU and network
     python recipes/benchmarks/language --report                         # from finished runs
+    python recipes/benchmarks/language --probe --size small             # what its probe knows
 
 The model of the task `words` is SmolLM2-135M-Instruct (see model.py), fine-tuned on written-out
 solutions until a quarter of its samples is right. `gsm8k` trains Qwen/Qwen2.5-0.5B-Instruct as it
@@ -13,6 +14,10 @@ is. Arms are names of methods (see arms.py). What is compared how is said in REA
 Kill it whenever you like and start it again with the same arguments: finished runs are kept in
 OUTPUT_DIR/runs.jsonl, and a run under way goes on at its last checkpoint. A run is known by its
 settings, not by the code: after a change of the code begin with a new OUTPUT_DIR.
+
+With --probe nothing is trained but the start: completions are sampled, the model is asked for the
+answer and more before each of their steps (see questions.py), and probe_worth.json says how well
+what it says tells right completions from wrong ones.
 """
 
 from __future__ import annotations
@@ -39,6 +44,10 @@ SIZES = {
     "smoke": {"groups": 1, "completions": 2, "steps": 2, "held_out": 2, "samples": 2,
               "measurements": 1, "micro_batch": 2, "checkpoint_every": 1},
 }  # fmt: skip
+SIZE_OPTIONS = (
+    *("groups", "completions", "micro_batch", "steps", "held_out", "samples"),
+    *("measurements", "checkpoint_every"),
+)
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -54,21 +63,60 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--model", help="another model, as a folder or by its name on the Hub")
     parser.add_argument("--data", help="folder with train.jsonl and test.jsonl of gsm8k (the Hub)")
+    parser.add_argument(
+        "--demonstrations",
+        choices=("solutions", "answers_at_once"),
+        default="solutions",
+        help="of the start: worked ones, or a fifth of them cut short by the answer (solutions)",
+    )
+    parser.add_argument(
+        "--probe",
+        metavar="MODEL",
+        nargs="?",
+        const="",
+        help="train no arm; ask the model of this folder or name (the start) what it knows",
+    )
+    parser.add_argument("--called", metavar="NAME", help="with --probe: the model, in the table")
     parser.add_argument("--arms", nargs="+", metavar="NAME", help="methods; see arms.py")
     parser.add_argument("--rates", nargs="+", type=float, help="learning rates; one is not tuned")
     parser.add_argument("--seeds", nargs="+", type=int, help="of the results")
     parser.add_argument("--tuning_seeds", nargs="+", type=int, help="learning rates are chosen by")
     parser.add_argument("--size", choices=SIZES, default="full", help="(full)")
-    for name in ("groups", "completions", "micro_batch", "steps", "held_out", "samples"):
+    for name in SIZE_OPTIONS:
         parser.add_argument(f"--{name}", type=int, help=f"{name} of the size, otherwise")
     parser.add_argument("--workers", type=int, default=1, help="runs at a time (1)")
     parser.add_argument(
         "--budget_hours", type=float, default=24.0, help="no run is begun after these (24)"
     )
+    parser.add_argument(
+        "--keep_models", action="store_true", help="trained models stay, in OUTPUT_DIR/models"
+    )
     parser.add_argument("--report", action="store_true", help="train nothing, write the report")
     parser.add_argument("--results", type=Path, help="folder for language.json (OUTPUT_DIR)")
     parser.add_argument("--readme", type=Path, help="Markdown file with the two marks (none)")
-    return parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
+    if unused := unused_options(args):
+        parser.error(unused)
+    return args
+
+
+def unused_options(args: argparse.Namespace) -> str | None:
+    """Which options would be of no use beside others, in words."""
+    trains = ("arms", "rates", "seeds", "tuning_seeds", "keep_models", "report")
+    named = [f"--{name}" for name in trains if vars(args)[name]]
+    made = [n for n in ("model", "source") if vars(args)[n]]
+    if args.demonstrations != "solutions":
+        made.append("demonstrations")
+    if args.probe is None:
+        if args.called:
+            return "--called is the name of a model in the table of --probe: give that, too."
+    elif named:
+        return f"--probe trains no arm: leave out {', '.join(named)}."
+    elif args.probe and made:
+        return f"--probe {args.probe} asks that model: leave out --{', --'.join(made)}."
+    if args.task == "gsm8k" and "demonstrations" in made:
+        return "--demonstrations is of the warm start, and gsm8k has none: leave it out."
+    return None
 
 
 def main() -> None:
@@ -80,6 +128,8 @@ def main() -> None:
     from benchmarks.language.report import write_report
     from benchmarks.learning.runs import Store
 
+    if args.probe is not None:
+        return probe(args)
     plan = make_plan(args)
     store = Store(args.output_dir / "runs.jsonl", keys(plan))
     if not args.report and not run_plan(args, plan, store):
@@ -89,17 +139,39 @@ def main() -> None:
         print(f"wrote {path}")
 
 
-def make_plan(args: argparse.Namespace):
-    from benchmarks.language.plan import Plan, checked
+def probe(args: argparse.Namespace) -> None:
+    from benchmarks.language.probe_worth import entry, markdown, write
+    from benchmarks.language.probing import Asking, ask_all
+    from benchmarks.language.tasks import task
+
+    size = make_size(args)
+    how = Asking(problems=size.held_out, samples=size.samples)
+    model, made = (args.probe, Path(args.probe).name) if args.probe else find_start(args)
+    described = task(args.task, Path(args.data) if args.data else None)
+    rows = ask_all(model, described, how, args.output_dir)
+    results = args.results or args.output_dir
+    name, told = args.called or made, entry(made, rows, how)
+    print(markdown({name: told}))
+    for path in write(name, told, results=results, readme=args.readme):
+        print(f"wrote {path}")
+
+
+def make_size(args: argparse.Namespace):
     from benchmarks.language.training import Size
 
     names = {field.name for field in fields(Size)}
     own = {n: v for n, v in vars(args).items() if n in names and v is not None}
+    return Size(**SIZES[args.size] | own)
+
+
+def make_plan(args: argparse.Namespace):
+    from benchmarks.language.plan import Plan, checked
+
     start, made = find_start(args)
     given = {
         n: tuple(v) for n in ("arms", "rates", "seeds", "tuning_seeds") if (v := vars(args)[n])
     }
-    plan = Plan(args.task, start, made, Size(**SIZES[args.size] | own), data=args.data)
+    plan = Plan(args.task, start, made, make_size(args), data=args.data)
     return checked(replace(plan, **given))
 
 
@@ -107,14 +179,14 @@ def find_start(args: argparse.Namespace) -> tuple[str, str]:
     """The model that all runs begin with, and what it was made with."""
     from benchmarks.language.model import SHA256, model_folder
     from benchmarks.language.tasks import task
-    from benchmarks.language.warm_start import WarmStart, warm_start
+    from benchmarks.language.warm_start import STARTS, warm_start
     from benchmarks.learning.warm_start import fingerprint
 
     described = task(args.task)
     if not described.warm_start:
         name = args.model or described.default_model
         return name, name
-    how = WarmStart()
+    how = STARTS[args.demonstrations]
     origin = args.model or f"SmolLM2-135M-Instruct {SHA256}"
     made = f"{origin}, {fingerprint(vars(how))}"
     folder = args.output_dir / f"warm_start-{fingerprint({'made': made})}"
@@ -132,7 +204,7 @@ def run_plan(args: argparse.Namespace, plan, store) -> bool:
     from benchmarks.learning.runs import perform_all
 
     deadline = time.monotonic() + 3600 * args.budget_hours
-    work = partial(perform, plan=plan, folder=args.output_dir)
+    work = partial(perform, plan=plan, folder=args.output_dir, keep=args.keep_models)
 
     def do(runs, name: str) -> bool:
         for part in dict.fromkeys(run.part for run in runs if store.finished(run) is None):

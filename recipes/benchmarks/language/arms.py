@@ -3,6 +3,7 @@
     grpo                            the method `grpo` of `trl_lambda.methods`
     grpo + floor                    the same with a floor of −0.1 under negative advantages
     grpo_lambda + trace_lambda=0.9  with one option of the method's set otherwise
+    probe + sentences               its segments are sentences, its probe is the task's answer line
 
 A method that is new in the package is an arm by its name alone.
 """
@@ -19,6 +20,10 @@ SHORT = {
     "floor": {"advantage_floor": -0.1},
     "no floor": {"advantage_floor": float("-inf")},
     "sets": {"process_set_weighting": True},
+    "sentences": {
+        "probe_text": "\n#### ",
+        "step_ends": "benchmarks.language.sentences.sentence_ends",
+    },
 }
 
 

@@ -112,11 +112,17 @@ def key(run: Run, plan: Plan) -> str:
     )
 
 
-def perform(run: Run, plan: Plan, folder: Path) -> Record:
-    """In a worker: what the run's record gets."""
-    own = folder / "runs" / key(run, plan)
+def perform(run: Run, plan: Plan, folder: Path, *, keep: bool = False) -> Record:
+    """In a worker: what the run's record gets.
+
+    Args:
+        keep: whether the trained model stays, in `folder/models`.
+    """
+    name = key(run, plan)
+    kept = folder / "models" / f"{run.arm.replace(' ', '_')}-{name}" if keep else None
     start = started(plan, run.part, folder)
-    return train(run, plan.task_itself(), plan.size, plan.start, start, own)
+    own = folder / "runs" / name
+    return train(run, plan.task_itself(), plan.size, plan.start, start, own, kept)
 
 
 def started(plan: Plan, part: str, folder: Path) -> dict:

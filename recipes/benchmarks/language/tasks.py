@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,12 +25,16 @@ class Task:
 
     Attributes:
         part: of `held_out`, `validation` and `training`, which have no problem in common.
+        solutions: the worked solution of each row of a part.
+        steps: how a solution is cut into steps, `sentences` or `newline`.
         tokens: of the longest completion.
         warm_start: whether runs begin at a warm start of the model, or at the model itself.
         default_model: for people with network; None where the model comes from a GGUF.
     """
 
     part: Callable[[str], list[Row]]
+    solutions: Callable[[str], list[str]]
+    steps: str
     tokens: int
     warm_start: bool
     default_model: str | None = None
@@ -68,6 +73,11 @@ def gsm8k_split(split: str, folder: Path | None) -> list[Row]:
     ]
 
 
+def worked(row: Row) -> str:
+    """The solution of a row of GSM8K, without the notes for a calculator in it."""
+    return re.sub(r"<<[^<>]*>>", "", row["answers"][0])
+
+
 def task(name: str, data: Path | None = None) -> Task:
     """The task of that name.
 
@@ -80,12 +90,16 @@ def task(name: str, data: Path | None = None) -> Task:
     if name == "words":
         return Task(
             part=lambda name: as_rows(problems.part(name)),
+            solutions=lambda name: [p.solution for p in problems.part(name)],
+            steps="sentences",
             tokens=80,
             warm_start=True,
         )
     if name == "gsm8k":
         return Task(
             part=lambda name: gsm8k(name, data),
+            solutions=lambda name: [worked(row) for row in gsm8k(name, data)],
+            steps="newline",
             tokens=320,
             warm_start=False,
             default_model="Qwen/Qwen2.5-0.5B-Instruct",

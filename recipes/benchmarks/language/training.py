@@ -28,6 +28,9 @@ from .tasks import Row, Task
 LOGGED = ("reward", "entropy", "grad_norm", "completions/mean_length", "frac_reward_zero_std")
 
 GENERATED = "rollout/generated_tokens"
+# Of a method that asks: what the probe knew, at each step; None where a batch could not tell.
+PROBE = "probe/"
+SAID = ("probe/auc_before_last_quarter", "probe/auc_within_groups", "probe/auc_recent")
 
 
 @dataclass(frozen=True)
@@ -133,36 +136,58 @@ class Said(TrainerCallback):
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if "reward" in (logs or {}):
+            knew = "".join(
+                f", {name.removeprefix(PROBE)} {logs[name]:.3f}" for name in SAID if name in logs
+            )
             print(
                 f"{self.run.arm} at {self.run.learning_rate:g}, seed {self.run.seed}, step "
                 f"{state.global_step} of {state.max_steps}: reward {logs['reward']:.3f}, entropy "
-                f"{logs['entropy']:.3f}, length {logs['completions/mean_length']:.1f}",
+                f"{logs['entropy']:.3f}, length {logs['completions/mean_length']:.1f}{knew}",
                 flush=True,
             )
 
 
-def train(run: Run, task: Task, size: Size, start: str, measured_start: dict, folder: Path) -> dict:
+def train(
+    run: Run,
+    task: Task,
+    size: Size,
+    start: str,
+    measured_start: dict,
+    folder: Path,
+    kept: Path | None = None,
+) -> dict:
     """Trains, measures, and says what came out.
 
     Args:
         start: folder or name of the model that all runs begin with.
         measured_start: what `measure_start` said of it.
         folder: the run's own; a checkpoint that is there is resumed, and at the end it goes.
+        kept: where the trained model and its tokenizer go; None keeps neither.
 
     Returns:
-        `curve` (see `Curve.points`), `log` (for each metric of `LOGGED` its value at each step),
-        `seconds`, `generated_tokens`.
+        `curve` (see `Curve.points`), `log` (for each metric of `LOGGED`, and of an answer probe,
+        its value at each step), `seconds`, `generated_tokens`.
     """
     trainer, curve = make_trainer(run, task, size, start, measured_start, folder)
     trainer.train(resume_from_checkpoint=last_checkpoint(folder))
-    steps = [entry for entry in trainer.state.log_history if "reward" in entry]
-    log = {name: [round(float(entry[name]), 5) for entry in steps] for name in LOGGED}
+    if kept is not None:
+        trainer.save_model(str(kept))
     shutil.rmtree(folder)
     return {
         "curve": curve.points,
-        "log": log,
+        "log": logged(trainer.state.log_history),
         "seconds": curve.points[-1]["seconds"],
         "generated_tokens": curve.tokens,
+    }
+
+
+def logged(history: list[dict[str, float]]) -> dict[str, list[float | None]]:
+    """Each metric's value at each step, None where it has none."""
+    steps = [entry for entry in history if "reward" in entry]
+    asked = sorted({name for entry in steps for name in entry if name.startswith(PROBE)})
+    return {
+        name: [round(float(step[name]), 5) if name in step else None for step in steps]
+        for name in (*LOGGED, *asked)
     }
 
 

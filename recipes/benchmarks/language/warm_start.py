@@ -20,6 +20,7 @@ from trl import SFTConfig, SFTTrainer
 
 from ..quiet import QUIET
 from .problems import Problem, part
+from .questions import reference_steps
 from .sampling import measure
 from .tasks import as_rows, chat
 
@@ -47,16 +48,45 @@ class WarmStart:
     seed: int = 0
 
 
-def demonstrations(problems: list[Problem]) -> Dataset:
+@dataclass(frozen=True)
+class AnswersAtOnce(WarmStart):
+    """A start that also learns to be asked: some demonstrations break off and answer at once.
+
+    Attributes:
+        one_in: so many demonstrations; after none, one, two … of its steps in turn.
+    """
+
+    one_in: int = 5
+
+
+# By the word of `--demonstrations`.
+STARTS = {"solutions": WarmStart(), "answers_at_once": AnswersAtOnce()}
+
+
+def demonstrations(problems: list[Problem], how: WarmStart) -> Dataset:
+    every = how.one_in if isinstance(how, AnswersAtOnce) else 0
     return Dataset.from_list(
         [
             {
                 "prompt": chat(p.question),
-                "completion": [{"role": "assistant", "content": p.solution}],
+                "completion": [
+                    {
+                        "role": "assistant",
+                        "content": at_once(p.solution, index // every)
+                        if every and index % every == 0
+                        else p.solution,
+                    }
+                ],
             }
-            for p in problems
+            for index, p in enumerate(problems)
         ]
     )
+
+
+def at_once(solution: str, turn: int) -> str:
+    """The answer line of a solution after fewer of its steps than there are."""
+    *steps, answer_line = reference_steps(solution, "sentences")
+    return "".join([*steps[: turn % len(steps)], answer_line])
 
 
 class UntilEnough(TrainerCallback):
@@ -126,7 +156,7 @@ def train(
     trainer = SFTTrainer(
         AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32),
         config,
-        train_dataset=demonstrations(problems[how.checked :]),
+        train_dataset=demonstrations(problems[how.checked :], how),
         processing_class=tokenizer,
         callbacks=[callback],
     )
