@@ -5,6 +5,7 @@
     python recipes/benchmarks/language --source smollm2                 # a GPU
     python recipes/benchmarks/language --task gsm8k                     # a GPU and network
     python recipes/benchmarks/language --report                         # from finished runs
+    python recipes/benchmarks/language --source smollm2 --gpu-pack DIR  # for a GPU without network
 
 The model of the task `words` is SmolLM2-135M-Instruct (see model.py), fine-tuned on written-out
 solutions until a quarter of its samples is right. `gsm8k` trains Qwen/Qwen2.5-0.5B-Instruct as it
@@ -31,6 +32,8 @@ if __name__ == "__main__":  # the folder `recipes` takes the place of this one
 # Before torch is loaded, here and in the workers: one process a core, one thread each.
 for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_variable, "1")
+# One card, also where there are more: transformers would split each batch among all.
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
 
 # Sizes by name, and what a single option changes of them. `small` is for two cores.
 SIZES = {
@@ -50,10 +53,14 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--output_dir", type=Path, default=Path("language"), help="(language)")
     parser.add_argument("--task", choices=("words", "gsm8k"), default="words", help="(words)")
     parser.add_argument(
-        "--source", type=Path, help="the GGUF, the wheel with it, or their folder (installed)"
+        "--source",
+        type=Path,
+        help="the GGUF, the wheel with it, their folder, or the model of a pack (installed)",
     )
     parser.add_argument("--model", help="another model, as a folder or by its name on the Hub")
-    parser.add_argument("--data", help="folder with train.jsonl and test.jsonl of gsm8k (the Hub)")
+    parser.add_argument(
+        "--data", help="folder with the problems, as a pack has it (made, or the Hub's)"
+    )
     parser.add_argument("--arms", nargs="+", metavar="NAME", help="methods; see arms.py")
     parser.add_argument("--rates", nargs="+", type=float, help="learning rates; one is not tuned")
     parser.add_argument("--seeds", nargs="+", type=int, help="of the results")
@@ -68,6 +75,15 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--report", action="store_true", help="train nothing, write the report")
     parser.add_argument("--results", type=Path, help="folder for language.json (OUTPUT_DIR)")
     parser.add_argument("--readme", type=Path, help="Markdown file with the two marks (none)")
+    pack = parser.add_argument_group("for a machine with a GPU and without network")
+    pack.add_argument(
+        *("--gpu-pack", "--gpu_pack"),
+        type=Path,
+        metavar="FOLDER",
+        help="train nothing, write all that it needs",
+    )
+    pack.add_argument("--python_version", help="of that machine, as in 3.12 (this one's)")
+    pack.add_argument("--platform", nargs="+", metavar="TAG", help="of its wheels (this one's)")
     return parser.parse_args(arguments)
 
 
@@ -80,6 +96,10 @@ def main() -> None:
     from benchmarks.language.report import write_report
     from benchmarks.learning.runs import Store
 
+    if args.gpu_pack:
+        from benchmarks.language.gpu_pack import write_pack
+
+        return write_pack(args)
     plan = make_plan(args)
     store = Store(args.output_dir / "runs.jsonl", keys(plan))
     if not args.report and not run_plan(args, plan, store):
@@ -105,21 +125,23 @@ def make_plan(args: argparse.Namespace):
 
 def find_start(args: argparse.Namespace) -> tuple[str, str]:
     """The model that all runs begin with, and what it was made with."""
-    from benchmarks.language.model import SHA256, model_folder
+    from benchmarks.language.gpu_pack import packed_model
+    from benchmarks.language.model import ORIGIN, model_folder
     from benchmarks.language.tasks import task
-    from benchmarks.language.warm_start import WarmStart, warm_start
-    from benchmarks.learning.warm_start import fingerprint
+    from benchmarks.language.warm_start import WarmStart, warm_start, warm_start_of
 
     described = task(args.task)
     if not described.warm_start:
         name = args.model or described.default_model
         return name, name
-    how = WarmStart()
-    origin = args.model or f"SmolLM2-135M-Instruct {SHA256}"
-    made = f"{origin}, {fingerprint(vars(how))}"
-    folder = args.output_dir / f"warm_start-{fingerprint({'made': made})}"
+    packed = None if args.model else packed_model(args.source)
+    if packed and packed["made"]:
+        return str(args.source), packed["made"]
+    origin = args.model or (packed["origin"] if packed else ORIGIN)
+    folder, made = warm_start_of(origin, args.output_dir, how := WarmStart())
     if not args.report:
-        model = args.model or model_folder(args.source, args.output_dir / "smollm2")
+        plain = args.source if packed else args.model
+        model = plain or model_folder(args.source, args.output_dir / "smollm2")
         warm_start(Path(model), folder, how)
     return str(folder), made
 
