@@ -59,7 +59,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--model", help="another model, as a folder or by its name on the Hub")
     parser.add_argument(
-        "--data", help="folder with the problems, as a pack has it (made, or the Hub's)"
+        "--data",
+        help="folder with train.jsonl and test.jsonl of gsm8k (the Hub), or the tasks of a pack",
     )
     parser.add_argument("--arms", nargs="+", metavar="NAME", help="methods; see arms.py")
     parser.add_argument("--rates", nargs="+", type=float, help="learning rates; one is not tuned")
@@ -80,7 +81,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         *("--gpu-pack", "--gpu_pack"),
         type=Path,
         metavar="FOLDER",
-        help="train nothing, write all that it needs",
+        help="train nothing, write all that it needs; its line has the options given here",
     )
     pack.add_argument("--python_version", help="of that machine, as in 3.12 (this one's)")
     pack.add_argument("--platform", nargs="+", metavar="TAG", help="of its wheels (this one's)")
@@ -99,7 +100,9 @@ def main() -> None:
     if args.gpu_pack:
         from benchmarks.language.gpu_pack import write_pack
 
-        return write_pack(args)
+        return write_pack(args, parse_arguments([]))
+    if args.python_version or args.platform:
+        raise SystemExit("--python_version and --platform are for --gpu-pack, which is not given.")
     plan = make_plan(args)
     store = Store(args.output_dir / "runs.jsonl", keys(plan))
     if not args.report and not run_plan(args, plan, store):

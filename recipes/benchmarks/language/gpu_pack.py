@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import shlex
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,9 +36,13 @@ CODE = ("benchmarks/language", "benchmarks/learning", "benchmarks/quiet.py", "qu
 PARTS = ("held_out", "validation", "training")
 MARK, ORIGIN_FILE, SUMS = "pack.json", "packed.json", "SHA256SUMS"
 
-# A dozen trainings at a time, as many as these options make: 4 arms with 3 seeds each.
-TEN_MINUTES = "--rates 1e-5 --seeds 0 1 2 --steps 60 --held_out 128"
-WORKERS = "--workers 12 --micro_batch 32"
+# Twelve trainings at a time, as many as these options make: 4 arms with 3 seeds each.
+TEN_MINUTES = "--workers 12 --micro_batch 32 --rates 1e-5 --seeds 0 1 2 --steps 60 --held_out 128"
+# What the machine is told as it was told here; another of them given leaves all of the above out.
+RUN_OPTIONS = (
+    *("arms", "rates", "seeds", "tuning_seeds", "size", "groups", "completions", "micro_batch"),
+    *("steps", "held_out", "samples", "workers", "budget_hours"),
+)
 JOIN = (
     "find . -name '*.part-000' | while read -r f; do "
     'cat "${f%000}"[0-9][0-9][0-9] > "${f%.part-000}" || exit 1; done'
@@ -103,8 +108,11 @@ def blocks(path: Path) -> Iterator[bytes]:
             yield block
 
 
-def write_pack(args: argparse.Namespace) -> None:
+def write_pack(args: argparse.Namespace, defaults: argparse.Namespace) -> None:
     """Fills `args.gpu_pack`, and says what to do with it.
+
+    Args:
+        defaults: what `args` are where nothing is given.
 
     Raises:
         SystemExit: the task needs network, the folder holds other files, there is no model, or a
@@ -120,15 +128,25 @@ def write_pack(args: argparse.Namespace) -> None:
     add_tasks(pack)
     add_recipes(pack)
     target = gpu_wheels.Target(args.python_version, tuple(args.platform or ()))
-    package = add_wheels(pack, target)
+    line = shell_line(add_wheels(pack, target), run_options(args, defaults))
     # The size is that of the files before the README, which names it.
-    pack.add("README.md", readme(shell_line(package), str(target), pack.size()).encode())
+    pack.add("README.md", readme(line, str(target), pack.size()).encode())
     pack.finish()
     print(
         f"{args.gpu_pack}: {pack.size()}. {len(pack.written)} were written, the others were "
         f"there. For {target}. In a copy of this folder, on the machine with the GPU:\n\n"
-        f"{shell_line(package)}"
+        f"{line}"
     )
+
+
+def run_options(args: argparse.Namespace, defaults: argparse.Namespace) -> str:
+    """Those given, as the shell takes them; those for ten minutes where none is."""
+    given = [n for n in RUN_OPTIONS if getattr(args, n) != getattr(defaults, n)]
+    words = []
+    for name in given:
+        value = getattr(args, name)
+        words += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+    return shlex.join(words) or TEN_MINUTES
 
 
 def opened(folder: Path) -> Pack:
@@ -232,13 +250,13 @@ def add_wheels(pack: Pack, target: gpu_wheels.Target) -> str:
     return package
 
 
-def shell_line(package: str) -> str:
+def shell_line(package: str, options: str) -> str:
     """Checks the sums, joins the parts, installs and runs; more options may follow."""
     return (
         f"sha256sum --quiet -c {SUMS} && {JOIN}"
         f" && python3 -m pip install --no-index --find-links wheels ./{package}"
         " && python3 recipes/benchmarks/language --source model --data tasks --output_dir results"
-        f" {WORKERS} {TEN_MINUTES}"
+        f" {options}"
     )
 
 
@@ -254,12 +272,14 @@ In this folder:
 {line}
 ```
 
-The line checks the sums, puts the parts together, installs, and trains a dozen models at a time on
-the first card (`CUDA_VISIBLE_DEVICES` names another). The table is then in `results/language.json`
-and `results/language.csv`; `results/runs.jsonl` has every finished run. Run the line again after a
-kill: finished runs are kept, others go on at their last checkpoint.
+The line checks the sums, puts the parts together, installs, and trains on the first card, as many
+models at a time as `--workers` says (`CUDA_VISIBLE_DEVICES` names another card). The table is then
+in `results/language.json` and `results/language.csv`; `results/runs.jsonl` has every finished run.
+Run the line again after a kill: finished runs are kept, others go on at their last checkpoint.
 
-- These options are meant for ten minutes: {TEN_MINUTES}. One learning rate is not tuned, and the
-  table says so. For the whole plan leave them out.
-- `{WORKERS}`: too little memory asks for smaller numbers, too many processes for the cores as well.
+- The options `{TEN_MINUTES}`
+  are meant for ten minutes of a card with 80 GB; nobody has timed them yet. One learning rate is
+  not tuned, and the table says so. Without these options, but `--workers`, it is the whole plan.
+- Where memory runs out, a smaller `--micro_batch` or fewer `--workers` help; there should be no
+  more workers than cores.
 """

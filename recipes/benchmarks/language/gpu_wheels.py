@@ -77,8 +77,7 @@ def fetch(root: Path, target: Target, folder: Path) -> list[Path]:
         stubs = [empty_wheel(there, name, machine_version(name)) for name in THERE]
         constraints = Path(temporary) / "constraints.txt"
         constraints.write_text("".join(f"{n}=={machine_version(n)}\n" for n in THERE))
-        pip("wheel", "--no-deps", "--wheel-dir", temporary, str(root), target=target)
-        (ours,) = Path(temporary).glob("*.whl")
+        ours = build(root, Path(temporary), target)
         pip(
             *("download", "--only-binary=:all:", "--dest", str(folder)),
             *("--find-links", str(there), "--constraint", str(constraints)),
@@ -89,6 +88,12 @@ def fetch(root: Path, target: Target, folder: Path) -> list[Path]:
     for stub in stubs:
         (folder / stub.name).unlink()
     return sorted(folder.glob("*.whl"))
+
+
+def build(root: Path, folder: Path, target: Target) -> Path:
+    pip("wheel", "--no-deps", "--wheel-dir", str(folder), str(root), target=target)
+    (ours,) = folder.glob("*.whl")
+    return ours
 
 
 def machine_version(name: str) -> str:
