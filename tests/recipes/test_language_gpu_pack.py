@@ -81,7 +81,7 @@ def test_a_damaged_part_stops_the_line(tmp_path):
     pack.add("model/model.safetensors.part-000", b"right")
     pack.finish()
     (tmp_path / "model" / "model.safetensors.part-000").write_bytes(b"wrong")
-    done = shell(gpu_pack.shell_line("wheels/none.whl", ""), tmp_path)
+    done = shell(gpu_pack.shell_line(""), tmp_path)
     assert done.returncode != 0
     assert "part-000: FAILED" in done.stdout + done.stderr
     assert not (tmp_path / "model" / "model.safetensors").exists()
@@ -219,6 +219,11 @@ def test_the_line_has_the_options_of_the_packing(program):
     assert made["groups"] * training.Size().completions % made["micro_batch"] == 0
 
 
+def test_the_readme_of_the_benchmark_has_the_line():
+    text = (Path(gpu_pack.__file__).parent / "README.md").read_text(encoding="utf-8")
+    assert f"```bash\n{gpu_pack.shell_line(gpu_pack.TEN_MINUTES)}\n```" in text
+
+
 @pytest.mark.parametrize("cuda", [True, False])
 def test_bfloat16_and_the_device_follow_cuda(monkeypatch, tmp_path, cuda):
     from benchmarks import quiet
@@ -261,12 +266,12 @@ def test_the_tree_of_wheels_ends_at_torch_and_transformers(own_index, tmp_path, 
     gpu_wheels.empty_wheel(own_index, "datasets", "5.0", ())
     gpu_wheels.empty_wheel(own_index, "torch", "99.0", ("nvidia_cublas",))
     pack = gpu_pack.opened(tmp_path / "pack")
-    assert gpu_pack.add_wheels(pack, HERE) == "wheels/trl_lambda-0.1-py3-none-any.whl"
+    gpu_pack.add_wheels(pack, HERE)
     assert names(pack.folder / "wheels") == ["datasets", "trl", "trl_lambda"]
     # Again: kept without pip. Another target, or a torn wheel: fetched anew.
     monkeypatch.setattr(gpu_wheels, "pip", None)
     again = gpu_pack.opened(pack.folder)
-    assert gpu_pack.add_wheels(again, HERE) == "wheels/trl_lambda-0.1-py3-none-any.whl"
+    gpu_pack.add_wheels(again, HERE)
     assert again.sums == pack.sums
     with pytest.raises(TypeError):
         gpu_pack.add_wheels(again, gpu_wheels.Target("3.12"))

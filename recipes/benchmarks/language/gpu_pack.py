@@ -128,7 +128,8 @@ def write_pack(args: argparse.Namespace, defaults: argparse.Namespace) -> None:
     add_tasks(pack)
     add_recipes(pack)
     target = gpu_wheels.Target(args.python_version, tuple(args.platform or ()))
-    line = shell_line(add_wheels(pack, target), run_options(args, defaults))
+    add_wheels(pack, target)
+    line = shell_line(run_options(args, defaults))
     # The size is that of the files before the README, which names it.
     pack.add("README.md", readme(line, str(target), pack.size()).encode())
     pack.finish()
@@ -228,33 +229,27 @@ def add_recipes(pack: Pack) -> None:
             pack.add(f"recipes/{file.relative_to(RECIPES)}", file.read_bytes())
 
 
-def add_wheels(pack: Pack, target: gpu_wheels.Target) -> str:
-    """Fetches them, unless they are there for the same target and package.
-
-    Returns:
-        The name of the package's own wheel.
-    """
+def add_wheels(pack: Pack, target: gpu_wheels.Target) -> None:
+    """Fetches them, unless they are there for the same target and package."""
     root, record = RECIPES.parent, pack.folder / MARK
     asked = gpu_wheels.asked(root, target)
     kept = json.loads(record.read_text())["wheels"]
     if kept and kept["asked"] == asked and all(pack.has(*one) for one in kept["files"].items()):
         pack.sums |= kept["files"]
-        return kept["package"]
+        return
     print(f"wheels for {target}: pip builds and fetches them", flush=True)
     with tempfile.TemporaryDirectory() as temporary:
         for wheel in gpu_wheels.fetch(root, target, Path(temporary)):
             pack.add_file(f"wheels/{wheel.name}", wheel)
     files = {name: sum_ for name, sum_ in pack.sums.items() if name.startswith("wheels/")}
-    (package,) = [name for name in files if name.startswith("wheels/trl_lambda-")]
-    replace_json(record, {"wheels": {"asked": asked, "package": package, "files": files}})
-    return package
+    replace_json(record, {"wheels": {"asked": asked, "files": files}})
 
 
-def shell_line(package: str, options: str) -> str:
+def shell_line(options: str) -> str:
     """Checks the sums, joins the parts, installs and runs; more options may follow."""
     return (
         f"sha256sum --quiet -c {SUMS} && {JOIN}"
-        f" && python3 -m pip install --no-index --find-links wheels ./{package}"
+        " && python3 -m pip install --no-index --find-links wheels ./wheels/trl_lambda-*.whl"
         " && python3 recipes/benchmarks/language --source model --data tasks --output_dir results"
         f" {options}"
     )
