@@ -18,6 +18,7 @@ from trl_lambda import LambdaGRPOConfig
 from .blanks import SOLUTION_TOKENS
 
 METHOD = "branch"
+BRANCH_AT = "entropy"
 LABEL_NOISE = 0.15
 # Of LambdaGRPOTrainer and of TRL's GRPOTrainer: better than 6e-4 for both. 2.4e-3, tried later,
 # was better still for both, at the edge of the grid: the tuning is not finished. The commands are
@@ -55,6 +56,7 @@ SMOKE = Budget(
 REASONS = {
     "adam_beta2": "with 0.999 the gradients of the first steps still count at the last",
     "credit_log_steps": "for the report on single tokens",
+    "branch_at": "forks where the policy is uncertain: at the tokens that decide",
     "bf16": "a model this small gains nothing from less than float32",
     "gradient_checkpointing": "it saves memory, of which there is enough, and costs time",
     "learning_rate": "1e-6 is for billions of weights; this model has 0.1 million",
@@ -112,7 +114,11 @@ def grpo_settings(budget: Budget, seed: int) -> dict[str, Any]:
 
 def own_settings(budget: Budget) -> dict[str, Any]:
     """What LambdaGRPOTrainer gets beyond that."""
-    return {"method": METHOD, "credit_log_steps": budget.record_every}
+    return {
+        "method": METHOD,
+        "branch_at": BRANCH_AT,
+        "credit_log_steps": budget.record_every,
+    }
 
 
 def per_process(total: int, what: str) -> int:

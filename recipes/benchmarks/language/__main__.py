@@ -6,6 +6,7 @@
     python recipes/benchmarks/language --task gsm8k                     # a GPU and network
     python recipes/benchmarks/language --report                         # from finished runs
     python recipes/benchmarks/language --probe --size small             # what its probe knows
+    python recipes/benchmarks/language --source smollm2 --gpu-pack DIR  # for a GPU without network
 
 The model of the task `words` is SmolLM2-135M-Instruct (see model.py), fine-tuned on written-out
 solutions until a quarter of its samples is right. `gsm8k` trains Qwen/Qwen2.5-0.5B-Instruct as it
@@ -36,6 +37,8 @@ if __name__ == "__main__":  # the folder `recipes` takes the place of this one
 # Before torch is loaded, here and in the workers: one process a core, one thread each.
 for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_variable, "1")
+# One card, also where there are more: transformers would split each batch among all.
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
 
 # Sizes by name, and what a single option changes of them. `small` is for two cores.
 SIZES = {
@@ -59,10 +62,15 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--output_dir", type=Path, default=Path("language"), help="(language)")
     parser.add_argument("--task", choices=("words", "gsm8k"), default="words", help="(words)")
     parser.add_argument(
-        "--source", type=Path, help="the GGUF, the wheel with it, or their folder (installed)"
+        "--source",
+        type=Path,
+        help="the GGUF, the wheel with it, their folder, or the model of a pack (installed)",
     )
     parser.add_argument("--model", help="another model, as a folder or by its name on the Hub")
-    parser.add_argument("--data", help="folder with train.jsonl and test.jsonl of gsm8k (the Hub)")
+    parser.add_argument(
+        "--data",
+        help="folder with train.jsonl and test.jsonl of gsm8k (the Hub), or the tasks of a pack",
+    )
     parser.add_argument(
         "--demonstrations",
         choices=("solutions", "answers_at_once"),
@@ -94,6 +102,15 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--report", action="store_true", help="train nothing, write the report")
     parser.add_argument("--results", type=Path, help="folder for language.json (OUTPUT_DIR)")
     parser.add_argument("--readme", type=Path, help="Markdown file with the two marks (none)")
+    pack = parser.add_argument_group("for a machine with a GPU and without network")
+    pack.add_argument(
+        *("--gpu-pack", "--gpu_pack"),
+        type=Path,
+        metavar="FOLDER",
+        help="train nothing, write all that it needs; its line has the options given here",
+    )
+    pack.add_argument("--python_version", help="of that machine, as in 3.12 (this one's)")
+    pack.add_argument("--platform", nargs="+", metavar="TAG", help="of its wheels (this one's)")
     args = parser.parse_args(arguments)
     if unused := unused_options(args):
         parser.error(unused)
@@ -107,6 +124,10 @@ def unused_options(args: argparse.Namespace) -> str | None:
     made = [n for n in ("model", "source") if vars(args)[n]]
     if args.demonstrations != "solutions":
         made.append("demonstrations")
+    if args.gpu_pack and args.probe is not None:
+        return (
+            "--gpu-pack packs a training benchmark, and --probe trains nothing: give one of them."
+        )
     if args.probe is None:
         if args.called:
             return "--called is the name of a model in the table of --probe: give that, too."
@@ -128,6 +149,12 @@ def main() -> None:
     from benchmarks.language.report import write_report
     from benchmarks.learning.runs import Store
 
+    if args.gpu_pack:
+        from benchmarks.language.gpu_pack import write_pack
+
+        return write_pack(args, parse_arguments([]))
+    if args.python_version or args.platform:
+        raise SystemExit("--python_version and --platform are for --gpu-pack, which is not given.")
     if args.probe is not None:
         return probe(args)
     plan = make_plan(args)
@@ -177,21 +204,29 @@ def make_plan(args: argparse.Namespace):
 
 def find_start(args: argparse.Namespace) -> tuple[str, str]:
     """The model that all runs begin with, and what it was made with."""
-    from benchmarks.language.model import SHA256, model_folder
+    from benchmarks.language.gpu_pack import packed_model
+    from benchmarks.language.model import ORIGIN, model_folder
     from benchmarks.language.tasks import task
-    from benchmarks.language.warm_start import STARTS, warm_start
-    from benchmarks.learning.warm_start import fingerprint
+    from benchmarks.language.warm_start import STARTS, warm_start, warm_start_of
 
     described = task(args.task)
     if not described.warm_start:
         name = args.model or described.default_model
         return name, name
+    packed = None if args.model else packed_model(args.source)
+    if packed and packed["made"]:
+        if args.demonstrations != "solutions":
+            raise SystemExit(
+                f"--source {args.source} is a warm start already, made with {packed['made']}: "
+                "leave out --demonstrations, or give the model before it."
+            )
+        return str(args.source), packed["made"]
+    origin = args.model or (packed["origin"] if packed else ORIGIN)
     how = STARTS[args.demonstrations]
-    origin = args.model or f"SmolLM2-135M-Instruct {SHA256}"
-    made = f"{origin}, {fingerprint(vars(how))}"
-    folder = args.output_dir / f"warm_start-{fingerprint({'made': made})}"
+    folder, made = warm_start_of(origin, args.output_dir, how)
     if not args.report:
-        model = args.model or model_folder(args.source, args.output_dir / "smollm2")
+        plain = args.source if packed else args.model
+        model = plain or model_folder(args.source, args.output_dir / "smollm2")
         warm_start(Path(model), folder, how)
     return str(folder), made
 

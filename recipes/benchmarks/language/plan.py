@@ -45,7 +45,7 @@ class Plan:
     Attributes:
         start: folder or name of the model that every run begins with.
         made: what the start was made with, for the record and the keys of runs.
-        data: for `gsm8k`, a folder in the place of the Hub.
+        data: a folder with the problems, see `tasks.task`.
     """
 
     task: str

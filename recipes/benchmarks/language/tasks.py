@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -49,6 +50,19 @@ def as_rows(ours: list[problems.Problem]) -> list[Row]:
     return [{"prompt": chat(p.question), "answers": [p.answer]} for p in ours]
 
 
+def words(part: str, folder: Path | None = None) -> list[Row]:
+    """Word problems: made here, or from `PART.jsonl` of a folder that a pack has."""
+    if folder is None:
+        return as_rows(problems.part(part))
+    path = folder / f"{part}.jsonl"
+    if not path.is_file():
+        raise SystemExit(
+            f"--data {folder}: {path.name} is not there; expected the folder tasks of a pack. "
+            "Without --data the problems are made here."
+        )
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
 def gsm8k(part: str, folder: Path | None = None) -> list[Row]:
     """GSM8K: from the Hub, or from `train.jsonl` and `test.jsonl` of a folder.
 
@@ -82,14 +96,14 @@ def task(name: str, data: Path | None = None) -> Task:
     """The task of that name.
 
     Args:
-        data: for `gsm8k`, a folder in the place of the Hub.
+        data: a folder with the problems, in the place of the Hub or of the rules that make them.
 
     Raises:
         SystemExit: there is no such task.
     """
     if name == "words":
         return Task(
-            part=lambda name: as_rows(problems.part(name)),
+            part=lambda name: words(name, data),
             solutions=lambda name: [p.solution for p in problems.part(name)],
             steps="sentences",
             tokens=80,

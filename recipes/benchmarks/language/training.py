@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 import time
@@ -265,4 +266,9 @@ def measure_start(task: Task, size: Size, start: str, part: str) -> dict:
     if torch.cuda.is_available():
         model.cuda()
     rows = task.part(part)[: size.held_out]
-    return measured(model, AutoTokenizer.from_pretrained(start), rows, task, size)
+    found = measured(model, AutoTokenizer.from_pretrained(start), rows, task, size)
+    del model
+    # The trainings share the card with this process, which has no more use for it.
+    gc.collect()
+    torch.cuda.empty_cache()
+    return found

@@ -18,6 +18,7 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
+from ..learning.warm_start import fingerprint
 from ..quiet import QUIET
 from .problems import Problem, part
 from .questions import reference_steps
@@ -109,6 +110,12 @@ class UntilEnough(TrainerCallback):
         self.shares.append((state.global_step, measured.accuracy))
         print(f"warm start, step {state.global_step}: {measured.accuracy:.3f} right", flush=True)
         control.should_training_stop = measured.accuracy >= self.how.enough
+
+
+def warm_start_of(origin: str, output_dir: Path, how: WarmStart) -> tuple[Path, str]:
+    """The folder of the warm start of a model, and what records say that it was made with."""
+    made = f"{origin}, {fingerprint(vars(how))}"
+    return output_dir / f"warm_start-{fingerprint({'made': made})}", made
 
 
 def warm_start(model: Path, folder: Path, how: WarmStart = WarmStart()) -> Path:

@@ -24,7 +24,6 @@ from .estimators import (
     probability_of_improvement,
     stratified_bootstrap,
 )
-from .figure import plot
 from .methods import METHODS
 from .runs import Record, Store, versions
 from .stages import Plan, applies, area, choose_methods, choose_rates, screening_scores
@@ -50,6 +49,8 @@ def write_report(plan: Plan, store: Store, *, results: Path, readme: Path | None
     results.mkdir(parents=True, exist_ok=True)
     path = results / "learning.json"
     replace_text(path, json_text(data))
+    from .figure import plot  # late: others use this module where there is no matplotlib
+
     written = [path, plot(data, results / "learning.png")]
     if readme is not None and data["missing"]:
         print(f"{readme} is left as it is: not done yet are {', '.join(data['missing'])}.")
