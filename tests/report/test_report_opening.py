@@ -7,7 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_log import group
 
-from trl_lambda.report.opening import has_credit, largest_credit, most_credited, telling_group
+from trl_lambda.report.opening import (
+    decided,
+    has_credit,
+    how_telling,
+    largest_credit,
+    most_credited,
+    telling_group,
+)
 from trl_lambda.report.prompts import prompt_ends
 
 
@@ -43,6 +50,23 @@ def test_the_newest_group_with_credit_is_told():
     assert telling_group([sharing, new]) is sharing
     sharing_without = made(4, [0.0] * 4, shared=True)
     assert telling_group([sharing_without, new]) is new
+
+
+def test_a_fork_that_decided_is_told_first():
+    """Completion 2 was forked from 0 behind two tokens, 3 is a copy of 1."""
+    one, newer = made(1, [2.0, -1.0, -0.5, -1.0]), made(2, [2.0, -1.0])
+    for row, (parent, fork) in zip(
+        one["completions"], [(0, 0), (1, 0), (0, 2), (1, 4)], strict=True
+    ):
+        row |= {"parent": parent, "fork": fork, "reward": 1.0}
+    assert how_telling(one) == how_telling(newer) == 1
+    one["completions"][2]["reward"] = 0.0
+    assert [decided(one, row) for row in one["completions"]] == [False, False, True, False]
+    assert how_telling(one) == 2
+    assert telling_group([one, newer]) is one
+    assert most_credited(one) is one["completions"][2]
+    one["completions"][2]["advantage"] = [0.0] * 4
+    assert not decided(one, one["completions"][2])
 
 
 def test_long_prompts_are_named_by_their_ends():

@@ -1,9 +1,10 @@
-"""Where a reader begins: at a group and a completion that have credit."""
+"""Where a reader begins: at a group and a completion that have credit, at a fork that decided."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from ..credit_log.forks import is_copy
 from .tree import prefix_tree
 
 
@@ -18,18 +19,35 @@ def has_credit(group: dict[str, Any]) -> bool:
     return any(map(largest_credit, group["completions"]))
 
 
+def decided(group: dict[str, Any], completion: dict[str, Any]) -> bool:
+    """Whether a completion was forked from one that got another reward, and has credit for it."""
+    if not completion.get("fork") or is_copy(completion):
+        return False
+    parent = group["completions"][completion["parent"]]
+    return parent["reward"] != completion["reward"] and bool(largest_credit(completion))
+
+
+def how_telling(group: dict[str, Any]) -> int:
+    """0: there is no credit to see; 1: there is; 2: there is a fork that decided."""
+    return has_credit(group) + any(decided(group, row) for row in group["completions"])
+
+
 def most_credited(group: dict[str, Any]) -> dict[str, Any]:
-    """The completion with the largest credit or blame, the first of equals."""
-    return max(group["completions"], key=lambda completion: abs(largest_credit(completion)))
+    """The completion with the largest credit or blame, of the forks that decided if there are any;
+    the first of equals."""
+    return max(
+        group["completions"], key=lambda row: (decided(group, row), abs(largest_credit(row)))
+    )
 
 
 def telling_group(groups: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The newest group with credit, if possible one in which some completions share a prefix.
+    """The newest group with a fork that decided, or else with credit, if possible one in which some
+    completions share a prefix.
 
     None where there is no group.
     """
     newest_first = sorted(groups, key=lambda group: group["step"], reverse=True)
-    return max(newest_first, key=lambda g: (has_credit(g), _shares_prefixes(g)), default=None)
+    return max(newest_first, key=lambda g: (how_telling(g), _shares_prefixes(g)), default=None)
 
 
 def _shares_prefixes(group: dict[str, Any]) -> bool:

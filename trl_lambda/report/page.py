@@ -18,7 +18,7 @@ from typing import Any
 from ..credit_log.format import OPTIONAL_GROUP_LISTS
 from ..credit_log.reading import GROUP_LISTS, Run
 from .curves import charts, same_but_for_seed
-from .opening import has_credit, largest_credit
+from .opening import decided, how_telling, largest_credit
 from .prompts import prompt_ends
 from .reliability import reliability
 from .selection import spread
@@ -170,7 +170,7 @@ def _entry(run: int, group: dict[str, Any], prompt_end: str) -> dict[str, Any]:
         "step": group["step"],
         "mode": group["mode"],
         "mean_reward": content["branches"][0]["mean_reward"],
-        "credited": has_credit(group),
+        "telling": how_telling(group),
         "prompt_end": prompt_end,
         "packed": packed(embedded(content)),
     }
@@ -183,7 +183,10 @@ def _has_entropy(group: dict[str, Any]) -> bool:
 def _group(group: dict[str, Any]) -> dict[str, Any]:
     return {
         **{name: group[name] for name in ("id", "step", "mode", "prompt")},
-        "completions": [_completion(completion) for completion in group["completions"]],
+        "completions": [
+            _completion(completion) | {"decided": decided(group, completion)}
+            for completion in group["completions"]
+        ],
         "branches": [asdict(branch) for branch in prefix_tree(group["completions"])],
     }
 

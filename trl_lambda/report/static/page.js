@@ -20,9 +20,9 @@ function chooseRun(run) {
   const groups = groupsOfRun();
   byId("group-view").classList.toggle("nothing", !groups.length);
   byId("earlier").disabled = byId("later").disabled = true;
-  // Where all rewards are equal there is no credit to see: begin with the last group that has some.
-  const telling = groups.findLastIndex(({ credited }) => credited);
-  if (groups.length) chooseGroup(telling >= 0 ? telling : groups.length - 1);
+  // Begin with the last group that has most to see: a fork that decided, or any credit at all.
+  const most = groups.reduce((best, { telling }) => Math.max(best, telling), 0);
+  if (groups.length) chooseGroup(groups.findLastIndex(({ telling }) => telling === most));
 }
 
 async function chooseGroup(index) {
@@ -58,12 +58,13 @@ function chooseBranch(branch) {
   showRows(group, branch);
   drawTree(group, branch, chooseBranch);
   if (kept) shadeTokens();
-  else chooseCompletion(firstCredited(branch.rows.map((index) => group.completions[index])));
+  else chooseCompletion(firstTelling(branch.rows.map((index) => group.completions[index])));
 }
 
-/** The first completion that has credit or blame, the first of all where none has. */
-function firstCredited(completions) {
-  return completions.find(({ largest_credit: credit }) => credit) ?? completions[0];
+/** The first fork that decided, or completion that has credit or blame, or the first of all. */
+function firstTelling(completions) {
+  return completions.find(({ decided }) => decided)
+    ?? completions.find(({ largest_credit: credit }) => credit) ?? completions[0];
 }
 
 /** The largest credit of a completion, with its sign. */
