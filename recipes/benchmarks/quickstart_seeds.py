@@ -1,6 +1,6 @@
 """Collects finished quickstarts: which learning rates suit its trainers, and what seeds differ in.
 
-    for rate in 6e-4 1.2e-3 2.4e-3; do
+    for rate in 1.2e-3 2.4e-3 4.8e-3; do
       python recipes/quickstart.py --output_dir runs/$rate --seed 100 --learning_rate $rate
     done
     python recipes/benchmarks/quickstart_seeds.py runs/*       # prints the mean of each rate
