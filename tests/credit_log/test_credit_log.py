@@ -92,6 +92,7 @@ def test_the_entropy_is_that_of_the_policy_at_each_position(tmp_path, settings):
     )
 
 
+@pytest.mark.slow
 def test_recording_changes_nothing(tmp_path):
     for settings in SETTINGS:
         plain = run(tmp_path / "plain", **settings)

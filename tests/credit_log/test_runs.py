@@ -86,6 +86,7 @@ def test_a_run_that_wrote_nothing_leaves_nothing_behind(tmp_path):
     assert not (tmp_path / "_earlier_runs").exists()
 
 
+@pytest.mark.slow
 def test_a_resumed_run_goes_on_in_its_log(tmp_path):
     run(tmp_path, credit_log_steps=1, max_steps=5, **KEPT)
     first = meta_of(tmp_path)["run_id"]

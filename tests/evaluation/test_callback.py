@@ -181,6 +181,7 @@ def test_the_best_may_equal_the_untrained(tmp_path, monkeypatch, caplog):
     assert "keep_best" not in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("value", "kept_step"), [(0.6, 2), (0.8, 4)])
 def test_a_resumed_training_remembers_the_best(value, kept_step, tmp_path, monkeypatch):
     script_values(monkeypatch, [0.1, 0.7, value])

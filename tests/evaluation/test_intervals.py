@@ -73,6 +73,7 @@ def test_coverage_with_thirty_problems_of_several_samples(p, concentration):
     assert coverage(interval, p) >= 0.93
 
 
+@pytest.mark.slow
 def test_the_percentile_bootstrap_misses_there():
     """What its docstring says, and why it is not the one that is printed."""
     rng = np.random.default_rng(0)
@@ -153,6 +154,7 @@ def test_student_quantile(degrees, expected, tolerance):
     assert student_quantile(degrees) == pytest.approx(expected, abs=tolerance)
 
 
+@pytest.mark.slow
 def test_the_bootstrap_is_repeatable_and_close_to_the_normal_interval():
     scores = np.random.default_rng(0).beta(2, 3, 2000)
     assert bootstrap_interval(scores) == bootstrap_interval(scores)

@@ -57,6 +57,7 @@ def test_branch_ids_give_the_true_gradient(design, shrinkage):
         torch.testing.assert_close(groups.mean_gradient(rowwise), true, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("design", DESIGNS)
 @pytest.mark.parametrize("shrinkage", SHRINKAGES)

@@ -94,6 +94,7 @@ def test_a_log_that_the_new_run_does_not_write_is_listed(hub, tmp_path, caplog):
     assert "credit_log/" in told
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("named", [{"push_to_hub": True}, {}])
 def test_a_resumed_run_is_one_run_and_a_fresh_folder_has_no_other(hub, tmp_path, caplog, named):
     saving = {"save_strategy": "steps", "save_steps": 1, "hub_model_id": REPO} | named

@@ -155,6 +155,7 @@ class OpenTheGate(TrainerCallback):
             self.hub.gates["PUT"].set()
 
 
+@pytest.mark.slow
 def test_saves_during_a_push_leave_its_files_alone(hub, tmp_path):
     """The plot's bytes are hashed first and sent later."""
     settings = PUSHING | SAVING | {"max_steps": 6}
@@ -169,6 +170,7 @@ def test_saves_during_a_push_leave_its_files_alone(hub, tmp_path):
     assert "| Optimiser steps | 6 |" in hub.repos[REPO].files["README.md"].decode()
 
 
+@pytest.mark.slow
 def test_a_resumed_run_pushes_the_whole_story(hub, tmp_path):
     trained(tmp_path / "run", SAVING)
     resumed = tiny.trainer(tmp_path / "run", settings=PUSHING | SAVING | {"max_steps": 3})
@@ -313,6 +315,7 @@ def test_a_repository_that_cannot_be_made_is_known_before_training(hub, tmp_path
         tiny.trainer(tmp_path / "run", settings=PUSHING)
 
 
+@pytest.mark.slow
 def test_pushes_that_fail_in_the_background_do_not_stop_training(hub, tmp_path, caplog):
     hub.faults = [Fault("PUT", "/lfs/", status=500)]
     with caplog.at_level(logging.ERROR):

@@ -29,6 +29,7 @@ def smoke(run_recipe):
     return smoke
 
 
+@pytest.mark.slow
 def test_smoke_run_writes_all_it_promises(smoke, tmp_path):
     process = smoke()
     out = tmp_path / "out"
