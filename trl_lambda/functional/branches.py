@@ -59,7 +59,7 @@ class Branches:
         Args:
             lengths_B: `(B,)`, completion tokens.
         """
-        forks_F = self.fork_B.long().unique()
+        forks_F = cast(Tensor, self.fork_B.long().unique())
         forks_F = forks_F[(forks_F > 0) & (forks_F < width)]
         rows_B1 = torch.arange(len(lengths_B), device=lengths_B.device)[:, None]
         before_BF = self.writers(forks_F - 1)
