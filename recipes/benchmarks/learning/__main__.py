@@ -4,8 +4,9 @@
     python recipes/benchmarks/learning --stage 1 --budget_hours 0.5
     python recipes/benchmarks/learning --report            # the report alone, from finished runs
     python recipes/benchmarks/learning --output_dir smoke --smoke   # under a minute, means nothing
-    python recipes/benchmarks/learning --branching         # branching rollouts, see branching.py
-    python recipes/benchmarks/learning --branching --report   # prints its tables: see below
+    python recipes/benchmarks/learning --compare branching # branching rollouts, see comparisons.py
+    python recipes/benchmarks/learning --compare probe     # λ of the answer probe
+    python recipes/benchmarks/learning --compare branching --report   # prints its tables: see below
 
 Tiny models on five tasks that differ in where the token sits that decides (see tasks.py), one
 process a core with one thread each. Stage 1 tries every method of methods.py with three learning
@@ -18,10 +19,10 @@ OUTPUT_DIR/runs.jsonl, and what was under way is done again. A run that crashed 
 error, counts as one that is never right, and is tried again at the next start. After a change of
 the package's or the tasks' code begin with a new OUTPUT_DIR: a run is known by its settings.
 
---branching runs every arm of branching.py with every learning rate of its tasks and three seeds, or
-the arms that --methods names, and writes RESULTS/branching.json and the tables between the
-`<!-- branching -->` lines of the README (of recipes/benchmarks/learning). With --report it trains
-nothing; where OUTPUT_DIR has no runs, it prints the tables of RESULTS/branching.json.
+--compare NAME runs every arm of a comparison (comparisons.py) with every learning rate of its tasks
+and three seeds, or the arms that --methods names, and writes RESULTS/NAME.json and the tables
+between the `<!-- NAME -->` lines of the README (of recipes/benchmarks/learning). With --report it
+trains nothing; where OUTPUT_DIR has no runs, it prints the tables of RESULTS/NAME.json.
 
 The report goes to RESULTS/learning.json and RESULTS/learning.png (recipes/benchmarks/results, if
 nothing else is said), and its tables between the two `<!-- learning -->` lines of the README (of
@@ -81,7 +82,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="these of methods.py alone, all of them in both stages; name --results, too",
     )
     parser.add_argument(
-        "--branching", action="store_true", help="accuracy against generated tokens, see above"
+        "--compare", choices=("branching", "probe"), help="accuracy against tokens, see above"
     )
     parser.add_argument("--report", action="store_true", help="train nothing, write the report")
     parser.add_argument(
@@ -94,7 +95,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     # What a smoke run or a few methods find is never published by accident.
     whole = not args.smoke and not args.methods
     args.results = args.results or (BENCHMARKS / "results" if whole else args.output_dir)
-    place = BENCHMARKS / "learning" if args.branching else BENCHMARKS
+    place = BENCHMARKS / "learning" if args.compare else BENCHMARKS
     args.readme = args.readme or (place / "README.md" if whole else None)
     return args
 
@@ -111,8 +112,8 @@ def _cores() -> int:
 
 def main() -> None:
     args = parse_arguments()
-    if args.branching:
-        return branching(args)
+    if args.compare:
+        return compare(args)
     # Late, so that --help answers at once.
     from benchmarks.learning import stages
     from benchmarks.learning.report import write_report
@@ -129,13 +130,14 @@ def main() -> None:
             print(f"wrote {path}")
 
 
-def branching(args: argparse.Namespace) -> None:
-    from benchmarks.learning.branching import BranchingPlan, markdown, only, write_results
+def compare(args: argparse.Namespace) -> None:
+    from benchmarks.learning.comparisons import BRANCHING, PROBE, markdown, only, write_results
     from benchmarks.learning.runs import Store, run_all
 
-    plan = only(BranchingPlan(), args.methods) if args.methods else BranchingPlan()
+    plan = {"branching": BRANCHING, "probe": PROBE}[args.compare]
+    plan = only(plan, args.methods) if args.methods else plan
     store = Store(args.output_dir / "runs.jsonl")
-    committed = args.results / "branching.json"
+    committed = args.results / f"{plan.name}.json"
     if args.report and not store.records and committed.exists():
         print(markdown(json.loads(committed.read_text(encoding="utf-8"))))
         return
@@ -147,7 +149,7 @@ def branching(args: argparse.Namespace) -> None:
             args.output_dir,
             workers=args.workers,
             deadline=deadline,
-            name="branching",
+            name=plan.name,
         )
     for path in write_results(plan, store, results=args.results, readme=args.readme):
         print(f"wrote {path}")

@@ -155,6 +155,26 @@ def branching() -> dict[str, Method]:
     return methods | {"GRPO, half groups": Method("branching", "stock", GRPO, group_share=0.5)}
 
 
+def result_ends(ids: list[int], texts: list[str]) -> list[int]:
+    """`step_ends` of the task `chain`: a step ends with the digit behind `=`."""
+    return [i for i in range(1, len(texts)) if texts[i - 1] == "="]
+
+
+def probe() -> dict[str, Method]:
+    """The answer probe as the critic of λ-returns over steps, on the task `chain`, and without."""
+    asks = {
+        "method": "probe",
+        "probe_text": "#",
+        "answer_column": "gold",
+        "step_ends": "benchmarks.learning.methods.result_ends",
+    }
+    methods = {
+        f"probe λ {decay:g}": Method("probe", "ours", asks | {"trace_lambda": decay})
+        for decay in (0.5, 0.8, 1.0)
+    }
+    return {"DAPO, batch": Method("probe", "stock", DAPO | {"scale_rewards": "batch"})} | methods
+
+
 METHODS: dict[str, Method] = {
     "DAPO": Method("baseline", "stock", DAPO),
     # What the package's default was before it became TRL's GRPO: on TRL's loss.
@@ -185,4 +205,5 @@ METHODS: dict[str, Method] = {
     **process(),
     **combinations(),
     **branching(),
+    **probe(),
 }

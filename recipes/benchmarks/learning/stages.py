@@ -32,8 +32,9 @@ from .training import Run
 ALWAYS = ("DAPO", "Dr. GRPO", "λ-GRPO", "Dr. GRPO + sets + recent 0.99", "GRPO", "GRPO + floor")
 BEST_OF = ("GRPO-λ", "tree", "floor")
 METHODS_IN_STAGE_2 = 10
-# Branching is measured by itself (branching.py), against generated tokens.
-SCREENED = tuple(name for name, method in METHODS.items() if method.family != "branching")
+# These are measured by themselves (comparisons.py), against generated tokens.
+APART = ("branching", "probe")
+SCREENED = tuple(name for name, method in METHODS.items() if method.family not in APART)
 Lookup = Callable[[Run], Record | None]
 
 

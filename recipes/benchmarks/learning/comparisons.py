@@ -1,8 +1,8 @@
-"""Branching rollouts: accuracy against generated tokens, for each arm, learning rate and seed.
+"""Comparisons of some arms beside the main one, as accuracy against generated tokens.
 
 Arms are methods of methods.py. All have the same prompts in the same order, the same sampler, and
-as many steps; what differs is what a step generates. A run has *collapsed* if it ends no better
-than it started.
+as many steps; what differs is the method, and with branching rollouts what a step generates. A run
+has *collapsed* if it ends no better than it started.
 """
 
 from __future__ import annotations
@@ -24,25 +24,32 @@ from .table import count, insert, number, table
 from .tasks import BRANCHED, SHORT, TASKS
 from .training import Run
 
-MARK = "<!-- branching -->"
-OTHERS = ("GRPO", "GRPO + floor")
-ARMS = (*OTHERS, *(name for name, method in METHODS.items() if method.family == "branching"))
 # For each task: the numbers of generated tokens at which accuracy is told, and an accuracy of which
 # is told after how many it is met.
 TOLD = {
     BRANCHED: ((100_000, 200_000, 300_000, 500_000), 0.95),
     SHORT: ((20_000, 40_000, 60_000, 90_000), 0.6),
+    "chain": ((10_000, 20_000, 30_000), 0.9),
 }
 FINAL_POINTS = 3  # measurements at the end of a run
 
 
 @dataclass(frozen=True)
-class BranchingPlan:
-    """How much of everything; learning rates are a task's."""
+class Comparison:
+    """How much of everything; learning rates are a task's.
 
-    arms: tuple[str, ...] = ARMS
+    Attributes:
+        name: of its file of results, and of the marks around its table.
+    """
+
+    name: str
+    arms: tuple[str, ...]
+    tasks: tuple[str, ...]
     seeds: tuple[int, ...] = (0, 1, 2)
-    tasks: tuple[str, ...] = tuple(TOLD)
+
+    @property
+    def mark(self) -> str:
+        return f"<!-- {self.name} -->"
 
     def runs(self) -> list[Run]:
         """Seeds come first: a comparison that is cut short has something of every arm."""
@@ -55,8 +62,18 @@ class BranchingPlan:
         ]
 
 
-def only(plan: BranchingPlan, arms: Sequence[str]) -> BranchingPlan:
-    """The plan with these arms alone.
+def of_family(name: str) -> tuple[str, ...]:
+    return tuple(arm for arm, method in METHODS.items() if method.family == name)
+
+
+BRANCHING = Comparison(
+    "branching", ("GRPO", "GRPO + floor", *of_family("branching")), (BRANCHED, SHORT)
+)
+PROBE = Comparison("probe", of_family("probe"), ("chain",))
+
+
+def only(plan: Comparison, arms: Sequence[str]) -> Comparison:
+    """The comparison with these arms alone.
 
     Raises:
         SystemExit: there is no method of that name.
@@ -66,24 +83,24 @@ def only(plan: BranchingPlan, arms: Sequence[str]) -> BranchingPlan:
     return replace(plan, arms=tuple(dict.fromkeys(arms)))
 
 
-def write_results(plan: BranchingPlan, store: Store, *, results: Path, readme: Path | None):
-    """Writes branching.json and the table into the README, if it has its marks; prints the table.
+def write_results(plan: Comparison, store: Store, *, results: Path, readme: Path | None):
+    """Writes its JSON and the table into the README, if it has its marks; prints the table.
 
     Raises:
         SystemExit: there is nothing to report yet.
     """
-    data = branching(plan, store)
+    data = collected(plan, store)
     results.mkdir(parents=True, exist_ok=True)
-    path = results / "branching.json"
+    path = results / f"{plan.name}.json"
     replace_text(path, json_text(data))
     print(markdown(data))
     written = [path]
-    if readme is not None and insert(readme, markdown(data), mark=MARK):
+    if readme is not None and insert(readme, markdown(data), mark=plan.mark):
         written.append(readme)
     return written
 
 
-def branching(plan: BranchingPlan, store: Store) -> dict[str, Any]:
+def collected(plan: Comparison, store: Store) -> dict[str, Any]:
     """All that the table needs, and the curves behind it."""
     found = [(run, store.any(run)) for run in plan.runs()]
     runs = [entry(run, record) for run, record in found if record is not None]
@@ -134,10 +151,11 @@ def task_table(data: dict[str, Any], name: str) -> str:
     columns = ["arm", "rate", "seeds", *at, "ends at", "tokens", f"{target} after", "collapsed"]
     starts = [run["curve"][0][2] for of_key in rows.values() for run in of_key if "curve" in run]
     samples = task["held_out"] * task["measured"]
+    steps = task["generations"] * task["updates"]
     head = (
         f"`{name}`: accuracy at so many *generated* tokens, between two measurements by a straight "
         "line: the mean over seeds, in brackets the lowest and the highest. Runs start at "
-        f"{number(float(np.mean(starts)), 3)} and have {task['generations']} steps; a run ends at "
+        f"{number(float(np.mean(starts)), 3)} and have {steps} steps; a run ends at "
         f"the mean of its last {FINAL_POINTS} measurements of {samples} samples each. A run that "
         f"ends no better than it started has collapsed. “{target} after” has thousands of "
         "generated tokens, a number for each seed."

@@ -1,4 +1,4 @@
-"""Branching rollouts in the benchmark: that they learn, and what is reported of them."""
+"""Branching rollouts and the answer probe in the benchmark: that they learn, and the reports."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import json
 from pathlib import Path
 
 import pytest
-from benchmarks.learning import branching, table
-from benchmarks.learning.branching import BranchingPlan, markdown
-from benchmarks.learning.methods import METHODS
+from benchmarks.learning import comparisons, table
+from benchmarks.learning.comparisons import BRANCHING, PROBE, Comparison, markdown
+from benchmarks.learning.methods import METHODS, result_ends
 from benchmarks.learning.runs import Store, key
 from benchmarks.learning.tasks import BRANCHED, LONG, SHORT, TAGGED, TASKS, off_by_one
 from benchmarks.learning.training import Run, train
 
 BENCHMARKS = Path(__file__).parents[2] / "recipes" / "benchmarks"
-RESULTS = BENCHMARKS / "results" / "branching.json"
+RESULTS = BENCHMARKS / "results"
 README = BENCHMARKS / "learning" / "README.md"
 
 # `short` with fixed texts of three tokens, and a start that takes seconds.
@@ -39,14 +39,14 @@ def test_the_shipped_branch_does_not_collapse_where_grpo_learns(tmp_path, monkey
         for method in ("GRPO", "branch")
     }
     for curve in curves.values():
-        start, end = curve[0][2], branching.final(curve)
+        start, end = curve[0][2], comparisons.final(curve)
         assert end > start + 0.15, curves
     assert curves["branch"][-1][1] < 0.8 * curves["GRPO"][-1][1]  # tokens that were generated
 
 
 def test_the_arms_are_the_shipped_method_and_its_choices_one_at_a_time():
     assert METHODS["branch"].told == {"method": "branch"}
-    arms = [METHODS[arm] for arm in branching.ARMS if METHODS[arm].told.get("method") == "branch"]
+    arms = [METHODS[arm] for arm in BRANCHING.arms if METHODS[arm].told.get("method") == "branch"]
     more = ("td_error", "branch_weights")
     assert all(len(arm.told) <= 2 + len(arm.told.keys() & set(more)) for arm in arms)
     told = [arm.told for arm in arms]
@@ -56,15 +56,15 @@ def test_the_arms_are_the_shipped_method_and_its_choices_one_at_a_time():
 
 
 def test_the_plan_has_every_arm_with_every_rate_and_three_seeds():
-    runs = BranchingPlan().runs()
+    runs = BRANCHING.runs()
     rates = len(TASKS[BRANCHED].learning_rates) + len(TASKS[SHORT].learning_rates)
-    assert len(runs) == len(set(runs)) == len(branching.ARMS) * rates * 3
+    assert len(runs) == len(set(runs)) == len(BRANCHING.arms) * rates * 3
     assert {run.seed for run in runs[: len(runs) // 3]} == {0}
     with pytest.raises(SystemExit, match="no GPRO"):
-        branching.only(BranchingPlan(), ["GPRO"])
+        comparisons.only(BRANCHING, ["GPRO"])
 
 
-def store_of(tmp_path, plan: BranchingPlan, curve_of) -> Store:
+def store_of(tmp_path, plan: Comparison, curve_of) -> Store:
     store = Store(tmp_path / "runs.jsonl")
     for run in plan.runs():
         curve = curve_of(run)
@@ -76,7 +76,7 @@ def store_of(tmp_path, plan: BranchingPlan, curve_of) -> Store:
 
 
 def test_the_table_says_what_the_runs_say(tmp_path, capsys):
-    plan = BranchingPlan(arms=("GRPO", "branch"), tasks=(BRANCHED,))
+    plan = dataclasses.replace(BRANCHING, arms=("GRPO", "branch"), tasks=(BRANCHED,))
     low, middle, high = TASKS[BRANCHED].learning_rates
 
     def curve_of(run: Run):
@@ -90,11 +90,11 @@ def test_the_table_says_what_the_runs_say(tmp_path, capsys):
 
     store = store_of(tmp_path, plan, curve_of)
     readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{branching.MARK}\n{branching.MARK}\nafter\n")
-    written = branching.write_results(plan, store, results=tmp_path, readme=readme)
+    readme.write_text(f"before\n{BRANCHING.mark}\n{BRANCHING.mark}\nafter\n")
+    written = comparisons.write_results(plan, store, results=tmp_path, readme=readme)
     assert [path.name for path in written] == ["branching.json", "README.md"]
     data = json.loads(written[0].read_text())
-    assert table.between_marks(readme, mark=branching.MARK) == markdown(data)
+    assert table.between_marks(readme, mark=BRANCHING.mark) == markdown(data)
     text = markdown(data)
     assert text in capsys.readouterr().out
     assert "6 runs of the plan were not run." in text
@@ -113,23 +113,39 @@ def test_the_table_says_what_the_runs_say(tmp_path, capsys):
 
 def test_a_run_that_ended_before_has_no_accuracy_there():
     curve = [[0, 0, 0.2], [10, 150_000, 0.6]]
-    assert branching.value_at(curve, 100_000) == pytest.approx(0.2 + 0.4 * 2 / 3)
-    assert branching.value_at(curve, 200_000) is None
-    assert branching.spread([0.5, None]) == "–"
+    assert comparisons.value_at(curve, 100_000) == pytest.approx(0.2 + 0.4 * 2 / 3)
+    assert comparisons.value_at(curve, 200_000) is None
+    assert comparisons.spread([0.5, None]) == "–"
 
 
 def test_nothing_to_report_is_said(tmp_path):
     with pytest.raises(SystemExit, match="nothing to report"):
-        branching.branching(BranchingPlan(), Store(tmp_path / "none.jsonl"))
+        comparisons.collected(BRANCHING, Store(tmp_path / "none.jsonl"))
 
 
 @pytest.mark.slow
-def test_the_committed_results_are_printed_by_the_command(run_recipe):
-    process = run_recipe("benchmarks/learning", "--branching", "--report")
-    assert markdown(json.loads(RESULTS.read_text(encoding="utf-8"))) in process.stdout
+@pytest.mark.parametrize("plan", [BRANCHING, PROBE], ids=lambda plan: plan.name)
+def test_the_committed_results_are_printed_by_the_command(run_recipe, plan):
+    process = run_recipe("benchmarks/learning", "--compare", plan.name, "--report")
+    assert markdown(committed(plan)) in process.stdout
 
 
-def test_the_readme_has_the_table_of_the_committed_results():
-    data = json.loads(RESULTS.read_text(encoding="utf-8"))
-    assert table.between_marks(README, mark=branching.MARK) == markdown(data)
-    assert RESULTS.stat().st_size < 1_000_000
+@pytest.mark.parametrize("plan", [BRANCHING, PROBE], ids=lambda plan: plan.name)
+def test_the_readme_has_the_table_of_the_committed_results(plan):
+    assert table.between_marks(README, mark=plan.mark) == markdown(committed(plan))
+
+
+def committed(plan: Comparison) -> dict:
+    return json.loads((RESULTS / f"{plan.name}.json").read_text(encoding="utf-8"))
+
+
+def test_a_step_of_the_chain_ends_with_its_result():
+    assert result_ends(list(range(9)), list("6-6=0-0=0")) == [4, 8]
+
+
+@pytest.mark.slow
+def test_the_probe_trains_on_the_chain(tmp_path, monkeypatch):
+    chain = dataclasses.replace(TASKS["chain"], name="tiny chain", warm_start_steps=60)
+    monkeypatch.setitem(TASKS, "tiny chain", chain)
+    found = train(Run("tiny chain", "probe λ 0.8", 1e-3, 0, generations=3), tmp_path)
+    assert len(found["rewards"]) == 3
