@@ -241,8 +241,8 @@ def test_the_methods_of_the_issue_are_there():
 def test_what_a_method_means_does_not_hang_on_our_defaults():
     """A row adds to TRL's GRPO, and names its loss; but for rows that are the shipped method."""
     for method in METHODS.values():
-        if method.family == "branching":
-            assert method.trainer == "stock" or method.told["method"] == "branch"
+        if shipped := {"branching": "branch", "probe": "probe"}.get(method.family):
+            assert method.trainer == "stock" or method.told["method"] == shipped
         elif method.trainer == "ours":
             assert method.told["method"] == "grpo"
             assert {"loss_type", "scale_rewards"} <= set(method.told)
