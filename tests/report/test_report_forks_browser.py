@@ -32,6 +32,7 @@ def page(opened, tmp_path):
 
 def choose(page, number):
     page.locator("#rows button").nth(number - 1).click()
+    page.wait_for_function("document.querySelector('#text').innerText")  # a frame later
 
 
 def entries(page, selector):
