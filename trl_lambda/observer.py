@@ -72,8 +72,7 @@ class CreditObserver:
         self._log_metrics(rule, batch, gain_BT, sizes_WT)
         travels = {}
         if batch.branches is not None:
-            tokens_B = (batch.completion_ids_BT >= 0).sum(1)
-            travels["fork"] = batch.branches.forked_at(tokens_B)
+            travels["fork"] = batch.branches.forked_at(batch.tokens_B)
         training = self.trainer.model.training
         if self.recorder and training and self.recorder.due(self.trainer.state.global_step):
             travels["credit_row"] = self._record(batch, signal, credit, gain_BT)

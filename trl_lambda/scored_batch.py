@@ -36,6 +36,11 @@ class SampledBatch:
     has_images: bool
     columns: Mapping[str, Sequence[Any]]
 
+    @property
+    def tokens_B(self) -> Tensor:
+        """Completion tokens, also of those that are masked out as truncated."""
+        return (self.completion_ids_BT >= 0).sum(1)
+
 
 @dataclass(frozen=True)
 class ScoredBatch(SampledBatch):

@@ -70,6 +70,15 @@ def score(trainer, batch=None) -> dict:
     return trainer._generate_and_score_completions(batch or rows())
 
 
+def assert_draws_nothing(trainer) -> None:
+    """The random numbers of the training are untouched."""
+    torch.manual_seed(5)
+    score(trainer)
+    after = torch.rand(3)
+    torch.manual_seed(5)
+    assert torch.equal(torch.rand(3), after)
+
+
 def lines(text: str) -> list[int]:
     """Positions in text and EOS at which a segment begins: after a line, or several blank ones."""
     ids = completions([text])[0]

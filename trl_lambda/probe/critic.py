@@ -137,11 +137,7 @@ class AnswerProbe:
             self.column = find_answer_column(batch.columns, self.column or self._wanted)
         golds = golds_of(batch.columns, self.column, batch.lengths_B.shape[0])
         text = (batch.prompt_ids_BP, batch.completion_ids_BT, batch.mask_BT)
-        if (
-            before is not None
-            and before.golds == golds
-            and all(map(torch.equal, before.text, text))
-        ):
+        if before is not None and before.is_about(golds, text):
             return before.asked
         asked = self._asked(batch, golds)
         self._ahead = _Ahead(golds, text, asked) if ahead else None

@@ -14,12 +14,12 @@ from ..console import get_logger
 from ..functional.segments import SegmentValues, values_with_children
 from ..rule import CreditRule
 from ..scored_batch import SampledBatch, ScoredBatch
-from ..seam.continuations import Asked
+from ..seam.continuations import Asked as Continuations
 from ..seam.trainer import SeamTrainer
 from ..seam.user_functions import raise_everywhere
 from ..td_errors import CreditBatch
 from .asking import find_answer_column
-from .critic import AnswerProbe, probe_mark
+from .critic import AnswerProbe, Asked, probe_mark
 
 logger = get_logger(__name__)
 
@@ -49,13 +49,9 @@ class ProbingTrainer(ResumableTrainer, SeamTrainer):
         Args:
             denominator_B: of A_i; infinite where no reward is known.
         """
-        probe, training, asked, error = self._probe, self.model.training, None, None
+        probe, training = self._probe, self.model.training
+        asked = self._asked(batch, training=training)
         assert probe is not None
-        try:
-            asked = probe.ask(batch, training=training)
-        except Exception as raised:
-            error = raised
-        raise_everywhere(error)
         assert asked is not None
         log_probs = self._continuation_log_probs(batch, asked.continuations, asked.gold_tokens)
         probed = probe.answer(
@@ -80,25 +76,32 @@ class ProbingTrainer(ResumableTrainer, SeamTrainer):
         self, rows: list[int], prompts: list[list[int]], completions: list[list[int]]
     ) -> list[list[float]]:
         """Where the answer is uncertain in completions that are not scored yet; a collective."""
-        probe, asked, error = self._probe, None, None
-        assert probe is not None
+        assert self._probe is not None
         batch = self._sampled(rows, prompts, completions)
-        try:
-            asked = probe.ask(batch, training=True) if rows else None
-        except Exception as raised:
-            error = raised
-        raise_everywhere(error)
+        asked = self._asked(batch, training=True)
         if asked is None:  # others may have rows, and the passes are made together
             self._continuation_log_probs(batch, [], [])
             return []
         log_probs = self._continuation_log_probs(batch, asked.continuations, asked.gold_tokens)
-        doubts = probe.doubts(asked, log_probs).tolist()
+        doubts = self._probe.doubts(asked, log_probs).tolist()
         return [row[: len(ids)] for row, ids in zip(doubts, completions, strict=True)]
+
+    def _asked(self, batch: SampledBatch, *, training: bool) -> Asked | None:
+        """What is asked of a batch, None of one without rows; what the probe raises on one process
+        is raised on all."""
+        asked = error = None
+        try:
+            if self._probe is not None and len(batch.lengths_B):
+                asked = self._probe.ask(batch, training=training)
+        except Exception as raised:
+            error = raised
+        raise_everywhere(error)
+        return asked
 
     def _asks_early(self) -> bool:
         return self._probe is not None
 
-    def _early_continuations(self, batch: SampledBatch) -> Asked | None:
+    def _early_continuations(self, batch: SampledBatch) -> Continuations:
         assert self._probe is not None
         asked = self._probe.ask(batch, training=self.model.training, ahead=True)
         return asked.continuations, asked.gold_tokens
@@ -122,8 +125,7 @@ def _with_forks(
     branches = batch.local_branches
     if branches is None:
         return values
-    tokens_B = (batch.completion_ids_BT >= 0).sum(1)
-    children_BT = branches.children(tokens_B, number_BT.shape[1])
+    children_BT = branches.children(batch.tokens_B, number_BT.shape[1])
     unknown_B = torch.isin(made.group_B, made.group_N[made.reward_N.isnan()])
     tree_value_BT1 = made.groups.local_values().masked_fill(unknown_B[:, None], torch.nan)
     return values_with_children(values, number_BT, children_BT, tree_value_BT1)

@@ -193,38 +193,41 @@ class ContinuationScorer:
         return self.shares
 
     def _chosen_to_share(self, device: torch.device) -> bool:
-        fault = sharing_fault(self._model())
-        if not agree_on_largest(int(fault is not None)):
-            fault = self._sharing_trial_fault(device)
-            if not agree_on_largest(int(fault is not None)):
-                logger.info(
-                    "Continuations (answer probes) go along with TRL's forward pass for old "
-                    "log-probabilities, packed behind the completions; they take no pass more."
-                )
-                return True
+        fault = _fault_anywhere(
+            sharing_fault(self._model()),
+            lambda: self._sharing_trial_fault(device),
+            elsewhere="another process cannot share that one",
+        )
+        if fault is None:
+            logger.info(
+                "Continuations (answer probes) go along with TRL's forward pass for old "
+                "log-probabilities, packed behind the completions; they take no pass more."
+            )
+            return True
         logger.warning(
             "Continuations (answer probes) take a forward pass of their own beside TRL's for old "
             "log-probabilities: %s.",
-            fault or "another process cannot share that one",
+            fault,
         )
         return False
 
     def _chosen(self, device: torch.device) -> bool:
         """Whether to pack: by what the model says of itself, and by trying it. All agree."""
-        model = self._model()
-        fault = packing_fault(model)
-        if not agree_on_largest(int(fault is not None)):
-            fault = self._trial_fault(device)
-            if not agree_on_largest(int(fault is not None)):
-                logger.info(
-                    "Continuations (answer probes, batch.log_probs) are scored in one forward pass "
-                    "a completion, packed behind it."
-                )
-                return True
+        fault = _fault_anywhere(
+            packing_fault(self._model()),
+            lambda: self._trial_fault(device),
+            elsewhere="another process cannot pack them",
+        )
+        if fault is None:
+            logger.info(
+                "Continuations (answer probes, batch.log_probs) are scored in one forward pass "
+                "a completion, packed behind it."
+            )
+            return True
         logger.warning(
             "Continuations (answer probes, batch.log_probs) are scored with one forward pass for "
             "each prefix, which costs more than packing them behind the completion: %s.",
-            fault or "another process cannot pack them",
+            fault,
         )
         return False
 
@@ -265,6 +268,24 @@ class ContinuationScorer:
     def _tolerance(self) -> float:
         exact = next(self._model().parameters()).dtype in (torch.float32, torch.float64)
         return TRIAL_TOLERANCE if exact and not self._rough else ROUGH_TOLERANCE
+
+
+def _fault_anywhere(
+    looks: str | None, trial: Callable[[], str | None], *, elsewhere: str
+) -> str | None:
+    """Why a way cannot be gone on some process; None if all can. All make the trial, or none.
+
+    Args:
+        looks: what the model's looks say against it.
+        trial: says what a trial finds against it.
+        elsewhere: what is said where this process finds nothing, and another does.
+    """
+    fault = looks
+    if not agree_on_largest(int(fault is not None)):
+        fault = trial()
+        if not agree_on_largest(int(fault is not None)):
+            return None
+    return fault or elsewhere
 
 
 @contextmanager
