@@ -9,6 +9,8 @@ import tiny
 import torch
 from asked import GOLDS, RAW, REWARDS, rewarded, rows, score
 
+from trl_lambda.probe.critic import Asked
+
 GROUPS = [0] * 4 + [1] * 4
 STEP = 3  # tokens of a segment
 BRANCH = {"rollout": "branch", "branch_at": "value", "step_ends": STEP, "branch_roots": 2}
@@ -58,6 +60,18 @@ def test_forks_stand_where_the_answer_is_most_uncertain(tmp_path):
         assert len(doubts) > 2
         forks = [(rollout.parent[i], rollout.fork[i]) for i in (first + 2, first + 3)]
         assert sorted(forks) == want
+
+
+def test_a_value_near_its_bounds_leaves_no_doubt(tmp_path):
+    """V(1 − V) before each segment: 0.9 is as sure as 0.1, and elsewhere nothing is told."""
+    phis, begins = [0.9, 0.5, 0.1, 0.95], [0, 3, 6, 9]
+    number_BT = torch.tensor([[0] * 3 + [1] * 3 + [2] * 3 + [3]])
+    continuations = [(0, begin, [5]) for begin in begins]
+    asked_of = Asked(continuations, [1] * 4, [0, 1, 2, 3], number_BT, torch.tensor([True]))
+    got = build(tmp_path)._probe.doubts(asked_of, [torch.tensor([phi]).log() for phi in phis])
+    want = torch.full((1, 10), -torch.inf, dtype=torch.float64)
+    want[0, begins] = torch.tensor([phi * (1 - phi) for phi in phis], dtype=torch.float64)
+    torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("at", ["value", "random"])
