@@ -1,8 +1,8 @@
 """One tiny run, number by number: what changes here changes for users.
 
-Scripted completions, β = 0.04 and two iterations: every trace mode with process sets, and the
-package's defaults, which change only with a line in the changelog. Recorded with torch 2.13.0,
-transformers 5.23.0 and trl 1.16.0 on a CPU.
+Scripted completions, β = 0.04 and two iterations: the package's defaults, which change only with a
+line in the changelog, those of earlier versions, and every trace mode with process sets. Recorded
+with torch 2.13.0, transformers 5.23.0 and trl 1.16.0 on a CPU.
 """
 
 import pytest
@@ -11,6 +11,12 @@ import tiny
 COMPLETIONS = [[5, 6, 7, 1], [5, 6, 8, 1], [5, 9, 1], [4, 6, 1]]
 REWARDS = [1.0, 0.0, 0.5, 0.0]
 GOLDEN = {
+    "default": {
+        "loss": [-0.03729458, -0.1138605, -0.0364548, -0.08267773],
+        "grad_norm": [1.041968, 1.038991, 0.9490907, 0.9963789],
+        "kl": [0.0, 0.02529409, 0.02099411, 0.03826994],
+        "parameters": 84.31904955,
+    },
     "trace_and_floor": {
         "loss": [-0.3788875, -0.4492984, -0.3777595, -0.4281320],
         "grad_norm": [1.588645, 0.4500010, 1.157918, 1.143577],
@@ -43,6 +49,7 @@ def by_row(completions, **columns):
 
 
 SETTINGS = {
+    "default": {**tiny.DEFAULT, "method": "default"},
     "trace_and_floor": tiny.TRACE_AND_FLOOR,
     **{mode: {"trace_mode": mode} for mode in ("advantage", "ratio", "weight")},
 }

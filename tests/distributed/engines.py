@@ -33,6 +33,7 @@ SETTINGS = {
     "beta": 0.04,
 }
 CASES = {
+    "default": {**tiny.DEFAULT, "method": "default"},
     "trace_and_floor": tiny.TRACE_AND_FLOOR,
     "traced": {},
     "tree": {"td_error": "tree", "trace_lambda": 0.9, "scale_rewards": "group"},
@@ -64,12 +65,13 @@ def sharding(trainer) -> str:
 
 
 def watch_credit(trainer) -> list[dict]:
-    """Copies of what each generated batch got."""
+    """Copies of what each generated batch got: credit of tokens, or TRL's one for a completion."""
     scored, credit_of = [], trainer._credit
 
     def credit(batch):
         tensors = credit_of(batch)
-        scored.append({name: tensor.clone() for name, tensor in tensors.items()})
+        got = tensors or {"advantages": batch.advantage_B[:, None]}
+        scored.append({name: tensor.clone() for name, tensor in got.items()})
         return tensors
 
     trainer._credit = credit

@@ -7,9 +7,10 @@ from launching import ENGINES, launch
 
 pytestmark = pytest.mark.distributed
 NAMES = sorted(path.stem for path in ENGINES.glob("*.yaml"))
-COMPARED = ("loss", "grad_norm", "process_sets/", "trace/weight", "groups/", "reward", "probe/")
+COMPARED = ("loss", "grad_norm", "process_sets/", "trace/gain_", "groups/", "reward", "probe/")
 # Means over micro-batches, which are others with other processes: compared where there is one.
 OF_A_MICRO_BATCH = ("kl", "entropy", "trace/z_abs_mean", "trace/ratio_clipped")
+WITHOUT_PROCESS_SETS = ("default", "trace_and_floor")
 # float32 sums in another order. Logged losses are means of means, a little coarser.
 CREDIT = {"rtol": 1e-6, "atol": 1e-7}
 PARAMETERS = {"rtol": 1e-5, "atol": 2e-6}
@@ -58,7 +59,7 @@ def test_credit_and_weights_of_each_token(engine, one_process, case):
     assert len(whole) == (2 if engines.CASES[case].get("num_iterations") == 2 else 3)
     for number, tensors in enumerate(whole):
         ranks = [rank["credit"][number] for rank in results[case]]
-        weighted = set() if case == "trace_and_floor" else {"kl_weight"}  # no process sets there
+        weighted = set() if case in WITHOUT_PROCESS_SETS else {"kl_weight"}
         assert set(tensors) == set(ranks[0]) == {"advantages"} | weighted
         for name, expected in tensors.items():
             width = expected.shape[1]
@@ -66,7 +67,8 @@ def test_credit_and_weights_of_each_token(engine, one_process, case):
                 torch.nn.functional.pad(rank[name], (0, width - rank[name].shape[1]))
                 for rank in ranks
             ]
-            assert ranks[0][name].shape[1] < width  # the first process's completions are shorter
+            if case != "default":  # the first process's completions are shorter
+                assert ranks[0][name].shape[1] < width
             torch.testing.assert_close(torch.cat(parts), expected, **CREDIT)
 
 
@@ -80,6 +82,13 @@ def test_losses_kl_and_metrics(engine, one_process, case):
         assert {k: ours[k] for k in compared} == pytest.approx(compared, **LOGGED)
         assert ours["kl"] == pytest.approx(theirs["kl"], rel=0.1, abs=1e-6)
     assert one_process[case]["logs"][2]["kl"] > 1e-4  # and it is a number worth comparing
+
+
+def test_all_that_is_compared_is_logged(one_process):
+    """A metric that was renamed would drop out of the comparison in silence."""
+    logged = {name for result in one_process.values() for name in result["logs"][0]}
+    for name in COMPARED + OF_A_MICRO_BATCH:
+        assert any(one.startswith(name) for one in logged), name
 
 
 @pytest.mark.parametrize("case", engines.CASES)
