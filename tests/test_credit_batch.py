@@ -1,5 +1,7 @@
 """The door for TD errors: what a function reads, what it may return, and what stays ours."""
 
+from dataclasses import dataclass
+
 import pytest
 import tiny
 import torch
@@ -193,6 +195,45 @@ def test_it_trains_logs_and_records_as_a_built_in_one(tmp_path):
     trainer.train()
     assert {"trace/gain_first_tenth", "kl"} <= set(trainer.state.log_history[0])
     assert "test_credit_batch" in (tmp_path / "credit_log" / "meta.json").read_text()
+
+
+@dataclass
+class Scaled:
+    """A callable with settings of its own; a data class that compares by value has no hash."""
+
+    factor: float
+
+    def __call__(self, batch):
+        return self.factor * batch.advantage_B[:, None] * batch.mask_BT
+
+
+def test_a_function_may_be_an_object_that_is_not_hashable(tmp_path):
+    with pytest.raises(TypeError):
+        hash(Scaled(2.0))
+    ours = build(tmp_path / "ours", Scaled(2.0), settings={"credit_log_steps": 1})
+    plain = build(
+        tmp_path / "plain", lambda batch: 2.0 * batch.advantage_B[:, None] * batch.mask_BT
+    )
+    assert torch.equal(score(ours)["advantages"], score(plain)["advantages"])
+    ours.train()
+    assert "test_credit_batch.Scaled" in (tmp_path / "ours/credit_log/meta.json").read_text()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_credit_has_one_precision_whatever_the_function_computes_in(tmp_path, dtype):
+    def computed(batch):
+        return (batch.advantage_B[:, None] * batch.mask_BT).to(dtype)
+
+    output = score(build(tmp_path, computed))
+    assert output["advantages"].dtype == torch.float32
+
+
+def test_what_is_finite_in_float64_alone_is_refused(tmp_path):
+    def too_large(batch):
+        return batch.mask_BT.double() * 1e300
+
+    with pytest.raises(ValueError, match="returned inf for token 0 of completion 0"):
+        score(build(tmp_path, too_large))
 
 
 def test_a_td_error_is_given_once(tmp_path):

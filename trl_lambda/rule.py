@@ -15,6 +15,8 @@ from typing import Any
 from .methods import (
     ALPHAS,
     BRANCH_OPTIONS,
+    BRANCHED,
+    DEFAULT_METHOD,
     LENGTH,
     NEUTRAL,
     NO_FLOOR,
@@ -37,8 +39,21 @@ from .trl_settings import sequence_level, unfit
 
 WHICH_METHOD = "Which method to try for what: https://github.com/trl-lambda/trl-lambda#methods."
 
+_SHARING = [f"td_error={name!r}" for name, one in TD_ERRORS.items() if one.shares_prefixes]
+READS_PREFIXES = f"{', '.join(_SHARING)} and process_set_weighting"
+IMAGES_IN_COMPLETIONS = (
+    "A tool or an environment returned images. Completions that show different images have the "
+    f"same placeholder tokens, so process sets cannot tell them apart, and {READS_PREFIXES} rest "
+    "on process sets. Train without such tools, or without these options."
+)
+
+
+def _bound(floor: float) -> float | None:
+    return None if floor == NO_FLOOR else floor
+
+
 # The default method's values, for rules that are built by hand.
-_DEFAULT = {option: preset_value("default", option) for option in OPTIONS}
+_DEFAULT = {option: preset_value(DEFAULT_METHOD, option) for option in OPTIONS}
 
 
 @dataclass(frozen=True)
@@ -58,8 +73,8 @@ class CreditRule:
     trace_style: str = _DEFAULT["trace_style"]
     trace_mode: str = _DEFAULT["trace_mode"]
     decay: float | str = _DEFAULT["trace_lambda"]
-    normalize_trace: bool = True
-    advantage_floor: float | None = None
+    normalize_trace: bool = not TD_ERRORS[_DEFAULT["td_error"]].sparse
+    advantage_floor: float | None = _bound(_DEFAULT["advantage_floor"])
     process_set_weighting: bool = _DEFAULT["process_set_weighting"]
     sibling_shrinkage: float = _DEFAULT["sibling_shrinkage"]
     trace_per: str = _DEFAULT["trace_per"]
@@ -150,8 +165,8 @@ class Method:
 
     def _rollout_values(self) -> dict[str, Any]:
         if self.branching is None:
-            return {"rollout": "independent"} | dict.fromkeys(BRANCH_OPTIONS)
-        return {"rollout": "branch"} | self.branching.values()
+            return {"rollout": NEUTRAL["rollout"]} | dict.fromkeys(BRANCH_OPTIONS)
+        return {"rollout": BRANCHED} | self.branching.values()
 
     def describe(self, trl: Mapping[str, Any]) -> str:
         """One line: what the method changes of TRL's GRPO.
@@ -169,7 +184,7 @@ class Method:
         kept = [f"{name}={trl[name]!r}" for name in TRL_OPTIONS if self.values()[name] is None]
         rest = f"; TRL's are {' and '.join(kept)}" if kept else ""
         line = f"method={self.name!r} {what}{rest}."
-        return line if changed or self.name != "default" else f"{line} {WHICH_METHOD}"
+        return line if changed or self.name != DEFAULT_METHOD else f"{line} {WHICH_METHOD}"
 
 
 def resolve(given: Mapping[str, Any], trl: Mapping[str, Any] = MappingProxyType({})) -> Method:
@@ -186,7 +201,7 @@ def resolve(given: Mapping[str, Any], trl: Mapping[str, Any] = MappingProxyType(
             the message names the option, its value and the remedy.
     """
     given = {name: value for name, value in given.items() if value is not None}
-    name = given.pop("method", "default")
+    name = given.pop("method", DEFAULT_METHOD)
     if fault := value_fault("method", name):
         raise ValueError(_refusal("method", name, fault))
     for option, value in given.items():
@@ -221,7 +236,7 @@ def _combine(name: str, given: Mapping[str, Any]) -> Method:
             trace_mode=values["trace_mode"],
             decay=values["trace_lambda"],
             normalize_trace=not entry.sparse if normalize is None else normalize,
-            advantage_floor=floor if entry.takes_floor and floor != NO_FLOOR else None,
+            advantage_floor=_bound(floor) if entry.takes_floor else None,
             process_set_weighting=values["process_set_weighting"],
             sibling_shrinkage=values["sibling_shrinkage"],
             trace_per=values["trace_per"],
@@ -237,7 +252,7 @@ def _combine(name: str, given: Mapping[str, Any]) -> Method:
 
 
 def _branching(values: Mapping[str, Any]) -> BranchRule | None:
-    if values["rollout"] != "branch":
+    if values["rollout"] != BRANCHED:
         return None
     return BranchRule(
         roots=values["branch_roots"],

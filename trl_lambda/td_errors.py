@@ -44,8 +44,8 @@ class Signal:
     Attributes:
         mask_BT: nonzero on policy tokens; 0 on padding, tool tokens and masked-out completions.
         advantage_B: A_i, the group-normalised reward, no lower than `advantage_floor`; with
-            td_error='process' 0 unless `reward_weights` is set; with td_error='probe' what the
-            rows are credited with that are not credited with values, 0 for the others.
+            td_error='process' 0 unless `reward_weights` is set; with td_error='probe' 0 for rows
+            whose credit comes from values, and the whole credit of the other rows.
         sizes_BT: process-set sizes, int64; 0 on padding and on completions masked out as
             truncated.
         values_BT1: `(B, T+1)`, V of the prefix before each token and after the last: the mean
@@ -247,6 +247,11 @@ TD_ERRORS: Mapping[str, TDError] = MappingProxyType(
 TD_ERROR_OPTIONS = tuple(dict.fromkeys(o for entry in TD_ERRORS.values() for o in entry.options))
 
 
+def is_built_in(td_error: str | TDErrorFunction) -> bool:
+    """Whether it is a name of the table; a function need not be hashable."""
+    return isinstance(td_error, str) and td_error in TD_ERRORS
+
+
 def find_td_error(td_error: str | TDErrorFunction) -> TDError:
     """The entry of a built-in name, or one for a user's function or the dotted path of one.
 
@@ -255,7 +260,7 @@ def find_td_error(td_error: str | TDErrorFunction) -> TDError:
     """
     if callable(td_error):
         return TDError(td_error)
-    if td_error in TD_ERRORS:
+    if is_built_in(td_error):
         return TD_ERRORS[td_error]
     return TDError(imported_function(td_error, f"td_error={td_error!r}"))
 
@@ -308,7 +313,7 @@ def checked_td_errors(td_error: str | TDErrorFunction, batch: Signal) -> Tensor:
     """
     delta_BT = find_td_error(td_error).function(batch)  # type: ignore[arg-type]
     masked_BT = ~batch.mask_BT.bool()
-    if isinstance(td_error, str) and td_error in TD_ERRORS:
+    if is_built_in(td_error):
         return delta_BT.masked_fill(masked_BT, 0.0)
     name, shape = td_error_name(td_error), tuple(batch.mask_BT.shape)
     if not isinstance(delta_BT, Tensor) or not delta_BT.is_floating_point():
@@ -323,7 +328,8 @@ def checked_td_errors(td_error: str | TDErrorFunction, batch: Signal) -> Tensor:
             f"for each token, (B, T) = {shape}: for one value a completion, multiply it by "
             "batch.mask_BT."
         )
-    delta_BT = delta_BT.detach().to(batch.mask_BT.device).masked_fill(masked_BT, 0.0)
+    # In the precision of the credit: what does not fit into it is not finite there.
+    delta_BT = delta_BT.detach().to(batch.advantage_B).masked_fill(masked_BT, 0.0)
     unusable = (~torch.isfinite(delta_BT)).nonzero()
     if len(unusable):
         row, token = unusable[0].tolist()

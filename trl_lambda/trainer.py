@@ -40,7 +40,7 @@ from .methods import OPTIONS
 from .observer import CreditObserver
 from .probe.trainer import ProbingTrainer, check_answers
 from .rollout import BranchRule, BranchSizes
-from .rule import CreditRule
+from .rule import IMAGES_IN_COMPLETIONS, CreditRule
 from .scored_batch import ScoredBatch
 from .seam.branching import refuse_branching
 from .seam.liger import refuse_liger_loss
@@ -53,7 +53,7 @@ from .seam.user_functions import (
     raise_everywhere,
 )
 from .seam.vllm_cpu import refuse_sleep_on_cpu
-from .td_errors import TD_ERRORS, CreditBatch, TDErrorFunction, td_error_name
+from .td_errors import CreditBatch, TDErrorFunction, is_built_in, td_error_name
 from .templates import with_openings
 
 logger = get_logger(__name__)
@@ -199,12 +199,7 @@ class LambdaGRPOTrainer(ProbingTrainer, HubTrainer, ResumableTrainer, SeamTraine
 
     def _credit(self, batch: ScoredBatch) -> dict[str, Tensor]:
         if self._rule.shares_prefixes and batch.images_added:
-            raise NotImplementedError(
-                "A tool or an environment returned images. Completions that show different images "
-                "have the same placeholder tokens, so process sets cannot tell them apart. Train "
-                "without such tools, or with process_set_weighting=False and another td_error "
-                "than 'tree' or 'sibling'."
-            )
+            raise NotImplementedError(IMAGES_IN_COMPLETIONS)
         groups = whole_groups(self.accelerator, batch)
         sizes_WT = groups.sets.sizes()
         signal = self._credit_batch(batch, groups, groups.local_sizes(sizes_WT))
@@ -220,7 +215,7 @@ class LambdaGRPOTrainer(ProbingTrainer, HubTrainer, ResumableTrainer, SeamTraine
         """What the TD error reads; what no built-in one asks for is left out for those."""
         rule, group_N = self._rule, batch.group_ids_N
         steps = self._normalized_steps(batch) if rule.entry.reads_steps else None
-        reads_values = rule.entry.shares_prefixes or rule.td_error not in TD_ERRORS
+        reads_values = rule.entry.shares_prefixes or not is_built_in(rule.td_error)
         trains_outcome = not rule.entry.reads_steps or self.args.reward_weights is not None
         advantage_B = batch.advantage_B
         made = CreditBatch(
@@ -264,7 +259,7 @@ class LambdaGRPOTrainer(ProbingTrainer, HubTrainer, ResumableTrainer, SeamTraine
 
     def _assigned(self, signal: CreditBatch) -> Credit:
         """The credit; what a user's TD error raises on one process is raised on all."""
-        if self._rule.td_error in TD_ERRORS:
+        if is_built_in(self._rule.td_error):
             return assign_credit(self._rule, signal)
         credit = error = None
         try:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..rule import IMAGES_IN_COMPLETIONS, READS_PREFIXES
 from ..td_errors import TD_ERRORS
 from .padded import BridgeRule, TokenIds, padded_credit, read_rule
 
@@ -172,8 +173,8 @@ def token_ids(batch: Mapping[str, Tensor]) -> TokenIds:
     missing = [n for n in ("responses", "prompts", "attention_mask") if n not in batch]
     if missing:
         raise ValueError(
-            "trl_lambda: td_error='tree' and process_set_weighting compare token ids, and the "
-            f"batch lacks {', '.join(missing)}."
+            f"trl_lambda: {READS_PREFIXES} compare token ids, and the batch lacks "
+            f"{', '.join(missing)}."
         )
     P, T = batch["prompts"].shape[1], batch["responses"].shape[1]
     if batch["attention_mask"].shape[1] != P + T:
@@ -199,11 +200,7 @@ def check_images(inputs: Iterable[Any] | None, uids: list[Any]) -> None:
     for given, uid in zip(inputs, uids, strict=True):
         seen = {k: v for k, v in dict(given or {}).items() if _SEEN.search(k)}
         if not _equal(first.setdefault(uid, seen), seen):
-            raise NotImplementedError(
-                "A tool or an environment returned images. Completions that show different images "
-                "have the same placeholder tokens, so process sets cannot tell them apart. Train "
-                "without such tools, or without process_set_weighting and 'tree'."
-            )
+            raise NotImplementedError(IMAGES_IN_COMPLETIONS)
 
 
 def _equal(one: Any, other: Any) -> bool:

@@ -102,13 +102,14 @@ def _of_queue(original: Callable) -> Callable:
         _refuse_split_sessions(batch_keys)
         td_error, config = ESTIMATORS[adv_estimator], options["config"]
         tokens = steps = None
-        if verl_rule(td_error, config).credit.shares_prefixes:
+        rule = verl_rule(td_error, config).credit
+        if rule.shares_prefixes:
             queued = _fetch(batch_keys, "prompts", "responses", "multi_modal_inputs")
             tokens = _queued_tokens(queued["prompts"], queued["responses"])
             if "multi_modal_inputs" in queued:
                 images = list(queued["multi_modal_inputs"])
                 data.non_tensor_batch["multi_modal_inputs"] = images
-        if td_error == "process":
+        if rule.entry.reads_steps:
             queued = _fetch(batch_keys, "extra_fields")
             if "extra_fields" in queued:
                 steps = _queued_steps(list(queued["extra_fields"]))
