@@ -1,4 +1,7 @@
+import ast
 import math
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,9 +10,10 @@ import tiny
 from transformers import HfArgumentParser
 from trl import GRPOConfig
 
-from trl_lambda import LambdaGRPOConfig
+from trl_lambda import LambdaGRPOConfig, methods
 from trl_lambda.config import TRL_SETTINGS, own_fields
-from trl_lambda.methods import METHODS, NEUTRAL, OPTIONS, RETIRED
+from trl_lambda.methods import METHODS, NEUTRAL, OPTIONS, RETIRED, TRL_OPTIONS
+from trl_lambda.option_values import CHOICES
 
 
 def config(tmp_path, **settings) -> LambdaGRPOConfig:
@@ -134,13 +138,84 @@ def test_trl_has_the_settings_that_a_method_reads():
     assert set(TRL_SETTINGS) <= set(GRPOConfig.__dataclass_fields__)
 
 
-def test_no_default_is_written_twice():
-    """Whoever looks for a default of the method finds it in one file."""
-    package = Path(__file__).parents[1] / "trl_lambda"
-    for text in ('"trace_lambda": (0.99', '"advantage_floor": (-0.1', '"trace_style": ("recent"'):
-        assert [p.name for p in package.rglob("*.py") if text in p.read_text()] == ["methods.py"]
+PACKAGE = Path(__file__).parents[1] / "trl_lambda"
+GUIDE = PACKAGE.parent / ".github" / "CONTRIBUTING.md"
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_one_grep_finds_the_default_of_an_option_once(option):
+    """The grep of the contributing guide."""
+    pattern = re.search(
+        r"^grep -rnE '([^']+)' trl_lambda --include='\*\.py'$", GUIDE.read_text(), re.M
+    )[1]
+    line = re.compile(pattern.replace("trace_lambda", option))
+    found = [
+        (path.relative_to(PACKAGE).as_posix(), text.strip())
+        for path in sorted(PACKAGE.rglob("*.py"))
+        for text in path.read_text().splitlines()
+        if line.search(text)
+    ]
+    ((file, text),) = found
+    assert file == "methods.py"
+    said = text.removeprefix(f'"{option}":').strip(" ,")
+    assert eval(said, vars(methods)) == NEUTRAL[option]
+
+
+def literals_of(option: str, tree: ast.AST) -> Iterator[ast.expr]:
+    """What is written as an option's value: in a dict, as a field's or argument's default, and as
+    what `get` and `getattr` give in its place."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Dict):
+            yield from (
+                value
+                for key, value in zip(node.keys, node.values, strict=True)
+                if isinstance(key, ast.Constant) and key.value == option
+            )
+        elif isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == option:
+            yield from [node.value] if node.value else []
+        elif isinstance(node, ast.arguments):
+            given = [*node.posonlyargs, *node.args][-len(node.defaults) or None :]
+            pairs = [*zip(given, node.defaults, strict=False)]
+            pairs += zip(node.kwonlyargs, node.kw_defaults, strict=True)
+            yield from (value for arg, value in pairs if arg.arg == option and value)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("get", "getattr")):
+            names = [i for i, arg in enumerate(node.args) if getattr(arg, "value", 0) == option]
+            yield from (arg for i in names for arg in node.args[i + 1 :])
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: p.stem)
+def test_no_default_is_written_twice(path):
+    """Whoever looks for a default of the method finds it in `methods.py`, and nowhere else."""
+    if path.name == "methods.py" and path.parent == PACKAGE:
+        return
+    tree = ast.parse(path.read_text())
+    for option in set(OPTIONS) - {*TRL_OPTIONS}:
+        for node in literals_of(option, tree):
+            written = not isinstance(node, ast.Constant) or node.value is None
+            assert written, f"{option}: {ast.unparse(node)} in line {node.lineno}"
+
+
+def test_fields_of_the_method_are_unset_by_default():
     for option in OPTIONS:
         assert LambdaGRPOConfig.__dataclass_fields__[option].default is None
+
+
+def test_the_help_says_the_defaults_that_are():
+    """Where a help text has a default behind "as the method has it", it is the option's."""
+    said = {}
+    for option in OPTIONS:
+        text = LambdaGRPOConfig.__dataclass_fields__[option].metadata["help"]
+        if found := re.search(r"Default None: as the method has it, ([\d.]+)\.", text):
+            said[option] = float(found[1])
+    assert len(said) >= 4
+    assert said == {option: NEUTRAL[option] for option in said}
+
+
+@pytest.mark.parametrize("option", sorted({*CHOICES} - {"method", "loss_type", "scale_rewards"}))
+def test_the_help_explains_every_choice(option):
+    text = LambdaGRPOConfig.__dataclass_fields__[option].metadata["help"]
+    for choice in CHOICES[option]:
+        assert f"'{choice}'" in text, choice
 
 
 @pytest.mark.parametrize("td_error", ["group", "tree", "process"])

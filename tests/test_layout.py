@@ -23,7 +23,7 @@ ARROWS = {
     "batch_plan": {"rollout"},
     "bridges": {"credit", "functional", "methods", "rule", "td_errors"},
     "checkpoints": {"console", "host"},
-    "config_fields": set(),
+    "config_fields": {"methods"},
     "config": {"batch_plan", "config_fields", "methods", "option_values", "rule", "td_errors"},
     "console": set(),
     "credit": {"functional", "methods", "rule", "td_errors"},
@@ -34,7 +34,7 @@ ARROWS = {
     "groups": {"functional", "scored_batch"},
     "health": {"console", "rule"},
     "host": set(),
-    "hub": {"__version__", "atomic_write", "console", "host", "templates", "versions"},
+    "hub": {"__version__", "atomic_write", "console", "host", "methods", "templates", "versions"},
     "methods": set(),
     "metrics": {"functional"},
     "option_values": {"functional", "methods", "td_errors"},
@@ -79,7 +79,7 @@ ARROWS = {
         "templates",
         "trainer",
     },
-    "seam": {"console", "functional", "rollout", "scored_batch", "td_errors"},
+    "seam": {"console", "functional", "methods", "rollout", "scored_batch", "td_errors"},
     "td_errors": {"functional", "groups"},  # the type of groups alone
     "templates": set(),
     "trainer": {

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from trl_lambda.methods import METHODS, NEUTRAL, OPTIONS
+from trl_lambda import functional
+from trl_lambda.methods import METHODS, NEUTRAL, OPTIONS, TRACE_STYLES
 from trl_lambda.option_values import value_fault
+from trl_lambda.rollout import BranchRule
 from trl_lambda.rule import CreditRule, resolve
 from trl_lambda.td_errors import TD_ERRORS
 
@@ -83,6 +85,14 @@ def test_the_documented_combinations_are_what_is_refused(first):
 
 def test_the_default_is_the_rule_that_is_built_by_hand():
     assert resolve({}).credit == CreditRule()
+
+
+def test_the_rule_of_branches_that_is_built_by_hand_has_the_neutral_weights():
+    assert BranchRule(None, "spread", "random", 0.5, 2.0, 1).weights == NEUTRAL["branch_weights"]
+
+
+def test_a_style_is_none_or_one_of_the_kernels():
+    assert ("none", *functional.TRACE_STYLES) == TRACE_STYLES
 
 
 def test_grpo_sets_nothing():

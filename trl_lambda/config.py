@@ -15,7 +15,16 @@ from trl import GRPOConfig
 
 from .batch_plan import BatchSizes, batch_fault
 from .config_fields import BranchFields, ProbeFields
-from .methods import METHODS, OPTIONS, RETIRED, TRL_OPTIONS
+from .methods import (
+    ALPHAS,
+    DEFAULT_METHOD,
+    LENGTH,
+    METHODS,
+    OPTIONS,
+    RETIRED,
+    TOKEN_LOSSES,
+    TRL_OPTIONS,
+)
 from .option_values import is_number, one_of
 from .rule import CreditRule, Method, named, resolve
 from .td_errors import TDErrorFunction, td_error_name
@@ -54,9 +63,9 @@ class LambdaGRPOConfig(BranchFields, ProbeFields, GRPOConfig):
     """
 
     method: str = field(
-        default="default",
+        default=DEFAULT_METHOD,
         metadata={
-            "help": "The method, by name; default 'default'. "
+            "help": f"The method, by name; default {DEFAULT_METHOD!r}. "
             + "; ".join(
                 f"'{name}': {preset.when} ({preset.paper})" for name, preset in METHODS.items()
             )
@@ -67,7 +76,7 @@ class LambdaGRPOConfig(BranchFields, ProbeFields, GRPOConfig):
         default=None,
         metadata={
             "help": "TRL's loss type. Default None: the method's, or TRL's. Token-level credit "
-            "works with grpo, bnpo, dr_grpo, dapo, cispo, sapo."
+            f"works with {', '.join(TOKEN_LOSSES)}."
         },
     )
     scale_rewards: str | None = field(
@@ -113,16 +122,16 @@ class LambdaGRPOConfig(BranchFields, ProbeFields, GRPOConfig):
         default=None,
         metadata={
             "help": "λ in [0, 1], the decay of the trace per policy token, or step (trace_per). "
-            "Default None: as the method has it. 0 with 'recent' is no trace. 'length': "
+            f"Default None: as the method has it. 0 with 'recent' is no trace. {LENGTH!r}: "
             "1 - 1/(trace_alpha * length) for each completion (VAPO)."
         },
     )
     trace_alpha: float | None = field(
         default=None,
         metadata={
-            "help": "α > 0 of trace_lambda='length', where λ = 1 - 1/(α * length), no lower than "
-            "0. Default None: 0.05 where the length is in tokens (VAPO's), 1.0 where it is in "
-            "steps."
+            "help": f"α > 0 of trace_lambda={LENGTH!r}, where λ = 1 - 1/(α * length), no lower "
+            f"than 0. Default None: {ALPHAS['token']:g} where the length is in tokens (VAPO's), "
+            f"{ALPHAS['step']:g} where it is in steps."
         },
     )
     trace_per: str | None = field(
@@ -172,8 +181,8 @@ class LambdaGRPOConfig(BranchFields, ProbeFields, GRPOConfig):
     credit_log_max_mb: float = field(
         default=CREDIT_LOG_MAX_MB,
         metadata={
-            "help": "Megabytes the credit log may take on disk (default 50); the oldest records "
-            "are dropped, and counted."
+            "help": f"Megabytes the credit log may take on disk (default {CREDIT_LOG_MAX_MB:g}); "
+            "the oldest records are dropped, and counted."
         },
     )
 

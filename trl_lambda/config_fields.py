@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from .methods import AUTO, BOXED_PROBE, LINES, NEUTRAL
+
 
 @dataclass
 class BranchFields:
@@ -13,8 +15,9 @@ class BranchFields:
         default=None,
         metadata={
             "help": "κ ≥ 0 of td_error='sibling': how many completions the baseline before a "
-            "parting counts for beside those that part. Default None: as the method has it, 1. 0 "
-            "compares with siblings alone, inf with the group (of forked groups: the other roots)."
+            "parting counts for beside those that part. Default None: as the method has it, "
+            f"{NEUTRAL['sibling_shrinkage']:g}. 0 compares with siblings alone, inf with the group "
+            "(in a forked group, with the other roots)."
         },
     )
     rollout: str | None = field(
@@ -35,9 +38,9 @@ class BranchFields:
     branch_forks: str | None = field(
         default=None,
         metadata={
-            "help": "Default None: as the method has it. 'spread': each fork at another token of "
-            "any root. 'even': all roots alike, each forked at one token into num_generations / "
-            "branch_roots completions."
+            "help": "How forks are shared out. Default None: as the method has it. 'spread': each "
+            "fork at another token of any root. 'even': all roots alike, each forked at one token "
+            "into num_generations / branch_roots completions."
         },
     )
     branch_at: str | None = field(
@@ -56,21 +59,21 @@ class BranchFields:
         default=None,
         metadata={
             "help": "Share, between 0 and 1, of the mean length of the other roots. Default None: "
-            "as the method has it, 0.5."
+            f"as the method has it, {NEUTRAL['branch_fraction']:g}."
         },
     )
     branch_surprise: float | None = field(
         default=None,
         metadata={
             "help": "In nats, > 0: how surprising a token must be. Default None: as the method has "
-            "it, 2."
+            f"it, {NEUTRAL['branch_surprise']:g}."
         },
     )
     branch_levels: int | None = field(
         default=None,
         metadata={
             "help": "Waves of forks, 1 to 3: those of the second may be forked from those of the "
-            "first. Default None: as the method has it, 1."
+            f"first. Default None: as the method has it, {NEUTRAL['branch_levels']}."
         },
     )
     branch_weights: str | None = field(
@@ -92,7 +95,7 @@ class ProbeFields:
         default=None,
         metadata={
             "help": "td_error='probe': the text after which the known answer is expected. Default "
-            "None: as the method has it, a line 'Final answer: \\boxed{'. 'auto': as each prompt "
+            f"None: as the method has it, a line '{BOXED_PROBE.strip()}'. {AUTO!r}: as each prompt "
             "asks for the answer: in \\boxed{}, after #### or in <answer>."
         },
     )
@@ -108,7 +111,7 @@ class ProbeFields:
         default=None,
         metadata={
             "help": "td_error='probe': where a segment of the completion ends. Default None: as "
-            "the method has it. 'newline': with a line, or a turn; a number: after so many policy "
+            f"the method has it. {LINES!r}: with a line, or a turn; a number: after so many policy "
             "tokens; or a function of your own, package.module.function, of a completion's token "
             "ids and the texts of these tokens, that returns the indices of tokens that end one."
         },

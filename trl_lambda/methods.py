@@ -9,26 +9,26 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal, get_args
+from typing import Any
 
-TraceStyle = Literal["none", "recent", "both"]
-TraceMode = Literal["advantage", "ratio", "weight"]
-TRACE_STYLES: tuple[str, ...] = get_args(TraceStyle)
-TRACE_MODES: tuple[str, ...] = get_args(TraceMode)
+TRACE_STYLES = ("none", "recent", "both")
+TRACE_MODES = ("advantage", "ratio", "weight")
 TRACE_UNITS = ("token", "step")
 TOKEN_LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo")
 SEQUENCE_LOSSES = ("luspo", "vespo")
+# TRL's losses of the form min(ρA, clip(ρ)A); the others cap ρ, or weigh it smoothly.
+CLIPPED_LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo", "luspo")
 
-Rollout = Literal["independent", "branch"]
-BranchForks = Literal["spread", "even"]
-BranchAt = Literal["random", "fraction", "newline", "surprise", "entropy", "value"]
-ROLLOUTS: tuple[str, ...] = get_args(Rollout)
-BRANCH_FORKS: tuple[str, ...] = get_args(BranchForks)
-BRANCH_AT: tuple[str, ...] = get_args(BranchAt)
+BRANCHED = "branch"  # as rollout
+ROLLOUTS = ("independent", BRANCHED)
+BRANCH_FORKS = ("spread", "even")
+BRANCH_AT = ("random", "fraction", "newline", "surprise", "entropy", "value")
 BRANCH_WEIGHTS = ("rows", "branches")
 
+DEFAULT_METHOD = "default"
 NO_FLOOR = -math.inf
 LENGTH = "length"  # as trace_lambda: λ = 1 − 1/(α·length)
+LINES = "newline"  # as step_ends: a segment ends with a line
 
 # Probe texts, and the word for "as the prompt asks for the answer".
 BOXED_PROBE = "\n\nFinal answer: \\boxed{"
@@ -58,7 +58,7 @@ NEUTRAL: Mapping[str, Any] = MappingProxyType(
         "branch_levels": 1,
         "branch_weights": "rows",
         "probe_text": BOXED_PROBE,
-        "step_ends": "newline",
+        "step_ends": LINES,
         "probe_calibration": True,
         "loss_type": None,
         "scale_rewards": None,
@@ -101,7 +101,7 @@ class Preset:
 # `recipes/benchmarks` and in the quickstart, and better on two. None has: it is TRL's GRPO.
 METHODS: Mapping[str, Preset] = MappingProxyType(
     {
-        "default": Preset(
+        DEFAULT_METHOD: Preset(
             "DeepSeekMath, arXiv 2402.03300",
             "to swap the import and lose nothing: TRL's GRPO, until a method is shown to be better",
             {},

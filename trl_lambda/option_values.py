@@ -14,6 +14,7 @@ from .methods import (
     BRANCH_OPTIONS,
     BRANCH_WEIGHTS,
     LENGTH,
+    LINES,
     METHODS,
     OPTIONS,
     RETIRED,
@@ -35,8 +36,8 @@ def value_fault(option: str, value: Any) -> str | None:
     Raises:
         ValueError: there is no such option.
     """
-    if option in _CHOICES:
-        return None if value in _CHOICES[option] else one_of(_CHOICES[option])
+    if option in CHOICES:
+        return None if value in CHOICES[option] else one_of(CHOICES[option])
     if option == "td_error":
         return _td_error_fault(value)
     if option in ("normalize_trace", "process_set_weighting", "probe_calibration"):
@@ -67,7 +68,7 @@ def value_fault(option: str, value: Any) -> str | None:
     raise ValueError(f"unknown option {option!r}; there are method, {', '.join(OPTIONS)}.")
 
 
-_CHOICES: Mapping[str, tuple[str, ...]] = {
+CHOICES: Mapping[str, tuple[str, ...]] = {
     "method": tuple(METHODS),
     "trace_style": TRACE_STYLES,
     "trace_mode": TRACE_MODES,
@@ -113,11 +114,11 @@ def _td_error_fault(value: Any) -> str | None:
 
 def _step_ends_fault(value: Any) -> str | None:
     is_count = isinstance(value, int) and not isinstance(value, bool) and value >= 1
-    is_name = isinstance(value, str) and (value == "newline" or "." in value.strip("."))
+    is_name = isinstance(value, str) and (value == LINES or "." in value.strip("."))
     if is_count or is_name or callable(value):
         return None
     return (
-        "it must be 'newline', a whole number ≥ 1 of tokens, a function of a completion's token "
+        f"it must be {LINES!r}, a whole number ≥ 1 of tokens, a function of a completion's token "
         "ids and their texts, or its dotted path, package.module.function"
     )
 

@@ -6,7 +6,6 @@ names for them; `bnpo` has none there.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,8 +14,9 @@ from importlib.resources import files
 from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
+from ..methods import CLIPPED_LOSSES, NEUTRAL, NO_FLOOR
+
 TRL = "vonwerra2020trl"
-CLIPPED_LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo", "luspo")
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def methods(config: Any, in_effect: Mapping[str, Any] = MappingProxyType({})) ->
     """
     on = [Method("shao2024deepseekmath", "GRPO", tag="grpo")]
     trained = SimpleNamespace(**{**vars(config), **in_effect})
-    ours = in_effect or _of_rule(getattr(config, "credit_rule", None))
+    ours = NEUTRAL | (in_effect or _of_rule(getattr(config, "credit_rule", None)))
     candidates = [*_ours(ours), *_losses(trained), *_details(trained)]
     for holds, key, name, switch, tag in candidates:
         if holds and key not in {method.key for method in on}:
@@ -58,25 +58,25 @@ def _of_rule(rule: Any) -> dict[str, Any]:
     """The options that a `CreditRule` has; empty without one."""
     if rule is None:
         return {}
-    floor = -math.inf if rule.advantage_floor is None else rule.advantage_floor
+    floor = NO_FLOOR if rule.advantage_floor is None else rule.advantage_floor
     return {**vars(rule), "trace_lambda": rule.decay, "advantage_floor": floor}
 
 
 def _ours(values: Mapping[str, Any]) -> list[tuple]:
-    style, td_error = values.get("trace_style", "none"), values.get("td_error", "group")
+    style, td_error = values["trace_style"], values["td_error"]
     # λ = 0 with 'recent' is no trace; 'both' keeps a trace on the first token.
     traced = style == "both" or (style == "recent" and values["trace_lambda"] != 0)
-    floor = values.get("advantage_floor", -math.inf)
+    floor = values["advantage_floor"]
     return [
         (
-            traced or floor > -math.inf,
+            traced or floor != NO_FLOOR,
             "parthasarathi2025grpolambda",
             "GRPO-λ",
             f"trace_style: {style}" if traced else f"advantage_floor: {floor}",
             "grpo-lambda",
         ),
         (
-            values.get("process_set_weighting", False),
+            values["process_set_weighting"],
             "sullivan2025grpo",
             "λ-GRPO",
             "process_set_weighting: true",

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from ..functional.segments import segment_counts, segment_numbers
+from ..methods import LINES
 from ..td_errors import imported_function, td_error_name
 
 StepEndsFunction = Callable[[list[int], list[str]], Iterable[int]]
-NEWLINE = "newline"
 # Each segment costs a probe. A completion with more keeps so many, of neighbours joined evenly.
 MAX_SEGMENTS = 64
 
@@ -32,7 +32,7 @@ class StepEnds:
     """
 
     def __init__(self, rule: str | int | StepEndsFunction, decode: Callable[[list[int]], str]):
-        if isinstance(rule, str) and rule != NEWLINE:
+        if isinstance(rule, str) and rule != LINES:
             rule = imported_function(rule, f"step_ends={rule!r}")
         self.rule, self._decode = rule, decode
         self._texts: dict[int, str] = {}
@@ -49,7 +49,7 @@ class StepEnds:
         """
         if callable(self.rule):
             ends_BT = self._by_function(ids_BT)
-        elif self.rule == NEWLINE:
+        elif self.rule == LINES:
             ends_BT = self._by_line(ids_BT, mask_BT)
         else:
             ends_BT = mask_BT.bool() & (mask_BT.long().cumsum(1) % int(self.rule) == 0)

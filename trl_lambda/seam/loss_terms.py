@@ -12,6 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+# Their denominator spans the generation batch.
+NORMALISED_BY_THE_BATCH = ("dapo", "cispo")
+
 
 @dataclass(frozen=True)
 class LossScale:
@@ -43,15 +46,14 @@ class LossScale:
             return total_B.sum() / mask_BT.sum().clamp(min=1.0)
         if self.loss_type == "dr_grpo":
             return total_B.sum() / (mask_BT.shape[0] * self.max_completion_length)
-        assert self.loss_type in ("dapo", "cispo"), self.loss_type
-        # The denominator spans the generation batch: the accumulation is in it already.
+        assert self.loss_type in NORMALISED_BY_THE_BATCH, self.loss_type
         tokens = self.num_items_in_batch.clamp(min=1.0) / self.num_processes
         return total_B.sum() * self.windows / tokens
 
     @property
     def divisor(self) -> int:
-        """What accumulation still divides the reduced loss by."""
-        return 1 if self.loss_type in ("dapo", "cispo") else self.accumulation
+        """The micro-batches that the reduced loss has yet to be divided by."""
+        return 1 if self.loss_type in NORMALISED_BY_THE_BATCH else self.accumulation
 
 
 def per_token_kl(

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-CLIPPED_BY_SIGN = ("grpo", "bnpo", "dr_grpo", "dapo", "luspo")
+from ..methods import CLIPPED_LOSSES
+
 CAPPED = "cispo"
 
 
@@ -17,9 +18,9 @@ class RatioRule:
     """The settings of TRL's loss that concern ρ, and what follows from them.
 
     Attributes:
-        loss_type: `grpo`, `bnpo`, `dr_grpo`, `dapo`, `luspo`: min(ρA, clip(ρ)A), PPO's; `cispo`:
-            ρ capped at `epsilon_high` whatever the sign of A; `sapo` and `vespo` weigh ρ smoothly
-            and clip nothing.
+        loss_type: one of `CLIPPED_LOSSES` has min(ρA, clip(ρ)A), PPO's; `cispo` caps ρ at
+            `epsilon_high`, whatever the sign of A; `sapo` and `vespo` weigh ρ smoothly and clip
+            nothing.
         epsilon_low, epsilon_high: of the trainer. For `cispo` `epsilon_high` is the cap itself.
         delta: a cap on ρ in ρA, PPO's losses only, so that a negative A is clipped from above too;
             None for no cap.
@@ -36,7 +37,7 @@ class RatioRule:
     @property
     def limits(self) -> tuple[float, float]:
         """(lowest, highest) ρ that no token is clipped at, whatever the sign of its advantage."""
-        if self.loss_type in CLIPPED_BY_SIGN:
+        if self.loss_type in CLIPPED_LOSSES:
             return 1 - self.epsilon_low, 1 + self.epsilon_high
         return -math.inf, self.epsilon_high if self.loss_type == CAPPED else math.inf
 
@@ -49,7 +50,7 @@ class RatioRule:
 
     def clipped(self, ratio: Tensor, advantage: Tensor) -> Tensor:
         """Whether the loss has another factor than ρ before A; never where A is 0."""
-        if self.loss_type in CLIPPED_BY_SIGN:
+        if self.loss_type in CLIPPED_LOSSES:
             used = self._factor(ratio, advantage)
         elif self.loss_type == CAPPED:
             used = ratio.clamp(max=self.epsilon_high)
