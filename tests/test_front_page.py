@@ -82,6 +82,13 @@ def test_the_log_line_of_the_readme_is_what_is_logged():
     assert " ".join(said.split()) == resolve({}).describe(trl)
 
 
+def test_the_readme_lists_every_folder_of_the_package():
+    section = README.split("## Folders")[1].split("\n## ")[0]
+    for folder in (ROOT / "trl_lambda").iterdir():
+        if (folder / "__init__.py").is_file():
+            assert f" {folder.name}/ " in section.replace("\n", " "), folder.name
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page):
     """The front page is shown on PyPI as well, where relative links lead nowhere."""

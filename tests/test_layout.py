@@ -379,6 +379,19 @@ def test_functional_needs_torch_alone():
     assert third_party - {"__future__", "collections", "dataclasses", "math", "typing"} == {"torch"}
 
 
+NAMES = r"[\w*`]+(, [\w*`…]+)*"
+FRAGMENT = re.compile(
+    rf'^\s*(r?"""|# )(What|Of|Whose) |^ +{NAMES}: ([wW]hat|[oO]f|[wW]hose) |  # (of|what|whose) '
+)
+
+
+@pytest.mark.parametrize("path", FILES, ids=named)
+def test_no_docstring_or_comment_begins_with_of_or_what(path):
+    """Such a line is a fragment: it does not name its subject."""
+    lines = enumerate(path.read_text().splitlines(), start=1)
+    assert [(n, line) for n, line in lines if FRAGMENT.search(line)] == []
+
+
 def test_files_stay_small():
     assert {named(p): n for p in FILES if (n := len(p.read_text().splitlines())) > 400} == {}
 

@@ -29,7 +29,7 @@ from .option_values import is_number, one_of
 from .rule import CreditRule, Method, named, resolve
 from .td_errors import TDErrorFunction, td_error_name
 
-# What a method reads of TRL's own settings.
+# TRL's own settings that a method reads.
 TRL_SETTINGS = (
     "loss_type",
     "importance_sampling_level",
@@ -253,7 +253,7 @@ def trl_values(args: GRPOConfig, method: Method) -> dict[str, str]:
 
 
 def batch_sizes(args: GRPOConfig, **known: Any) -> BatchSizes:
-    """What `plan_batches` plans with; `known` are sizes that only the trainer knows."""
+    """The sizes that `plan_batches` plans with; `known` are those that only the trainer knows."""
     steps = args.steps_per_generation
     sizes = BatchSizes(
         per_device_train_batch_size=args.per_device_train_batch_size,

@@ -55,7 +55,7 @@ class WholeGroups:
     def local_values(self) -> Tensor:
         """`(B, T+1)`: this process's rows of V.
 
-        Of a forked group the children of a fork count once each, whatever hangs on them: more of
+        In a forked group the children of a fork count once each, whatever hangs on them: more of
         one root's forks say nothing about its worth.
         """
         values = "leaves" if self.branches is None else "children"
@@ -105,7 +105,7 @@ def whole_groups(accelerator: Accelerator, batch: ScoredBatch) -> WholeGroups:
 
 @dataclass(frozen=True)
 class _Rows:
-    """What process sets are made of, of any number of rows.
+    """Tokens and lengths of any number of rows, from which process sets are made.
 
     `numbers` has for each row the length, and, where completions were forked, parent (a row of all
     processes) and fork.

@@ -1,4 +1,4 @@
-"""What TRL's and transformers' trainers tell of themselves, though no documentation promises it."""
+"""Facts that TRL's and transformers' trainers have, though no documentation promises them."""
 
 from __future__ import annotations
 

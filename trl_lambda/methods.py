@@ -34,7 +34,7 @@ LINES = "newline"  # as step_ends: a segment ends with a line
 BOXED_PROBE = "\n\nFinal answer: \\boxed{"
 AUTO = "auto"
 
-# What an option is where neither the user nor the method says otherwise. With these values the
+# Values of options where neither the user nor the method says otherwise. With these the
 # method is TRL's GRPO. None: normalize_trace follows the TD error, trace_alpha follows trace_per,
 # branch_roots is half of num_generations, the last two stay TRL's.
 NEUTRAL: Mapping[str, Any] = MappingProxyType(
@@ -71,7 +71,7 @@ ALPHAS: Mapping[str, float] = MappingProxyType({"token": 0.05, "step": 1.0})
 BRANCH_OPTIONS = tuple(name for name in OPTIONS if name.startswith("branch_"))
 ROLLOUT_OPTIONS = ("rollout", *BRANCH_OPTIONS)  # how completions are generated
 TRL_OPTIONS = ("loss_type", "scale_rewards")  # TRL has them, too
-# What says which credit a token gets.
+# The options that say which credit a token gets.
 CREDIT_OPTIONS = tuple(name for name in OPTIONS if name not in (*ROLLOUT_OPTIONS, *TRL_OPTIONS))
 
 # Options of earlier versions, and what to do in their place.
@@ -87,7 +87,7 @@ class Preset:
 
     Attributes:
         paper: where it is from.
-        when: what it is for, in a few words.
+        when: its purpose, in a few words.
         values: by option, (value, source of the value). Other options have their neutral values.
     """
 
@@ -203,6 +203,6 @@ METHODS: Mapping[str, Preset] = MappingProxyType(
 
 
 def preset_value(method: str, option: str) -> Any:
-    """What a method has for an option: its own value, or the neutral one."""
+    """A method's value of an option: its own, or the neutral one."""
     preset = METHODS[method].values
     return preset[option][0] if option in preset else NEUTRAL[option]

@@ -1,4 +1,4 @@
-"""What users see of a batch's credit: logged metrics, the completions table, the credit log.
+"""Shows users a batch's credit: logged metrics, the completions table, the credit log.
 
 Shape suffixes: B completions of this process, N of all processes, T completion positions, W
 completions of groups that begin on this process.
@@ -38,7 +38,7 @@ from .td_errors import CreditBatch, checked_td_errors
 if TYPE_CHECKING:
     from .trainer import LambdaGRPOTrainer
 
-# What we add to the completions table, beside replacing `advantage`.
+# Columns that we add to the completions table, beside replacing `advantage`.
 OWN_COLUMNS = ("group_advantage", "process_set_weight")
 
 
@@ -66,7 +66,7 @@ class CreditObserver:
 
         Args:
             sizes_WT: process-set sizes, of each group on one process.
-            trained: what takes the place of TRL's advantages, if anything does.
+            trained: tensors in the place of TRL's advantages, if there are any.
         """
         gain_BT = token_gains(rule, batch.mask_BT, signal.segment_BT)
         self._log_metrics(rule, batch, gain_BT, sizes_WT)

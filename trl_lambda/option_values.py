@@ -1,4 +1,4 @@
-"""What each option's value must be, by itself."""
+"""Checks of single option values; combinations are `rule`'s."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from .td_errors import TD_ERRORS, td_error_name
 
 
 def value_fault(option: str, value: Any) -> str | None:
-    """What an option's value must be, in words, where it is not that; None if it is.
+    """Says what an option's value must be where it is something else; None where it is valid.
 
     Nothing is said about combinations of options, and None (unset) is no value.
 

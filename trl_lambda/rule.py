@@ -118,11 +118,11 @@ class Method:
     """Options resolved: what trains, and where it is from.
 
     Attributes:
-        name: of the preset.
+        name: the preset's.
         given: the options that the user set, as they were given.
         credit: how credit is assigned.
         branching: how completions are forked from one another; None if they are independent.
-        loss_type, scale_rewards: what takes the place of TRL's; None leaves TRL's.
+        loss_type, scale_rewards: values in the place of TRL's; None leaves TRL's.
     """
 
     name: str

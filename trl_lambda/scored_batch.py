@@ -19,7 +19,7 @@ from .functional.td_errors import StepRewards
 
 @dataclass(frozen=True)
 class SampledBatch:
-    """What is known of a batch before its rewards; the rows of this process.
+    """A batch before it has rewards; the rows of this process.
 
     Attributes:
         completion_ids_BT, prompt_ids_BP: token ids, −1 where padded.

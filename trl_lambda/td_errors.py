@@ -50,7 +50,7 @@ class Signal:
             truncated.
         values_BT1: `(B, T+1)`, V of the prefix before each token and after the last: the mean
             reward of the group's completions that share it.
-        denominator_B: what centred rewards are divided by (`scale_rewards`); infinite where no
+        denominator_B: divides centred rewards, as `scale_rewards` says; infinite where no
             reward is known.
         branch_weight_BT: weights of tokens of forked completions, see `functional.branch_weights`;
             None where all completions weigh alike.
@@ -58,7 +58,7 @@ class Signal:
         steps: normalised step rewards (td_error='process' only).
         segment_BT: number of the step or segment that each policy token is in, int64, −1 on masked
             tokens (td_error='probe', and 'process' with trace_per='step').
-        segments: what the answer probe says before each segment (td_error='probe' only).
+        segments: the answer probe's values before each segment (td_error='probe' only).
     """
 
     mask_BT: Tensor
@@ -278,7 +278,7 @@ def imported_function(path: str, said: str) -> Callable[..., Any]:
 
     Args:
         path: package.module.function.
-        said: what the user wrote, for messages.
+        said: the user's words, for messages.
 
     Raises:
         ValueError: there is no such module, or no function in it.

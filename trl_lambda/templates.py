@@ -47,7 +47,7 @@ _TEXTS = {
         f"User: {PLACE}\nAssistant: <think>"
     ),
     "none": PLACE,
-    "chat": f"{PLACE}\n{INSTRUCTION}",  # what the user says
+    "chat": f"{PLACE}\n{INSTRUCTION}",  # the user's message
 }
 _R1_END = _TEXTS["r1"].rpartition(PLACE)[2]
 # Base models go on after the turn or the answer, with another problem and another answer.
@@ -99,7 +99,7 @@ def check_chat_template(tokenizer: Any) -> None:
 
 @dataclass(frozen=True)
 class PromptForm:
-    """What becomes of a prompt; by default nothing.
+    """The form that a prompt is brought into; by default it stays as it is.
 
     Attributes:
         template: As `fill` takes it.
@@ -156,7 +156,7 @@ def as_text(
     """Returns the text that the model continues: messages go through the chat template.
 
     Args:
-        prompt: What `PromptForm.apply` gave.
+        prompt: The result of `PromptForm.apply`.
         tokenizer: Needed for messages only.
         chat_template_kwargs: As in `GRPOConfig`.
 
@@ -213,13 +213,13 @@ def opening(prompt: str) -> str:
 
 
 def response_text(prompt: str, completion: str) -> str:
-    """What is graded: the completion behind its opening, up to where the template ends it.
+    """The text that is graded: the completion behind its opening, up to where the template ends it.
 
     Without the opening, an answer in unfinished thoughts would count.
 
     Args:
         prompt: The text that the model continued.
-        completion: What it wrote.
+        completion: The text that it wrote.
     """
     if prompt.endswith(_R1_END):
         for stop in stop_texts("r1"):

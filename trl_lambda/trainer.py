@@ -181,7 +181,7 @@ class LambdaGRPOTrainer(ProbingTrainer, HubTrainer, ResumableTrainer, SeamTraine
         return self._method_values()
 
     def _method_line(self) -> str:
-        """What the method changes of TRL's GRPO."""
+        """One line: the changes that the method makes to TRL's GRPO."""
         trained = trl_values(self.args, self._method)
         return f"LambdaGRPOTrainer: {self._method.describe(trained)}"
 
@@ -212,7 +212,7 @@ class LambdaGRPOTrainer(ProbingTrainer, HubTrainer, ResumableTrainer, SeamTraine
     def _credit_batch(
         self, batch: ScoredBatch, groups: WholeGroups, sizes_BT: Tensor
     ) -> CreditBatch:
-        """What the TD error reads; what no built-in one asks for is left out for those."""
+        """The batch that the TD error reads; built-in ones get only what they ask for."""
         rule, group_N = self._rule, batch.group_ids_N
         steps = self._normalized_steps(batch) if rule.entry.reads_steps else None
         reads_values = rule.entry.shares_prefixes or not is_built_in(rule.td_error)
@@ -273,7 +273,7 @@ class LambdaGRPOTrainer(ProbingTrainer, HubTrainer, ResumableTrainer, SeamTraine
         return credit
 
     def _tensors(self, batch: ScoredBatch, credit: Credit) -> dict[str, Tensor]:
-        """What takes the place of TRL's advantages, if anything does, and the KL term's weight."""
+        """The tensors in the place of TRL's advantages, if any, and the KL term's weight."""
         rule = self._rule
         if not self._method.token_level:
             if rule.advantage_floor is None:
@@ -323,7 +323,7 @@ class LambdaGRPOTrainer(ProbingTrainer, HubTrainer, ResumableTrainer, SeamTraine
 
     @property
     def _ratio_rule(self) -> RatioRule:
-        """What TRL's loss makes of the ratio."""
+        """The rule by which TRL's loss clips the ratio."""
         return RatioRule(
             loss_type=self.loss_type,
             epsilon_low=self.epsilon_low,
@@ -336,7 +336,7 @@ class LambdaGRPOTrainer(ProbingTrainer, HubTrainer, ResumableTrainer, SeamTraine
         self._observer.observe_loss(inputs, plan)
 
     def _batch_plan(self) -> BatchPlan:
-        """What the batch sizes come to; raises ValueError if they do not fit the data set."""
+        """The plan of the batch sizes; raises ValueError if they do not fit the data set."""
         return plan_batches(
             batch_sizes(
                 self.args,

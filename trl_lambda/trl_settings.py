@@ -9,7 +9,7 @@ from .methods import SEQUENCE_LOSSES, TOKEN_LOSSES
 
 
 def sequence_level(trl: Mapping[str, Any]) -> Iterator[tuple[str, Any, str]]:
-    """What of TRL's settings has no place for token-level credit."""
+    """TRL's settings that have no place for token-level credit."""
     plain = "or train without token-level credit: set method='grpo'"
     if trl.get("importance_sampling_level", "token") != "token":
         yield (

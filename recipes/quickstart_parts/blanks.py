@@ -1,7 +1,7 @@
 """The quickstart's task: ten blanks, in each the digit that comes next.
 
 A problem is `3>?,9>?,…`, its solution `3>4,9>0,…`: the text again, with the blanks filled in. The
-reward sees only whether the whole solution is right. Of its tokens ten decide, and a wrong one
+reward sees only whether the whole solution is right. Ten of its tokens decide, and a wrong one
 among them costs the reward whatever the others are: that is where credit belongs.
 """
 

@@ -11,7 +11,7 @@ class NamedProgress(ProgressCallback):
     The Trainer's own bar prints every log as one more dictionary, some thirty entries in GRPO.
 
     Args:
-        name: what is being done.
+        name: that of the work.
         shown: names of the logged values to show, in this order.
     """
 

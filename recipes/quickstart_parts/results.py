@@ -1,4 +1,4 @@
-"""What the quickstart tells: the settings it changed, what came out, and where it ran."""
+"""Results of the quickstart: the settings it changed, what came out, and where it ran."""
 
 from __future__ import annotations
 

@@ -67,12 +67,12 @@ class AccuracyCurve(MeasuringCallback):
     """Measures `held_out_accuracy` along a run, and counts what the run generated for it.
 
     Args:
-        completions: of a step, over all processes.
+        completions: those of a step, over all processes.
 
     Attributes:
         points: (step, accuracy) so far.
-        generated: completion tokens generated up to each point. What completions share with the one
-            that they were forked from was generated once.
+        generated: completion tokens generated up to each point. Tokens that a completion
+            shares with the one that it was forked from were generated once.
     """
 
     def __init__(

@@ -20,7 +20,7 @@ from .blanks import SOLUTION_TOKENS
 METHOD = "branch"
 BRANCH_AT = "entropy"
 LABEL_NOISE = 0.15
-# Of LambdaGRPOTrainer and of TRL's GRPOTrainer: the best for each of 1.2e-3, 2.4e-3 and 4.8e-3. The
+# LambdaGRPOTrainer's and TRL's GRPOTrainer's: the best for each of 1.2e-3, 2.4e-3 and 4.8e-3. The
 # commands are in benchmarks/quickstart_seeds.py.
 RATES = (2.4e-3, 2.4e-3)
 
@@ -112,7 +112,7 @@ def grpo_settings(budget: Budget, seed: int) -> dict[str, Any]:
 
 
 def own_settings(budget: Budget) -> dict[str, Any]:
-    """What LambdaGRPOTrainer gets beyond that."""
+    """Settings that LambdaGRPOTrainer gets beyond those."""
     return {
         "method": METHOD,
         "branch_at": BRANCH_AT,

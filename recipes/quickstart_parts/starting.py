@@ -1,4 +1,4 @@
-"""What is settled before the quickstart trains: the output folder, the device, the processes."""
+"""Start of the quickstart, before it trains: the output folder, the device, the processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the batch sizes of a GRPO training come to.
+"""The plan that the batch sizes of a GRPO training come to.
 
 - `sizes`: whether they fit each other, and the nearest that would.
 - `plan`: prompts, groups, micro-batches and steps, printed before training.

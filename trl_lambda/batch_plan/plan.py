@@ -10,15 +10,15 @@ from .sizes import BatchSizes, check_sizes
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """What the sizes come to; `str` of it is the table that is printed.
+    """The plan that the sizes come to; `str` of it is the table that is printed.
 
     Attributes:
         sizes: The numbers it follows from.
-        completions: Of a generation batch, over all processes.
-        prompts: Of a generation batch.
-        completions_per_device: Of a generation batch, on each process.
+        completions: Those of a generation batch, over all processes.
+        prompts: Those of a generation batch.
+        completions_per_device: Those of a generation batch, on each process.
         straddling_groups: Groups of a generation batch with completions on several processes.
-        step_completions: Of an optimiser step, over all processes.
+        step_completions: Those of an optimiser step, over all processes.
         step_prompts: Prompts an optimiser step's completions come to; a step may take parts of
             groups, so not always a whole number.
         step_tokens: Upper bound of an optimiser step's completion tokens, without prompts; None

@@ -29,7 +29,7 @@ class BatchSizes:
         steps_per_generation: None follows from `generation_batch_size`, or is
             `gradient_accumulation_steps`.
         generation_batch_size: Completions of all processes; None follows from the others.
-        num_processes: What `accelerate launch` starts.
+        num_processes: So many as `accelerate launch` starts.
         per_device_eval_batch_size: None if nothing is evaluated.
         num_generations_eval: None for `num_generations`.
         num_prompts: Rows of the data set; None for a stream.
@@ -94,7 +94,7 @@ def check_sizes(sizes: BatchSizes) -> None:
 
 
 def batch_fault(sizes: BatchSizes) -> str | None:
-    """What does not fit and the nearest settings that do; None if all does."""
+    """Says what does not fit, with the nearest settings that do; None if all does."""
     if fault := size_fault(sizes):
         return fault
     for check in CHECKS:
@@ -170,7 +170,7 @@ def branch_fault(sizes: BatchSizes) -> str | None:
 
 
 CHECKS = (train_fault, eval_fault, data_fault, branch_fault)
-# Sizes that a remedy may change. Of those that say the same thing only what was given is.
+# Sizes that a remedy may change. Where two say the same thing, it changes the one that was given.
 TRAIN_KNOBS = (
     "num_generations",
     "per_device_train_batch_size",

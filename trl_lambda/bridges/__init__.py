@@ -6,7 +6,7 @@
   `VERL_USE_EXTERNAL_MODULES`.
 - `verl_batch`: puts the credit where verl computes advantages, for what the registry cannot do.
 
-verl 0.9.1 is what the tests run. Of two more engines only the published signature was read, and
+verl 0.9.1 is what the tests run. For two more engines only the published signature was read, and
 nothing was run:
 
 - SkyRL (NovaSky-AI/SkyRL, `skyrl/backends/skyrl_train/utils/ppo_utils.py`): its

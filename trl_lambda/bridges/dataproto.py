@@ -26,7 +26,7 @@ ESTIMATORS: dict[str, str] = {
 
 # The rows that verl appends to make a batch divisible: groups of their own, all masked.
 _FILLER_UID = re.compile(r"pad[0-9a-f]{32}")
-# What a model sees beside tokens, as verl's processors name it; token_type_ids are no such thing.
+# Inputs of a model beside tokens, as verl's processors name them; token_type_ids are none.
 _SEEN = re.compile("pixel|image|video|audio|feature")
 
 
@@ -86,10 +86,10 @@ def credit_of_batch(
 
     Args:
         data: a `DataProto` of whole groups, or anything with mappings `batch` and
-            `non_tensor_batch`. Of `batch` are read `token_level_rewards` and `response_mask`, both
-            `(B, T)`, and for process sets and `tree` `responses` `(B, T)`, `prompts` `(B, P)` and
-            `attention_mask` `(B, P+T)`. Of `non_tensor_batch`: `uid`; `step_rewards` and
-            `multi_modal_inputs` where there are any.
+            `non_tensor_batch`. `batch` has `token_level_rewards` and `response_mask`, both
+            `(B, T)`, and where prefixes are compared (`tree`, `sibling`, process sets) `responses`
+            `(B, T)`, `prompts` `(B, P)` and `attention_mask` `(B, P+T)`. `non_tensor_batch` has
+            `uid`, and may have `step_rewards` and `multi_modal_inputs`.
         td_error: as in `LambdaGRPOConfig`.
         config: verl's `config.algorithm`.
         norm_adv_by_std_in_grpo: in place of the config's.

@@ -33,7 +33,7 @@ from ..functional.td_errors import (
 from ..methods import CREDIT_OPTIONS
 from ..rule import CreditRule, resolve
 
-# Whose meanings and defaults are `LambdaGRPOConfig`'s. The engine may have a `scale_rewards` of its
+# Their meanings and defaults are `LambdaGRPOConfig`'s. The engine may have a `scale_rewards` of its
 # own; the loss is the engine's.
 BRIDGE_OPTIONS = ("method", *CREDIT_OPTIONS, "scale_rewards")
 
@@ -48,7 +48,7 @@ class BridgeRule:
 
 @dataclass(frozen=True)
 class TokenIds:
-    """What process sets and `tree` are made of.
+    """The tokens that process sets and `tree` are made of.
 
     Attributes:
         completion_ids_BT: `(B, T)`, integer; all tokens of the completion, tool tokens too.

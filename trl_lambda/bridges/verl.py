@@ -11,7 +11,7 @@ too, which verl does with what its variable `VERL_USE_EXTERNAL_MODULES` names:
 Options are those of `padded.BRIDGE_OPTIONS`, under `+algorithm.trl_lambda.`; rewards are scaled by
 `algorithm.norm_adv_by_std_in_grpo`. verl's `algorithm.lam` and `gamma` are GAE's, and refused.
 
-What verl's registry hands an estimator is the token-level rewards, the response mask, the `uid` of
+verl's registry hands an estimator the token-level rewards, the response mask, the `uid` of
 each row and `config.algorithm`. So here:
 
 - `group` and `terminal` take a row's sum of rewards; `process` takes each token-level reward that
@@ -21,7 +21,7 @@ each row and `config.algorithm`. So here:
 - A group is what shares a `uid`. Where an agent loop returns several outputs for one session, each
   is a member of the group of its own; verl's own GRPO counts the last one only.
 
-What verl's loss does with it:
+verl's loss uses it as follows:
 
 - The advantages are w·v·A, token by token: any of verl's token-level losses (`vanilla`, `cispo`,
   `sapo`, …) takes them. `gspo` and `geo_mean` have one ratio per sequence; do not combine.

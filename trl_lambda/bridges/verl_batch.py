@@ -142,7 +142,7 @@ def _queued_tokens(prompts: Tensor, responses: Tensor) -> TokenIds:
 
 
 def _queued_steps(extra_fields: list[Any]) -> list[Any] | None:
-    """What the reward function returned as `step_rewards`, if it returned any."""
+    """The reward function's `step_rewards`, if it returned any."""
     infos = [(fields or {}).get("reward_extra_info") or {} for fields in extra_fields]
     if not any("step_rewards" in info for info in infos):
         return None

@@ -40,7 +40,7 @@ def checkpoints(output_dir: str | Path) -> list[Path]:
 
 
 def missing_part(checkpoint: str | Path) -> str | None:
-    """What a checkpoint lacks, in words; None if it is whole.
+    """Says what a checkpoint lacks; None if it is whole.
 
     One without `files.json` (saved by another trainer, or with save_only_model) is judged by its
     `trainer_state.json` alone.
@@ -72,7 +72,7 @@ def _json_fault(path: Path) -> str | None:
 
 
 def _file_fault(checkpoint: Path, name: str, size: int) -> str | None:
-    """What is wrong with a file that had `size` bytes when it was saved."""
+    """Says what is wrong with a file that had `size` bytes when it was saved."""
     path = checkpoint / name
     if not path.is_file():
         return f"{name} is missing"

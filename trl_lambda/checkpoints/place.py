@@ -21,7 +21,7 @@ class Place(TrainerCallback):
         micro_batches: TRL's counter, which a checkpoint amid an update finds further on.
         carried: micro-batches at the end of a stream's pass that made no whole update: their
             gradient waits for the next pass.
-        credit_state: what the method kept from batch to batch by then.
+        credit_state: the state that the method kept from batch to batch by then.
     """
 
     def __init__(

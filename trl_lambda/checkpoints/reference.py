@@ -150,7 +150,7 @@ def _file(folder: Path, parameters: list[nn.Parameter], process: int) -> Path:
 
 
 def _values(parameters: list[nn.Parameter], *, modified: bool = False) -> Iterator[Tensor]:
-    """What this process holds of each: its shard under FSDP2, else all, gathered under ZeRO-3."""
+    """This process's part of each: its shard under FSDP2, else all, gathered under ZeRO-3."""
     for parameter in parameters:
         context: Any = nullcontext()
         if hasattr(parameter, "ds_id"):

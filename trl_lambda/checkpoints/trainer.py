@@ -1,4 +1,4 @@
-"""What a checkpoint must hold so that a killed run goes on as if it had not been killed.
+"""Checkpoints that hold enough for a killed run to go on as if it had not been killed.
 
 transformers saves weights, optimizer, schedule and random numbers. TRL's GRPO has more state, and
 forgets it: the completions of the window it is in (`steps_per_generation` micro-batches, used
@@ -78,14 +78,14 @@ class ResumableTrainer(GRPOTrainer):
         return list(self.ref_model.parameters())
 
     def _credit_settings(self) -> dict[str, Any]:
-        """What of the method decides the credit of a generated batch, by name.
+        """Settings of the method that decide the credit of a generated batch, by name.
 
         A window that was saved under other values is generated anew.
         """
         return {}
 
     def _credit_state(self) -> dict[str, Any]:
-        """What the method keeps from batch to batch, the same on all processes: plain values and
+        """State of the method from batch to batch, the same on all processes: plain values and
         tensors, which later batches leave as they are. A checkpoint holds it."""
         return {}
 

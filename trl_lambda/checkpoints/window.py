@@ -1,6 +1,6 @@
 """A generation window in a checkpoint: its completions, and the settings under which they hold.
 
-GRPO generates a batch and trains on it for some updates. What TRL keeps of it (completions,
+GRPO generates a batch and trains on it for some updates. TRL's record of it (completions,
 advantages, log-probabilities) is a result of the settings below: under others it would be other
 numbers, or lack some that the loss asks for.
 """
@@ -77,7 +77,7 @@ def plain(value: Any) -> Any:
         return sorted(map(repr, value))
     if value is None or type(value) in (bool, int, float, str):
         return value
-    if hasattr(value, "tolist"):  # of NumPy or torch
+    if hasattr(value, "tolist"):  # NumPy's or torch's
         return plain(value.tolist())
     if isinstance(value, Path):
         return str(value)
@@ -101,7 +101,7 @@ def window_file(checkpoint: Path, process: int) -> Path:
 
 
 def read_window(checkpoint: Path, process: int) -> dict[str, Any] | None:
-    """What the process saved of its window, tensors unread as yet; None where it saved nothing."""
+    """The window that the process saved, tensors unread as yet; None where it saved nothing."""
     path = window_file(checkpoint, process)
     if not path.is_file():
         return None

@@ -24,7 +24,7 @@ class FollowTraining(TrainerCallback):
     logged comes first in the log of the training that follows.
 
     Args:
-        recorder: whose log it is.
+        recorder: it writes the log.
         method: gives the method's name and, by option, what trains.
     """
 

@@ -16,7 +16,7 @@ from .format import GROUP_LISTS, OPTIONAL_GROUP_LISTS, OPTIONAL_UPDATE_LISTS, UP
 
 # Measured: 90 to 105 for a token's entries in a group and in an update, with KL and entropy.
 BYTES_PER_TOKEN = 110
-# Of a completion, however little room there is.
+# Tokens of a completion that are kept, however little room there is.
 FEWEST_TOKENS = 16
 FEWEST_CHARACTERS = 200
 # Entries of what is left out, where null would not do.
@@ -25,7 +25,7 @@ _IN_PLACE = {"mask": 0, "size": 0, "clipped": 0}
 
 @dataclass(frozen=True)
 class Room:
-    """What a record may weigh.
+    """The bytes that a record may take.
 
     Attributes:
         record_bytes: groups of one record with their updates: half for tokens, a quarter each for
@@ -69,7 +69,7 @@ class Cut:
 
     @classmethod
     def of(cls, length: int, kept: int, *, mark: int) -> Cut | None:
-        """What leaves the first and last half of `kept` tokens; None where nothing need go."""
+        """The gap that leaves both halves of `kept` tokens; None where nothing need go."""
         if length <= kept:
             return None
         return cls((kept + 1) // 2, length - kept, mark)

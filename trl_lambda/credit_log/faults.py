@@ -1,4 +1,4 @@
-"""What goes wrong while a log is written is told, and the training goes on."""
+"""Faults while a log is written are told, and the training goes on."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Tolerance:
         """Lets these errors end the block and nothing else.
 
         Args:
-            doing: what the block does, for the warning: "writing the credit log".
+            doing: the work of the block, for the warning: "writing the credit log".
             everywhere: warn on the process where it happens, not on the main one alone.
         """
         try:

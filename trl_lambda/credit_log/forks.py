@@ -56,7 +56,7 @@ def check_forks(completions: Sequence[Completion], place: str) -> None:
         place: file and line, for the message.
 
     Raises:
-        ValueError: what is wrong with which row.
+        ValueError: says what is wrong with which row.
     """
     if not has_forks(completions):
         return

@@ -39,7 +39,7 @@ META, LOGS, DROPPED = "meta.json", "logs.jsonl", "dropped.json"
 
 # Lists of a completion with an entry for each of its tokens: when it is scored, and at its update.
 GROUP_LISTS = ("pieces", "ids", "mask", "advantage", "weight", "trace_weight", "size")
-# Of a run with an answer probe: δ of the token, and V before the segment that it is in.
+# With an answer probe: δ of the token, and V before the segment that it is in.
 OPTIONAL_GROUP_LISTS = ("td_error", "value")
 UPDATE_LISTS = ("logps", "old_logps", "z_abs", "ratio", "kl", "clipped")
 MAY_BE_NULL = ("z_abs", "kl")
@@ -65,15 +65,15 @@ def segment_number(path: Path) -> int | None:
 
 @dataclass(frozen=True)
 class ScoredRows:
-    """What is recorded of this process's completions when they are scored; `(B, …)` each.
+    """This process's completions as they are recorded when they are scored; `(B, …)` each.
 
     Attributes:
         completion_ids_BT, prompt_ids_BP: −1 where padded.
         table: columns of the completions table, one value per completion: rewards by function
             under "rewards/", other columns by their name.
-        parent_B, fork_B: of a branched group, whose first tokens a completion took over (the number
+        parent_B, fork_B: in a branched group, whose first tokens a completion took over (the number
             within its group, the own one where it took over none) and how many; else None.
-        td_error_BT, value_BT: of an answer probe; NaN where there is none.
+        td_error_BT, value_BT: an answer probe's; NaN where there is none.
     """
 
     completion_ids_BT: Tensor
@@ -94,11 +94,11 @@ class ScoredRows:
 
 @dataclass(frozen=True)
 class FirstUpdate:
-    """What the loss saw of a micro-batch; `(B, T)` each.
+    """A micro-batch as the loss saw it; `(B, T)` each.
 
     Attributes:
         z_BT: the log-ratio, or its trace in `ratio` mode.
-        entropy_BT: of the policy's distribution at each position; None where the loss had none.
+        entropy_BT: entropy of the policy at each position; None where the loss had none.
         mask_BT: 1 on the tokens that the loss counts.
         lengths_B: completion tokens.
     """

@@ -128,7 +128,7 @@ def _utf8(text: str) -> bytes:
 
 
 def _added_texts(tokenizer: Any, ids: list[int]) -> list[str]:
-    """What each token adds to the text behind the token before it."""
+    """The text that each token adds behind the token before it."""
     pairs = list(dict.fromkeys(pairwise(ids)))
     single = list(dict.fromkeys(ids))
     decoded = tokenizer.batch_decode([[token] for token in single] + [list(pair) for pair in pairs])

@@ -40,10 +40,10 @@ class Run:
         path: the run's folder.
         meta: `settings`, `versions`, `started`, as the recorder wrote them.
         logs: one entry per log of the trainer, `step` and `metrics`.
-        groups: of the file format, in the order of writing; a completion has `update`, None where
-            the log has none, `cut` if tokens were left out of it, and `parent` and `fork` if its
-            group was branched.
-        dropped: what the recorder deleted to stay under its limit; empty if nothing.
+        groups: as in the file format, in the order of writing; a completion has `update`, None
+            where the log has none, `cut` if tokens were left out of it, and `parent` and `fork` if
+            its group was branched.
+        dropped: counts of what the recorder deleted to stay under its limit; empty if nothing.
         unreadable: lines that are no JSON, such as the last one of a run that was killed.
         superseded: lines of steps that were trained again after a checkpoint was resumed, and lines
             of other runs.
@@ -144,7 +144,7 @@ def _counts(line: dict[str, Any], limits: dict[str, float], records: bool) -> bo
     limit = limits.get(str(line.get("run_id", NO_ID)), -math.inf)
     step = line.get("step")
     if not isinstance(step, int | float):
-        return limit > -math.inf  # of this run: whoever reads it says what is wrong
+        return limit > -math.inf  # this run's: whoever reads it says what is wrong
     return step < limit if records else step <= limit
 
 
@@ -221,7 +221,7 @@ def _check_lengths(record: dict[str, Any], names: tuple[str, ...], length: int, 
 
 
 def _check_cut(completion: dict[str, Any], place: str) -> None:
-    """What was left out of a completion stands at one of its entries."""
+    """The tokens left out of a completion stand at one of its entries."""
     cut = completion.get("cut")
     if cut is None:
         return

@@ -1,7 +1,7 @@
 """Follows sampled groups from their scoring to their first update, and writes both down.
 
-What is known when completions are scored (credit, weights, process sets) is written at once. What
-the loss makes of them (log-probabilities, ratio, KL) is known only after TRL has shuffled them, on
+Credit, weights and process sets are known when completions are scored, and written at once.
+Log-probabilities, ratio and KL are known only in the loss, after TRL has shuffled the rows, and on
 the process that holds the row: a row number travels with the batch, and each micro-batch of the
 first pass hands its rows to the process that writes.
 
@@ -28,7 +28,7 @@ from .writing import CreditLog
 
 GROUPS_PER_RECORD = 2
 NOT_RECORDED = -1
-# What files may raise (a full disk, a folder that has gone), and JSON.
+# Errors of files (a full disk, a folder that has gone), and of JSON.
 WRITING = (OSError, ValueError, TypeError)
 
 
@@ -38,14 +38,14 @@ class CreditRecorder:
     It records nothing before `begin`.
 
     Args:
-        folder: of the credit log.
+        folder: the credit log's.
         every: optimiser steps between two records; below 1 a share of the training's steps.
         micro_batches: loss calls in which a generated batch is seen for the first time.
         clipped: where the loss clips, from ratio and advantage.
 
     Attributes:
         log: None on all processes but the main one.
-        tolerance: of what goes wrong.
+        tolerance: tells faults, and keeps them from the training.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class CreditRecorder:
         """Begins the record of a training; returns its run id on the main process.
 
         Args:
-            about: what `meta.json` says of the run.
+            about: the content of `meta.json`.
             step: the step from which it trains.
             max_steps: its last one.
             resumes: run id of the training that it resumes.

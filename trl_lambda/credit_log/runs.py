@@ -1,4 +1,4 @@
-"""Whose lines a log holds: runs have ids, a resumed run is a part linked to the one it resumes.
+"""The runs in a log: runs have ids, a resumed run is a part linked to the one it resumes.
 
 `meta.json` lists the parts of a run: each has a `run_id`, the step it starts from (`from_step`) and
 the `run_id` it `resumes`, null where it begins anew. A run killed at step 55 and resumed from its
@@ -71,7 +71,7 @@ def left_at(meta: dict[str, Any]) -> dict[str, float] | None:
 
 
 def read_meta(folder: Path) -> dict[str, Any] | None:
-    """What `meta.json` says; None where there is none, or it is no JSON object."""
+    """The content of `meta.json`; None where there is none, or it is no JSON object."""
     try:
         meta = json.loads((folder / META).read_bytes())
     except (FileNotFoundError, NotADirectoryError, ValueError):

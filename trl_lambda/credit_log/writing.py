@@ -22,7 +22,7 @@ from .runs import NO_ID, holds_lines, move_to_earlier_runs, new_run_id, parts_of
 
 logger = get_logger(__name__)
 
-# Of the limit: the size at which a segment is closed, and what one record may weigh.
+# Shares of the limit: the size at which a segment is closed, and what one record may weigh.
 SEGMENTS_IN_LIMIT = 10
 RECORDS_IN_LIMIT = 4
 
@@ -30,8 +30,8 @@ RECORDS_IN_LIMIT = 4
 class CreditLog:
     """Append-only files of bounded size.
 
-    Nothing is written before the first line. What goes wrong is raised (`OSError`, mostly): the
-    recorder keeps it from the training, and the next line finds its place again.
+    Nothing is written before the first line. Faults are raised (`OSError`, mostly): the
+    recorder keeps them from the training, and the next line finds its place again.
 
     Args:
         folder: made when it is needed.
@@ -39,8 +39,8 @@ class CreditLog:
             go first. Other files in the folder are not touched and do not count.
 
     Attributes:
-        record_bytes: what the groups of one record may weigh with their updates.
-        run_id: of the lines that are written; None before `begin`.
+        record_bytes: limit of the groups of one record with their updates.
+        run_id: stands in the lines that are written; None before `begin`.
     """
 
     def __init__(self, folder: Path, max_mb: float):
@@ -64,7 +64,7 @@ class CreditLog:
         """Begins a run, or another part of the run that the log holds.
 
         Args:
-            about: what `meta.json` says of the run.
+            about: the content of `meta.json`.
             from_step: the step of the checkpoint that is resumed, 0 for a new run.
             resumes: the run id in that checkpoint; None if it has none.
 
@@ -199,7 +199,7 @@ SETTINGS = (
 
 
 def run_description(args: Any, method: dict[str, Any]) -> dict[str, Any]:
-    """What `meta.json` says of a run.
+    """The content of `meta.json`: facts of a run.
 
     Args:
         args: the trainer's config.

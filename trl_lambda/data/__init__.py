@@ -9,9 +9,9 @@
     )
 
 gives `prompt` as TRL wants it and `answers` as `trl_lambda.rewards.math_reward` wants them. All of
-it works on a `Dataset` and, row by row as it is read, on an `IterableDataset`. What is left out is
-counted in the log. Under several processes let the main process go first, so that the others read
-its cache: `with training_args.main_process_first(): ...`.
+it works on a `Dataset` and, row by row as it is read, on an `IterableDataset`. The log counts the
+rows that are left out. Under several processes let the main process go first, so that the others
+read its cache: `with training_args.main_process_first(): ...`.
 """
 
 from ..templates import check_template_options

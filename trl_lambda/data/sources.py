@@ -15,7 +15,7 @@ def load_split(
     """The rows of one split.
 
     Args:
-        script, mixture: what the user said of the data.
+        script, mixture: the user's options for the data.
         split: its name; with --dataset_name also a slice, such as `train[:90%]`.
         option: the option that `split` comes from, for messages.
 
@@ -62,7 +62,7 @@ def _check_one_source(script: ScriptArguments, mixture: DatasetMixtureConfig) ->
 
 
 def _source(script: ScriptArguments) -> tuple[str, dict]:
-    """What `load_dataset` takes as path and options."""
+    """The path and the options for `load_dataset`."""
     path = Path(script.dataset_name)
     builder = FORMATS.get(path.suffix)
     # A text option can be unset on the command line by a word only.

@@ -9,7 +9,7 @@ import torch
 MOST_ON_GPU = 256
 MOST_A_CORE = 16  # where the throughput of small models on a CPU levels off
 FALLBACK = 16  # for models whose cache has another shape
-LOGIT_BYTES = 48  # of a token of the vocabulary: its logit, its cumulative probability and copies
+LOGIT_BYTES = 48  # a token of the vocabulary: its logit, its cumulative probability and copies
 CGROUP_LIMITS = (
     "/sys/fs/cgroup/memory.max",
     "/sys/fs/cgroup/memory/memory.limit_in_bytes",

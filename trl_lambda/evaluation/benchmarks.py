@@ -18,7 +18,7 @@ class Benchmark:
     """One row.
 
     Attributes:
-        name: What the command line calls it.
+        name: Its name on the command line.
         hub_id: Data set on the Hugging Face Hub.
         config: Its configuration, `None` for the only one.
         split: Its split.
@@ -30,7 +30,7 @@ class Benchmark:
         revision: Commit of the Hub's copy; `None` for the newest.
         template: The prompt template used unless another is asked for.
         default_k: The samples a problem drawn unless another number is asked for.
-        unchecked: What could not be checked, for the warning on load; empty if all could.
+        unchecked: Names the facts that could not be checked, for the warning on load; or empty.
     """
 
     name: str

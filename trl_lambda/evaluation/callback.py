@@ -43,11 +43,11 @@ class EvaluationCallback(TrainerCallback):
 
     Args:
         trainer: The trainer; add the callback with `trainer.add_callback`.
-        problem_set: What to evaluate on, see `load_problem_set`; `.limit(n)` makes it cheaper.
+        problem_set: The problems, see `load_problem_set`; `.limit(n)` makes it cheaper.
         every: Steps between evaluations.
         k: Samples a problem; `None` for the set's own.
         sampling: How to sample.
-        rewards: What scores a sample, as for `evaluate`.
+        rewards: Functions that score a sample, as for `evaluate`.
         batch_size: Completions sampled at a time, in each process.
         keep_best: Metric, such as `avg@4` or `pass@4`, whose best checkpoint is kept in
             `<output_dir>/best`, the earlier of equals, with `evaluation.json` beside it; `None` to
@@ -223,7 +223,7 @@ def _resolved(sampling: Sampling, problem_set: ProblemSet, k: int, args: Any) ->
 
 
 def _metric_names(k: int, rewards: Rewards) -> list[str]:
-    """What is known to be measured; a reward's pass@k only if it turns out to be 0 or 1."""
+    """Names of the metrics to come; a reward has pass@k only if it turns out to be 0 or 1."""
     math = [f"avg@{k}", *(f"pass@{drawn}" for drawn in pass_ks(k))]
     return [
         *(math if judges_math(rewards) else []),

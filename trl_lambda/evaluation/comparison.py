@@ -56,8 +56,8 @@ class Comparison:
     Attributes:
         name: The benchmark.
         differences: One a metric that both have.
-        settings_a: What A was made with.
-        settings_b: What B was made with.
+        settings_a: Those of A's evaluation.
+        settings_b: Those of B's evaluation.
         changed: The settings that differ: name, A's value, B's value.
     """
 

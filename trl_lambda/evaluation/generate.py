@@ -1,4 +1,4 @@
-"""What a generator is given and gives back, and how samples get their seeds."""
+"""Types that a generator takes and returns, and the seeds of samples."""
 
 import hashlib
 import math
@@ -88,7 +88,7 @@ class Generator(Protocol):
         batch_size: Requests of one call. The runner always forms the same batches, so a generator
             whose numbers depend on what shares a batch still repeats itself. `None`: the generator
             has a method `suitable_batch_size(prompts, sampling)` that says how many.
-        settings: What changes its completions, as JSON: engine, model, adapter, ….
+        settings: All that changes its completions, as JSON: engine, model, adapter, ….
         tokenizer: For the chat template; `None` if there is none.
     """
 

@@ -57,7 +57,7 @@ def mean_interval(scores_N: ArrayLike, trials: float) -> Interval:
     That is n = m(1−m)/v of the mean m and its estimated variance v: as many independent coin tosses
     would be as uncertain. For one sample a problem n ≈ N − 2; it is more for several, unless the
     problems differ. v = (Σ(s−m)² + m(1−m))/((N−1)N), as if there were one problem more that is all
-    right or all wrong: what few solved problems hide. n is at most `trials` times N, and N where
+    right or all wrong, which few solved problems hide. n is at most `trials` times N, and N where
     all scores are 0 or all are 1. Student's quantile takes the place of the normal's. Unlike a
     bootstrap the interval never closes on a point, and it stays in [0, 1]. Source: Wilson 1927,
     with the effective size that survey statistics use for clusters (Korn and Graubard 1998); the

@@ -126,7 +126,7 @@ def check_names(problem_sets: Sequence[ProblemSet]) -> None:
 def fingerprint(problems: Sequence[Problem]) -> str:
     """SHA-256 of `[[problem, [answer, …]], …]` as JSON in UTF-8, no blanks, nothing escaped.
 
-    It is over the problems as they are asked: of a benchmark without the blanks around them.
+    It is over the problems as they are asked; a benchmark's are asked without the blanks around.
     """
     rows = [[row.problem, list(row.answers)] for row in problems]
     text = json.dumps(rows, ensure_ascii=False, separators=(",", ":"))

@@ -22,15 +22,15 @@ class Record:
         seed: The seed of this sample.
         problem: The problem's text, or its messages.
         answers: The right answers, any of which counts.
-        prompt: What the model continued.
-        completion: What it wrote, without special tokens.
+        prompt: The text that the model continued.
+        completion: The text that it wrote, without special tokens.
         num_tokens: Its tokens, the end-of-sequence token included.
         truncated: Whether it ran into `max_tokens`.
         correct: The verdict on `templates.response_text(prompt, completion)`; `None` where the math
             reward was not asked for.
         reason: Why, one of `trl_lambda.rewards.REASONS`, or `None` as well.
         extracted: The text taken for the answer, `None` where there was none.
-        rewards: What the other reward functions gave, by name; `None` for a sample that the
+        rewards: Those of the other reward functions, by name; `None` for a sample that the
             function does not judge.
     """
 

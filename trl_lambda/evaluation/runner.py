@@ -52,18 +52,18 @@ def evaluate(
 
     Args:
         problem_set: From `load_problem_set`.
-        generator: What samples the completions.
+        generator: It samples the completions.
         sampling: How it samples.
         output_dir: Folder for the results; they go into `output_dir/<name of the set>`.
         k: Samples a problem; `None` for the set's own.
-        rewards: What scores a sample, by the name that the tables show: functions as TRL's
+        rewards: Functions that score a sample, by the name that the tables show, as TRL's
             trainers take them. The math reward gives avg@k, pass@k and maj@k, another function
             the mean of what it returns.
         resume: Take up records that are there. `False` begins anew and deletes them.
         progress: Whether to show a progress bar, with samples and tokens a second.
 
     Returns:
-        What `summary.json` holds, see `summarize`.
+        The content of `summary.json`, see `summarize`.
 
     Raises:
         ValueError: The folder holds records of other settings, temperature is 0 with k > 1, a

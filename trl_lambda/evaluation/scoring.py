@@ -1,4 +1,4 @@
-"""What samples are scored with: the math reward, and any other reward function of a training.
+"""Scores of samples: by the math reward, and by any other reward function of a training.
 
 The math reward is our grading, whose verdicts make avg@k, pass@k and maj@k. Other functions are
 called as TRL's trainers call theirs and give numbers of their own.
@@ -90,7 +90,7 @@ def reward_batch(
     prompts: Sequence[str | Messages],
     completions: Sequence[Completion],
 ) -> list[dict[str, float | None]]:
-    """What each function gives each sample of a batch.
+    """Scores that each function gives each sample of a batch.
 
     The functions get what TRL gives them: `prompts` and `completions` as texts, or as messages
     where the prompts are messages, `completion_ids`, the columns of the problems, `trainer_state`
@@ -99,8 +99,8 @@ def reward_batch(
     Args:
         rewards: The functions, plain or async; the math reward is passed over.
         problems: The problem of each sample.
-        prompts: What the chat template or the model was given.
-        completions: What the model wrote.
+        prompts: As the chat template or the model was given them.
+        completions: The texts that the model wrote.
 
     Raises:
         ValueError: A function gave another number of rewards, or one that is no finite number.

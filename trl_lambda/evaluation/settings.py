@@ -1,4 +1,4 @@
-"""What an evaluation was made with: written beside its records, compared before they are used."""
+"""Settings of an evaluation: written beside its records, compared before those are used."""
 
 import hashlib
 import json

@@ -111,7 +111,7 @@ def summarize(
 
     Args:
         records: All samples of an evaluation.
-        settings: What they were made with.
+        settings: Those of the evaluation that made them.
         votes: Whether to compute maj@K.
     """
     groups = group_by_problem(records)
@@ -162,7 +162,7 @@ def averages(summaries: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]
     """The averages over benchmarks, each counting the same, of avg@K and of every reward's.
 
     Args:
-        summaries: What `summarize` gave, one a benchmark.
+        summaries: Results of `summarize`, one a benchmark.
 
     Returns:
         By metric (`avg`, `<reward> avg`) `value`, and `interval`, see `average_interval`, or

@@ -20,7 +20,7 @@ LONGEST_LINE = 10_000
 SETTINGS = ("temperature", "top_p", "max_tokens", "template", "seed", "n")
 PROMPT_SETTINGS = ("conversational", "system_prompt", "chat_template_kwargs")
 
-Printable = Any  # of rich, which is optional
+Printable = Any  # a type of rich, which is optional
 
 
 def require_rich() -> None:

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 CONFIG_FILE = "training_config.yaml"
 ARGUMENTS_FILE = "training_args.bin"
-# What evaluation has no option for, and the value with which it does nothing.
+# Settings of training that evaluation has no option for, each with the value that does nothing.
 WITHOUT = {"top_k": (0, None, -1), "min_p": (0.0, None), "repetition_penalty": (1.0, None)}
 # An evaluation's setting and the training's of the same meaning.
 SAMPLED = {"temperature": "temperature", "top_p": "top_p", "max_tokens": "max_completion_length"}
@@ -43,7 +43,7 @@ def training_settings(folder: str | Path | None) -> dict[str, Any]:
 
 
 def differences_from_training(settings: Mapping[str, Any], sampling: Sampling) -> list[str]:
-    """What an evaluation does otherwise than the training did, a sentence each.
+    """The differences between an evaluation and the training, a sentence each.
 
     Args:
         settings: From `training_settings`, or a config's `vars`; what it lacks is not compared.
@@ -71,7 +71,7 @@ def differences_from_training(settings: Mapping[str, Any], sampling: Sampling) -
 def _read(path: Path, read: Any) -> dict[str, Any]:
     try:
         found = read(path)
-    except Exception as error:  # of a file that anybody may have made
+    except Exception as error:  # anybody may have made the file
         logger.warning("%s cannot be read: %s: %s", path, type(error).__name__, error)
         return {}
     return dict(found) if isinstance(found, Mapping) else {}

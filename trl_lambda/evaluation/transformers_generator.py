@@ -42,7 +42,7 @@ class TransformersGenerator:
         model: A causal language model, with or without a PEFT adapter. It should be in eval mode.
         tokenizer: Its tokenizer.
         batch_size: Completions sampled at a time; `None` for as many as suit model and machine.
-        settings: What else changes the completions, to keep with the records.
+        settings: Further settings that change the completions, to keep with the records.
     """
 
     def __init__(
@@ -165,7 +165,7 @@ class TransformersGenerator:
         text = self._decode(ids[: length and length - 1])
         for stop in stops:
             if stop in text:
-                # What follows is padding, or the rest of the token in which the text ended.
+                # The rest is padding, or the end of the token in which the text ended.
                 text = text[: text.index(stop) + len(stop)]
                 length = bisect(range(len(ids)), False, key=lambda n: stop in self._decode(ids[:n]))
         length_or_all = length or len(ids)

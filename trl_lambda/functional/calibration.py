@@ -39,7 +39,7 @@ class Moments:
         return Moments(self.xx[..., features, :][..., features], self.xy[..., features])
 
     def sum(self) -> Moments:
-        """Of all groups."""
+        """The sums over all groups."""
         return Moments(self.xx.sum(0), self.xy.sum(0))
 
     def of_others(self) -> Moments:

@@ -1,4 +1,4 @@
-"""What rewards are centred on and divided by: the numbers behind GRPO's advantage.
+"""Means and deviations of rewards: the numbers behind GRPO's advantage.
 
 Shape suffixes: N values (rewards of completions, or of steps), of any number of groups.
 """
@@ -14,7 +14,7 @@ from torch import Tensor
 Scale = Literal["group", "batch", "none"]
 SCALES: tuple[str, ...] = get_args(Scale)
 
-# What TRL adds to the standard deviation; the same here, so that both divide by the same number.
+# TRL adds it to the standard deviation; so do we, so that both divide by the same number.
 STD_EPSILON = 1e-4
 
 
@@ -33,7 +33,7 @@ def group_mean(values_N: Tensor, group_ids_N: Tensor) -> Tensor:
 
 
 def reward_denominator(values_N: Tensor, group_ids_N: Tensor, *, scale: Scale = "group") -> Tensor:
-    """What GRPO divides a centred reward by.
+    """The deviation that GRPO divides a centred reward by.
 
     `"group"`: the standard deviation of the group (Bessel's correction) + 1e-4; `"batch"`: that of
     all values; `"none"` (Dr. GRPO): 1. Where fewer than two values are known the deviation is

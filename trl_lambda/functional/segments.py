@@ -22,7 +22,7 @@ from .traces import Decay, TraceStyle, lambda_return
 
 @dataclass(frozen=True)
 class SegmentValues:
-    """What a critic says before each segment, and what came after the last.
+    """A critic's value before each segment, and the reward after the last.
 
     Attributes:
         value_BS: `(B, S)`, V_k; whatever stands past a row's last segment is not read.

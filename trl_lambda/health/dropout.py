@@ -21,7 +21,7 @@ def active_dropout(model: nn.Module) -> dict[str, float]:
 
 
 def dropout_warning(model: nn.Module, rule: CreditRule) -> str | None:
-    """What to say of dropout under this rule; None where there is none, or it does no harm."""
+    """The warning of dropout under this rule; None where there is none, or it does no harm."""
     rates = active_dropout(model)
     if not rates or not (rule.traces_ratio or rule.shares_prefixes):
         return None

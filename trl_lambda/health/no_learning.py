@@ -22,8 +22,8 @@ class Symptom:
         metric: Its name in the training log.
         shown_by: Whether a logged value shows it; the mean of a log's steps, None if none is known.
         steps: Optimiser steps in a row before it is worth a warning.
-        meaning: What has happened. "{reward}" stands for the reward of that log.
-        advice: What to do.
+        meaning: Says what has happened. "{reward}" stands for the reward of that log.
+        advice: Says what to do.
         unless: A symptom that explains this one, and is told in its place.
         beside: Metrics to tell beside it.
         told_again: Whether it is told once more when it went away and came back.
@@ -104,7 +104,7 @@ class WarnOfNoLearning(TrainerCallback):
     so many. `LambdaGRPOTrainer` adds it; `trainer.remove_callback(WarnOfNoLearning)` takes it out.
 
     Args:
-        symptoms: What to watch.
+        symptoms: The symptoms to watch for.
     """
 
     def __init__(self, symptoms: Sequence[Symptom] = SYMPTOMS):

@@ -26,16 +26,16 @@ TIMINGS = ("runtime", "per_second", "step_time", "profiling/")
 
 @dataclass
 class Run:
-    """What the card tells of a run. Names of models and data sets are those on the Hub, or None.
+    """Facts of a run, for its card. Names of models and data sets are those on the Hub, or None.
 
     Attributes:
-        name: of the model.
+        name: the model's.
         hub_id: the repository it goes to.
-        base_model: what was trained further; None if it came from this machine.
+        base_model: the model that was trained further; None if it came from this machine.
         adapter: kind and size of the PEFT adapter; None if all weights were trained.
         dataset: its name on the Hub.
-        dataset_facts: what is known of it otherwise: rows, columns.
-        reward_names: of the reward functions.
+        dataset_facts: further facts of the data set: rows, columns.
+        reward_names: the reward functions'.
         config: the `GRPOConfig`.
         method: the method's name under "method" and, by option, what trains; empty if not known.
         settings: the same and the script's, fit to be published.
@@ -45,7 +45,7 @@ class Run:
         vision: whether the model takes images.
         no_plot: why there is no plot; None if there is one.
         tags: further ones for the front matter.
-        links: of trackers, by name.
+        links: to trackers, by name.
     """
 
     name: str
@@ -74,7 +74,7 @@ def model_card(run: Run, *, always_shown: list[str], config_class: type) -> str:
 
     Args:
         always_shown: settings that stand in the card also where they have their defaults.
-        config_class: whose defaults need not be shown.
+        config_class: its defaults need not be shown.
     """
     sections = [
         f"---\n{_front_matter(run)}\n---",

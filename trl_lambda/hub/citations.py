@@ -24,8 +24,8 @@ class Method:
     """A method that was on.
 
     Attributes:
-        key: of its entry in `citations.bib`.
-        name: what the field calls it.
+        key: that of its entry in `citations.bib`.
+        name: the field's name for it.
         switch: the setting that turned it on, as `name: value`; empty for the base.
         tag: for the front matter of the model card; None for details of a method.
     """
@@ -41,8 +41,8 @@ def methods(config: Any, in_effect: Mapping[str, Any] = MappingProxyType({})) ->
 
     Args:
         config: a `GRPOConfig`.
-        in_effect: what trains, by option, where that is not what the config's field says: a field
-            of ours that is None is as the method has it. Empty: what the config's own rule says.
+        in_effect: values that train, by option, in place of the config's fields: a field of ours
+            that is None is as the method has it. Empty: the values of the config's own rule.
     """
     on = [Method("shao2024deepseekmath", "GRPO", tag="grpo")]
     trained = SimpleNamespace(**{**vars(config), **in_effect})

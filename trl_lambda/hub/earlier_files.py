@@ -40,7 +40,7 @@ class EarlierFiles(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step:
-            self.found = {}  # of the run that is resumed
+            self.found = {}  # they belong to the run that is resumed
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """By now the credit log of the earlier run is moved away, and nothing is pushed yet."""
@@ -66,7 +66,7 @@ class EarlierFiles(TrainerCallback):
 
 
 def pushed_names(folder: Path) -> dict[str, int]:
-    """What of a folder is pushed, folders with a slash at the end; inode by name."""
+    """The entries of a folder that are pushed, folders with a slash at the end; inode by name."""
     if not folder.is_dir():
         return {}
     paths = [

@@ -185,7 +185,7 @@ class HubTrainer:
         )
 
     def _script_settings(self) -> dict[str, Any]:
-        """What the trainer knows itself, under the names of TRL's scripts, below the script's."""
+        """Settings known without the script; its own win. Names are those of TRL's scripts."""
         known: dict[str, Any] = {}
         base = get_config_model_id(self.accelerator.unwrap_model(self.model).config)
         if public_name(base):

@@ -1,4 +1,4 @@
-"""What happens when the Hub does not take a push: nothing is lost, and the retry is one line."""
+"""Pushes that the Hub does not take: nothing is lost, and the retry is one line."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ class HubPushError(RuntimeError):
 
 @dataclass(frozen=True)
 class Push:
-    """What was to go where.
+    """A push: which folder goes to which repository.
 
     Attributes:
         repo: the repository's name.
         folder: the local folder.
         path: the folder in the repository.
-        message: of the commit.
+        message: the commit's.
         revision: branch, None for the main one.
         private: whether the repository was to be private: who retries must not publish it.
         secrets: texts that no message may contain.
@@ -89,7 +89,7 @@ class Push:
 
 
 def hub_answer(error: BaseException, secrets: tuple[str, ...] = ()) -> str:
-    """What went wrong, from the error that was raised down to its cause; nothing secret."""
+    """The messages of an error and its causes, outermost first; nothing secret."""
     lines: list[str] = []
     for link in _chain(error):
         text = next((line.strip() for line in str(link).splitlines() if line.strip()), "")
@@ -146,7 +146,7 @@ class WatchPushes(TrainerCallback):
     """Says so when a push in the background fails. transformers does not look at its outcome.
 
     Args:
-        trainer: whose pushes.
+        trainer: its pushes are watched.
         push: makes a push of the trainer's output_dir from a commit message.
 
     Attributes:

@@ -41,7 +41,7 @@ def marked(value: Any, known: Iterable[str] = (), *, name: str = "") -> Any:
     Args:
         value: dicts, lists, tuples, sets and dataclasses are looked into, at any depth.
         known: texts that are secrets wherever they stand.
-        name: what the value stands under.
+        name: the value stands under it.
     """
     if value is None or isinstance(value, bool | Secret):
         return value
@@ -61,7 +61,7 @@ def marked(value: Any, known: Iterable[str] = (), *, name: str = "") -> Any:
 
 
 def public(value: Any) -> Any:
-    """What `marked` has returned, with a text or None in the place of each `Secret`."""
+    """The result of `marked`, with a text or None in the place of each `Secret`."""
     if isinstance(value, Secret):
         return value.public
     if isinstance(value, Mapping):
@@ -86,8 +86,8 @@ def known_secrets(*settings: Any) -> tuple[str, ...]:
 def without_secrets(settings: Any, known: Iterable[str] = ()) -> Any:
     """A shallow copy of an object, with attributes in which no secret is.
 
-    What has none stays the same object. An attribute that cannot be looked into is None in the copy
-    if a secret shows in its pickle.
+    An attribute without secrets stays the same object. One that cannot be looked into is None in
+    the copy if a secret shows in its pickle.
     """
     result = copy.copy(settings)
     for name, value in vars(settings).items():

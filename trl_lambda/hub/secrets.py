@@ -1,4 +1,4 @@
-"""What is a secret: told by the name it stands under, or by its own form.
+"""Tells secrets by the name that they stand under, or by their own form.
 
 Names are `x-api-key`, `WANDB_API_KEY`, `password`; forms are `hf_…`, `sk-…`, a bearer header, a
 password in a URL, `api_key=…` inside a text. A secret that is published is worse than a setting
@@ -21,7 +21,7 @@ def _words_of(text: str) -> frozenset[str]:
 
 
 # The last words of names: what stands under the first is never shown, under the second no text.
-# Of the sure ones the end of a word is enough: PGPASSWORD.
+# For the sure ones the end of a word is enough: PGPASSWORD.
 _SURE = ("password", "passwords", "passwd", "passphrase", "pwd", "secret", "secrets", "credential")
 _SURE += ("credentials", "authorization", "apikey", "secretkey", "accesskey", "privatekey")
 _SURE += ("accesstoken", "authtoken")

@@ -46,7 +46,7 @@ _PATH = re.compile(r"(~|\.{1,2})?[/\\]\S*|[A-Za-z]:[/\\]\S*|file:\S*")
 
 @dataclass
 class Settings:
-    """What may be shown of a run's settings.
+    """The settings of a run that may be shown.
 
     Attributes:
         values: by name, in YAML's types.

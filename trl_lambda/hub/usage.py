@@ -12,14 +12,14 @@ from ..templates import PLACE, TEMPLATES, fill, stop_texts
 from .markdown import code_block, code_span
 
 QUESTION = "What is 7 * 8?"
-ROWS = 64  # of the data set are looked at
+ROWS = 64  # so many of the data set are looked at
 FEWEST = 8  # different prompts, below which what they share may be one of them
 LONGEST = 4000  # characters of a template in the card
 
 
 @dataclass(frozen=True)
 class PromptForm:
-    """What the prompts of a data set have in common.
+    """The form that the prompts of a data set have in common.
 
     Attributes:
         messages: whether they are messages, which the tokenizer's chat template makes a text.
@@ -39,7 +39,7 @@ def prompt_form(dataset: Any, settings: Mapping[str, Any]) -> PromptForm | None:
     """The form of the prompts; None where nothing tells it.
 
     Args:
-        dataset: the training set. Of a stream no row is read: a stream can be at one place only.
+        dataset: the training set. A stream's rows are not read: a stream can be at one place only.
         settings: the script's; `template`, `conversational` and `system_prompt` are what
             `recipes/grpo_lambda.py` calls them.
     """

@@ -1,4 +1,4 @@
-r"""What a probe asks: the gold after a text that calls for the answer, as tokens.
+r"""The question of a probe: the gold after a text that calls for the answer, as tokens.
 
 A gold is one text: of several right answers of a row the first that is readable. A data set's text
 is taken for what it is, whatever stands in it; of a long gold the first 512 tokens count.
@@ -78,7 +78,7 @@ def probe_after(probe_text: str, prompt: str, prefix: str) -> str:
 
     Args:
         prompt: its text, special tokens included.
-        prefix: what the policy and its tools have written since.
+        prefix: the text that the policy and its tools have written since.
     """
     if probe_text != AUTO:
         return probe_text

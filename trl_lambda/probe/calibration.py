@@ -64,7 +64,7 @@ class Observed:
 
 @dataclass(frozen=True)
 class Predicted:
-    """What a calibration makes of a batch.
+    """A batch's probes, calibrated.
 
     Attributes:
         value_NK: V_k, NaN where nothing was probed, or too few other groups were seen.
@@ -79,7 +79,7 @@ class Calibration:
     """Running sums; the same on all processes, which all see the same batch.
 
     Attributes:
-        moments: of the regression.
+        moments: sums of the regression.
         groups: how many were seen, faded.
         low, high: the rewards seen lie between these.
         gain: over groups, faded: their number, and sum and sum of squares of how much smaller the

@@ -53,7 +53,7 @@ class Asked:
 
 
 class _Ahead(NamedTuple):
-    """What was asked before a batch was scored: of which golds, and of which prompts, completions
+    """A question that was asked before a batch was scored: of which golds, prompts, completions
     and masks."""
 
     golds: list[str]
@@ -66,13 +66,13 @@ class _Ahead(NamedTuple):
 
 @dataclass(frozen=True)
 class Probed:
-    """What becomes of this process's completions.
+    """The credit of this process's completions, as far as the probe gives it.
 
     Attributes:
         values: V before each segment, and which rows are credited with them.
-        advantage_B: what the others are credited with, on every token: the reward less that of the
-            others in the group, over the denominator, or A_i where the group has no gold.
-        denominator_B: of the values' changes.
+        advantage_B: credit of every token of the other rows: the reward less the mean of the
+            group's others, over the denominator, or A_i where the group has no gold.
+        denominator_B: divides the values' changes.
         log_phi_BK: log Φ_k, NaN where nothing was asked.
         metrics: by name; what cannot be told is left out.
     """
@@ -116,7 +116,7 @@ class AnswerProbe:
         self.calibration, self.recent = Calibration(), RecentAuc()
 
     def ask(self, batch: SampledBatch, *, training: bool, ahead: bool = False) -> Asked:
-        """What to score of a batch; no collective.
+        """The continuations of a batch to score; no collective.
 
         Args:
             ahead: the same will be asked again once the batch is scored; what is found now is
@@ -163,7 +163,7 @@ class AnswerProbe:
         segment begins, or nothing was asked. `(B, T)`; no collective.
 
         Args:
-            log_probs: of the golds, in the order of `asked.continuations`.
+            log_probs: the golds', in the order of `asked.continuations`.
         """
         number_BT = asked.number_BT.cpu()
         log_phi_BK, _ = _answers(asked, log_probs, asked.number_BT >= 0, gather=lambda one: one)
@@ -197,8 +197,8 @@ class AnswerProbe:
         """Values of a batch. All processes call it together.
 
         Args:
-            log_probs: of the golds, in the order of `asked.continuations`.
-            denominator_B: of A_i; infinite where no reward is known.
+            log_probs: the golds', in the order of `asked.continuations`.
+            denominator_B: A_i's; infinite where no reward is known.
             gather: a tensor of this process -> those of all, along the first dimension.
             training: whether the calibration learns of the batch.
         """
@@ -334,9 +334,9 @@ def _statistics(
 
 
 def probe_mark(rule: CreditRule, answer_column: str | None, data: Any) -> dict[str, Any]:
-    """What a calibration is for: the probe, and the data set's columns, size and some of its rows.
+    """Names what a calibration is for: the probe, and the data set's columns, size and some rows.
 
-    Of a stream the columns alone are known.
+    A stream tells its columns alone.
     """
     columns = getattr(data, "column_names", None)
     mark: dict[str, Any] = {

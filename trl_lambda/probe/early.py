@@ -1,4 +1,4 @@
-"""What a batch's probes say before the last quarter of its completions, in pairs.
+"""Pairs of a batch's probes before the last quarter of its completions.
 
 Shape suffixes: N completions of all processes, K segments.
 """
@@ -28,8 +28,8 @@ class EarlyPairs:
     """Pairs before the last quarter, (won, all of them).
 
     Attributes:
-        all_pairs: of all segments there.
-        within_groups: of the same segment of completions of one group; of the first segment none,
+        all_pairs: pairs of all segments there.
+        within_groups: pairs of one group at the same segment; at the first segment none,
             because all completions of a group are alike before it.
     """
 
@@ -46,7 +46,7 @@ class EarlyPairs:
 
 
 def early_pairs(seen: Observed, share_NK: Tensor) -> EarlyPairs:
-    """Of a batch.
+    """The pairs of a batch.
 
     Args:
         share_NK: b_k/n, where each segment begins.

@@ -47,7 +47,7 @@ class ProbingTrainer(ResumableTrainer, SeamTrainer):
         """Values before each segment, and what takes the place of A_i.
 
         Args:
-            denominator_B: of A_i; infinite where no reward is known.
+            denominator_B: A_i's; infinite where no reward is known.
         """
         probe, training = self._probe, self.model.training
         asked = self._asked(batch, training=training)
@@ -87,8 +87,8 @@ class ProbingTrainer(ResumableTrainer, SeamTrainer):
         return [row[: len(ids)] for row, ids in zip(doubts, completions, strict=True)]
 
     def _asked(self, batch: SampledBatch, *, training: bool) -> Asked | None:
-        """What is asked of a batch, None of one without rows; what the probe raises on one process
-        is raised on all."""
+        """The questions about a batch, None for one without rows; the probe's errors on one process
+        are raised on all."""
         asked = error = None
         try:
             if self._probe is not None and len(batch.lengths_B):
@@ -120,7 +120,7 @@ class ProbingTrainer(ResumableTrainer, SeamTrainer):
 def _with_forks(
     values: SegmentValues, number_BT: Tensor, batch: ScoredBatch, made: CreditBatch
 ) -> SegmentValues:
-    """What the branches of a fork say beside the probe; nothing where a reward of the group is
+    """Rewards of a fork's other branches, beside the probe; nothing where a reward of the group is
     unknown."""
     branches = batch.local_branches
     if branches is None:

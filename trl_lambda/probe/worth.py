@@ -1,4 +1,4 @@
-"""What a probe is worth: how well its values tell completions with high rewards from others.
+"""The worth of a probe: how well its values tell completions with high rewards from others.
 
 Shape suffixes: N completions, K segments.
 """
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-BINS = 10  # of the calibration error, equally filled
+BINS = 10  # equally filled, for the calibration error
 RECENT = 20  # batches whose pairs count together
 
 
@@ -42,8 +42,8 @@ def auc_by_segment(
 ) -> list[SegmentWorth]:
     """AUC before each segment, over all rows and within groups.
 
-    What tells easy prompts from hard ones, and nothing of a completion, has a high AUC over all
-    rows and 0.5 within groups: only the latter is of use to credit.
+    A value that tells easy prompts from hard ones, and knows nothing of a completion, has a high
+    AUC over all rows and 0.5 within groups: only the latter is of use to credit.
 
     Args:
         values_NK: Φ_k or V_k (any increasing function of it); NaN, or a shorter row, where there is

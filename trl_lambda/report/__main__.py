@@ -30,7 +30,7 @@ Runs whose settings differ in the seed alone are drawn as one line: mean and 95 
 
 
 def parser() -> argparse.ArgumentParser:
-    """What the command line takes."""
+    """The parser of the command line."""
     made = argparse.ArgumentParser(
         prog="python -m trl_lambda.report",
         description=DESCRIPTION,

@@ -50,7 +50,7 @@ class Line:
     """One metric of the runs that differ in the seed alone.
 
     Attributes:
-        name: of the runs, for the legend.
+        name: the runs' in the legend.
         held_out: whether it was logged by an evaluation (`eval_` before the metric's name).
         steps, mean: the curve, at the steps that all the runs have logged.
         low, high: 95 % Student interval of the mean over seeds; None with a single run.

@@ -25,7 +25,7 @@ from .visible import visible
 STYLES = (("#0072B2", "-"), ("#D55E00", "--"), ("#009E73", ":"), ("#CC79A7", "-."))
 TAKEN_OVER = "#00785A"
 CREDIT = LinearSegmentedColormap.from_list("credit", ["#E67E14", "#FFFFFF", "#2C7BC4"])
-COLUMNS, LINES = 96, 44  # of the completion's figure
+COLUMNS, LINES = 96, 44  # the size of a completion's figure
 POINTS = 8  # its font size
 ADVANCE = 0.602  # width of a character of the monospace font, in font sizes
 
@@ -245,7 +245,7 @@ def _draw_taken_over(axes: Axes, fork: int, fragments: list[tuple[int, int, int,
 
 
 def credit_scales(blamed: float, credited: float) -> str:
-    """What the colours mean, in words; both are the largest there is, 0 for none."""
+    """Says what the colours mean; both numbers are the largest there is, 0 for none."""
     parts = [
         f"credit up to {credited:.3g} (darkest blue)" if credited > 0 else "no credit",
         f"blame down to −{blamed:.3g} (darkest orange)" if blamed > 0 else "no blame",

@@ -51,7 +51,7 @@ def page(runs: list[Run], *, max_bytes: int) -> tuple[str, str]:
 
     Args:
         runs: laid over each other in the run view.
-        max_bytes: of the whole file. Where the records do not fit, groups spread over the
+        max_bytes: limit of the whole file. Where the records do not fit, groups spread over the
             training are shown, and the page says how many of how many.
 
     Raises:
@@ -163,7 +163,7 @@ def _groups(runs: list[Run], room: int) -> tuple[list[dict[str, Any]], str]:
 
 
 def _entry(run: int, group: dict[str, Any], prompt_end: str) -> dict[str, Any]:
-    """What the list of groups says, and the group itself, packed."""
+    """The entry of the list of groups, and the group itself, packed."""
     content = _group(group)
     return {
         "run": run,

@@ -28,7 +28,7 @@ def _end(text: str, length: int) -> str:
 
 
 def _shared_end(prompts: list[str]) -> str:
-    """What all prompts end with; empty where they are one and the same."""
+    """The end that all prompts share; empty where they are one and the same."""
     backwards = {prompt[::-1] for prompt in prompts}
     if len(backwards) < 2:
         return ""

@@ -1,4 +1,4 @@
-"""What an answer probe predicted and what came: the calibration of the recorded groups."""
+"""Predictions of an answer probe beside rewards: the calibration of the recorded groups."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ class Branch:
 
 @dataclass(frozen=True)
 class Names:
-    """What tells completions apart: those that share a stretch of tokens have one name for it.
+    """Names of stretches of tokens: completions that share a stretch have one name for it.
 
     Attributes:
         of_rows: for each completion the names of its stretches, in order.

@@ -49,7 +49,7 @@ MIN_SIGNIFICANT_DIGITS = 6
 
 # Numbers that agree to so many digits are the same; fractions are compared as they are.
 _MOST_DIGITS = 1000
-# What is computed by quadrature or summation is known to fewer.
+# Results of quadrature or summation are known to fewer.
 _MOST_DIGITS_OF_SERIES = 30
 
 # Longer lists are compared only in the order that SymPy gives them.
@@ -121,7 +121,7 @@ def _equal(gold: Expression, answer: Expression) -> bool:
 
 
 def _elements(reading: Reading) -> list[Expression]:
-    r"""What a text lists; in `\{1,1\}` the same element twice is one."""
+    r"""The elements that a text lists; in `\{1,1\}` the same element twice is one."""
     expression = reading.expression
     if not isinstance(expression, FiniteSet):
         return [expression]
@@ -202,7 +202,7 @@ def _is_zero(difference: Expr) -> bool:
     series = difference.has(Integral, Sum, Product, Limit)
     most = _MOST_DIGITS_OF_SERIES if series else _MOST_DIGITS
     value = difference.evalf(2, maxn=most)
-    if value == 0:  # Of log(1 + 10^{-20}) SymPy says so too, as long as it sees few digits.
+    if value == 0:  # SymPy says so of log(1 + 10^{-20}) too, as long as it sees few digits.
         value = difference.evalf(most)
     if not value.is_number or value.has(Integral, Sum, Product, Limit):
         return simplify(difference).is_zero is True

@@ -1,4 +1,4 @@
-r"""What counts as the answer of a response.
+r"""Finds the answer of a response.
 
 Everything here looks at the text only, in time linear in its length, so it can run in the training
 process on any text. The rules are listed in the docstring of `trl_lambda.rewards`.
@@ -67,7 +67,7 @@ def _without_blanks(text: str) -> str:
 
 
 def _after_thought(response: str) -> str:
-    """What follows the last `</think>`; nothing if a thought is still open."""
+    """The text behind the last `</think>`; nothing if a thought is still open."""
     closed = response.rfind("</think>")
     if response.rfind("<think>") > closed:
         return ""

@@ -44,7 +44,7 @@ def _gold_text(gold: Any) -> str:
             return ""
         return marked or bare(gold)
     digits = _DIGITS_OF_DOUBLE
-    if getattr(gold, "ndim", None) == 0 and hasattr(gold, "dtype"):  # Of PyTorch or NumPy.
+    if getattr(gold, "ndim", None) == 0 and hasattr(gold, "dtype"):  # PyTorch's or NumPy's
         digits = digits if gold.dtype.itemsize > 4 else _DIGITS_OF_SINGLE
         gold = gold.item()
     return _number_text(gold, digits)

@@ -19,8 +19,8 @@ def grade(
     r"""Says whether a response ends in the right answer.
 
     Args:
-        response: The text of a completion. What counts as its answer is listed in the docstring of
-            `trl_lambda.rewards`.
+        response: The text of a completion; the docstring of `trl_lambda.rewards` says what counts
+            as its answer.
         golds: The right answer or several, any of which is right: LaTeX in `$…$` or not, a number,
             or a worked solution that marks its answer.
         timeout: Seconds of processor time that the comparison may take.

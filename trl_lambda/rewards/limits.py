@@ -1,9 +1,9 @@
-"""What the workers and the pool agree on: how long a grading may take, and an exit code.
+"""Agreed between the workers and the pool: how long a grading may take, and an exit code.
 
 Importing this imports nothing, so that a worker whose packages are missing can still say so.
 """
 
-# Of a worker that lacks a package; Python itself ends with 1 or 2.
+# The exit code of a worker that lacks a package; Python itself ends with 1 or 2.
 MISSING_PACKAGE = 3
 
 # A grading may take its timeout in processor time, whatever else the machine is doing. Behind that

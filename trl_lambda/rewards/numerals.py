@@ -53,7 +53,7 @@ _BEFORE_PARENTHESES = re.compile(
 )
 _NEGATIVE_EXPONENT = re.compile(r"\^\s*(-\s*(?:\d+|[a-zA-Z]))")
 
-# What digits may belong to when it stands before them: x^2, \sqrt2, \frac12.
+# Digits may belong to what stands before them: x^2, \sqrt2, \frac12.
 _TAKES_DIGITS = re.compile(
     r"[a-zA-Z]$|(?:[\d.^_/!)\]]|\\(?:sqrt|[dtc]?frac|[dt]?binom|log|ln|lg|exp|(?:arc)?(?:sin|cos|tan|cot)))"
     r"(?:\s|~|\\[ ,;:!])*$"

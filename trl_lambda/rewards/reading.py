@@ -1,4 +1,4 @@
-r"""What a text says: math-verify's parser, and its expression made exact.
+r"""Reads a text: math-verify's parser, and its expression made exact.
 
 Decimals become fractions, so that nothing downstream rounds; `7 > x > -2` becomes `-2 < x < 7` and
 `5 = x` becomes `x = 5`.
@@ -51,7 +51,7 @@ _FRACTION = re.compile(
     r"(-?)\s*(?:\\[dt]?frac\s*(?:\{\s*([0-9]+)\s*\}|([0-9]))\s*(?:\{\s*([0-9]+)\s*\}|([0-9]))"
     r"|([0-9]+)\s*/\s*([0-9]+))"
 )
-# What is not read: a box, whose content was the answer, and a base in words.
+# Texts that are not read: a box, whose content was the answer, and a base in words.
 _UNREADABLE = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])|\d\s*_\s*\{\s*\\text")
 
 
@@ -70,7 +70,7 @@ class Decimal:
 
 @dataclass(frozen=True)
 class Reading:
-    """What a text says.
+    """The reading of a text.
 
     Attributes:
         expression: The expression, exact; `None` where the text is not mathematics.

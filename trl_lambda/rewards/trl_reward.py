@@ -10,7 +10,7 @@ from trl_lambda.templates import response_text
 
 GOLD_COLUMNS = ("answers", "answer", "solution")
 
-# What trainers pass beside the columns of the data set.
+# Arguments that trainers pass beside the columns of the data set.
 _TRAINER_ARGUMENTS = {"completion_ids", "trainer_state", "environments"}
 
 Message = Mapping[str, Any]

@@ -1,4 +1,4 @@
-"""What a grading says."""
+"""The verdict of a grading."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args

@@ -1,4 +1,4 @@
-"""What a branched generation gave: completions, where each comes from, and metrics."""
+"""The outcome of a branched generation: completions, where each comes from, and metrics."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Counts:
         generated, shared: completion tokens that were sampled, and that were taken over.
         forks: completions that took some over and sampled others.
         copies: completions that took over all: they ended before their fork.
-        position: of the forks, in tokens, added up.
+        position: sum of the forks' positions, in tokens.
     """
 
     rows: int
@@ -33,8 +33,8 @@ class Rollout:
     """A process's completions, and where each comes from.
 
     Attributes:
-        completion_ids, log_probs: of each row, what it took over included; log-probabilities are
-            None where the engine returns none.
+        completion_ids, log_probs: each row's, tokens that it took over included; there are no
+            log-probabilities where the engine returns none.
         parent: row whose first tokens a row took over; its own where it took over none.
         fork: how many it took over; all of them if it is a copy of a completion that ended before
             its fork.

@@ -30,8 +30,8 @@ class Candidate:
     """A completion that may be forked.
 
     Attributes:
-        token_ids: of the completion.
-        log_probs: of its tokens, as they were sampled; None where the engine does not say.
+        token_ids: the completion's.
+        log_probs: those of its tokens, as they were sampled; None where the engine does not say.
         reach: the last place at which it can be forked: that of its last token, or of its first
             end token.
         expected_length: mean length of the other roots, a guess at its length that does not look

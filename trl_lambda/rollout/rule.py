@@ -159,7 +159,7 @@ class BranchSizes:
             start = end
 
     def share_fault(self, rows: int) -> str | None:
-        """What is wrong with a process's number of completions, in words."""
+        """Says what is wrong with a process's number of completions; None where nothing is."""
         if rows % self.unit == 0:
             return None
         return (

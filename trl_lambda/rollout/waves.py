@@ -40,7 +40,7 @@ its tokens, V a share of the rewards' range; −∞ where it is not told."""
 
 @dataclass(frozen=True)
 class Engine:
-    """What generates, and what is known of it.
+    """An engine that generates, and its limits.
 
     Attributes:
         generate: continues token ids.

@@ -42,7 +42,7 @@ KEPT = []  # until the interpreter ends
 
 @dataclass
 class TaskArguments:
-    """What is asked and what is rewarded."""
+    """The task: prompts and rewards."""
 
     reward_funcs: list[str] | None = field(
         default=None,

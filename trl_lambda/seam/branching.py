@@ -135,7 +135,7 @@ class BranchingTrainer(GRPOTrainer):
         return self.accelerator.process_index * len(rows)
 
     def _engine(self, turn: Callable[..., Any], still_awake: Callable[[], None]) -> Engine:
-        """What the rollout generates with: TRL's own `turn`, and the policy's scores."""
+        """The rollout's engine: TRL's own `turn`, and the policy's scores."""
         tokenizer, budget = self._tokenizer, self.max_completion_length
         if self._vllm is None:
             holder, name = self.generation_config, "max_new_tokens"
@@ -208,7 +208,7 @@ def _kept_awake(generation: Any) -> Iterator[Callable[[], None]]:
         generation: TRL's `VLLMGeneration`, or None.
 
     Yields:
-        What to call after each wave.
+        The function to call after each wave.
     """
     sleeps = (
         generation is not None and generation.mode == "colocate" and generation.enable_sleep_mode

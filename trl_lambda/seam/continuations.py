@@ -46,7 +46,7 @@ logger = get_logger(__name__)
 # How far the two ways may be apart on a trial: in 32 bits, which a GPU may round to 19, and in 16,
 # where log-probabilities of random tokens, about −10, are a few hundredths off.
 TRIAL_TOLERANCE, ROUGH_TOLERANCE = 5e-3, 0.3
-# What a process says that cannot take part in a shared pass: more passes than any batch has.
+# A process that cannot take part in a shared pass says so: more passes than any batch has.
 NO_PASSES = 2**31
 
 Asked = tuple[Sequence[Continuation], Sequence[int]]
@@ -58,7 +58,7 @@ class _Pass:
 
     Attributes:
         ids_CL, scored_CL: token ids, and 1 on the tokens whose log-probability is asked for.
-        inputs: what the backbone gets in the place of TRL's own arguments.
+        inputs: the backbone's arguments in the place of TRL's own.
         positions: how many of the last positions are scored.
         where: for each answer (number of the request, row, first and last + 1 of those positions).
     """
@@ -129,7 +129,7 @@ class ContinuationScorer:
         Args:
             asked: continuations and how many of the last tokens of each are asked for; None where
                 this process cannot say.
-            rows: what TRL asks for.
+            rows: those that TRL asks for.
             score: TRL's answer to it.
 
         Returns:
@@ -276,9 +276,9 @@ def _fault_anywhere(
     """Why a way cannot be gone on some process; None if all can. All make the trial, or none.
 
     Args:
-        looks: what the model's looks say against it.
+        looks: the fault that the model's looks show.
         trial: says what a trial finds against it.
-        elsewhere: what is said where this process finds nothing, and another does.
+        elsewhere: the fault to tell where another process has one, and this one has none.
     """
     fault = looks
     if not agree_on_largest(int(fault is not None)):

@@ -26,7 +26,7 @@ KNOWN_TRL = ("1.11.0", "1.16.0")
 
 @dataclass(frozen=True)
 class Demand:
-    """What one method of TRL must be.
+    """Demands on one method of TRL.
 
     Attributes:
         name: the method.
@@ -54,7 +54,7 @@ class Demand:
         )
 
     def faults(self, classes: Mapping[str, type]) -> Iterator[str]:
-        """What the method lacks, in words."""
+        """Says what the method lacks."""
         method = getattr(classes[self.of], self.name, None)
         if method is None:
             yield f"{classes[self.of].__name__}.{self.name} is gone"
@@ -119,7 +119,7 @@ DEMANDS = (
         ("self", "inputs"),
         says={
             r"self\._calculate_rewards\(": 1,
-            # What `scoring.py` waits for: the first pass over what `_generate` returned, under the
+            # `scoring.py` waits for it: the first pass over what `_generate` returned, under the
             # policy, and when TRL makes it.
             r"\) = self\._generate\(prompts\)": 1,
             r"generate_every = self\.args\.steps_per_generation \* self\.num_iterations": 1,
@@ -157,11 +157,11 @@ DEMANDS = (
             # A reference that equals the policy makes TRL's KL term exactly 0.
             r'ref_per_token_logps = inputs\["ref_per_token_logps"\]': 1,
             r"torch\.exp\((\w+ - \w+)\) - \(\1\) - 1\s": 1,
-            # What `ratio.py` repeats: where the ratio is clipped.
+            # `ratio.py` repeats it: where the ratio is clipped.
             r"torch\.clamp\(coef_1, 1 - self\.epsilon_low, 1 \+ self\.epsilon_high\)": 1,
             r"torch\.clamp\(coef_1, max=self\.epsilon_high\)": 1,
             r"torch\.clamp\(coef_1, max=self\.args\.delta\)": 1,
-            # What `loss_terms.py` repeats: the correction, and the normalisers with their
+            # `loss_terms.py` repeats it: the correction, and the normalisers with their
             # accumulation.
             r"per_token_kl = per_token_kl \* coef_1": 1,
             r"per_token_loss\.size\(0\) \* self\.max_completion_length": 1,
@@ -211,7 +211,7 @@ DEMANDS = (
         "_prepare_inputs",
         ("self", "generation_batch"),
         says={
-            # What `checkpoints/trainer.py` saves: the place in the window, and its completions.
+            # `checkpoints/trainer.py` saves it: the place in the window, and its completions.
             r"generate_every = self\.args\.steps_per_generation \* self\.num_iterations": 1,
             r"self\._step % generate_every == 0 or self\._buffered_inputs is None": 1,
             r"self\._buffered_inputs\[self\._step % self\.args\.steps_per_generation\]": 1,

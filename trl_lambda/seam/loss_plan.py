@@ -1,4 +1,4 @@
-"""What one call of TRL's loss shall see in place of the log-ratio and of the reference.
+"""Substitutes, for one call of TRL's loss, for the log-ratio and the reference.
 
 Shape suffixes: B completions of a micro-batch, T completion positions.
 """
@@ -14,20 +14,20 @@ from torch import Tensor
 
 @dataclass
 class LossPlan:
-    """What one call of TRL's loss shall see.
+    """The numbers that one call of TRL's loss shall see.
 
     Attributes:
         trace: maps the log-ratio x to z, or None to leave the ratio alone.
         kl_weight_BT: weight of the KL term (ones where it is unweighted), or None to leave TRL's.
-        inputs: what the loss reads, a copy: the buffered inputs serve the next iteration, too.
-        advantages: what the loss trains on, `(B,)` or `(B, T)`.
+        inputs: a copy of the loss's inputs: the buffered ones serve the next iteration, too.
+        advantages: those that the loss trains on, `(B,)` or `(B, T)`.
         lengths_B: tokens of each completion.
         old_logps_BT: log π_old; where TRL stored none, log π_θ as the loss asked for it.
         reference_logps_BT: log π_ref, or None without a KL term.
         logps_BT: the raw log-probabilities, once the loss has asked for them.
-        entropy_BT: of the policy's distribution at each position, in nats, where the loss asked for
+        entropy_BT: entropy of the policy at each position, in nats, where the loss asked for
             it: TRL's does, for a metric.
-        z_BT: what stood for the log-ratio.
+        z_BT: stood for the log-ratio.
     """
 
     trace: Any

@@ -218,7 +218,7 @@ def _line(row: _Row, width: int) -> tuple[list[int], ...]:
 
 
 def chunk_fields(requests: list[Request], first: int = 0) -> tuple[list[int], ...]:
-    """Of the chunks behind a text, what `_line` has of a row.
+    """For the chunks behind a text what `_line` has for a row.
 
     Args:
         first: position of the text's first token.

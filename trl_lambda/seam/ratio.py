@@ -1,4 +1,4 @@
-"""What TRL's loss makes of the probability ratio: its level, and where it is clipped."""
+"""The probability ratio in TRL's loss: its level, and where it is clipped."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class RatioRule:
         loss_type: one of `CLIPPED_LOSSES` has min(ρA, clip(ρ)A), PPO's; `cispo` caps ρ at
             `epsilon_high`, whatever the sign of A; `sapo` and `vespo` weigh ρ smoothly and clip
             nothing.
-        epsilon_low, epsilon_high: of the trainer. For `cispo` `epsilon_high` is the cap itself.
+        epsilon_low, epsilon_high: the trainer's. For `cispo` `epsilon_high` is the cap itself.
         delta: a cap on ρ in ρA, PPO's losses only, so that a negative A is clipped from above too;
             None for no cap.
         level: "token", or "sequence": one ratio for all tokens of a completion, their geometric
@@ -59,7 +59,7 @@ class RatioRule:
         return (used != ratio) & (advantage != 0) & ~ratio.isnan()
 
     def _factor(self, ratio: Tensor, advantage: Tensor) -> Tensor:
-        """What the smaller of ρA and clip(ρ)A has before A."""
+        """The factor before A in the smaller of ρA and clip(ρ)A."""
         low, high = self.limits
         clipped = ratio.clamp(low, high)
         capped = ratio if self.delta is None else ratio.clamp(max=self.delta)

@@ -43,14 +43,14 @@ class ScoringTrainer(BranchingTrainer):
         return False
 
     def _early_continuations(self, batch: SampledBatch) -> Asked:
-        """What will be asked, and how many last tokens of each; no collective.
+        """The rows that will be asked, and how many last tokens of each; no collective.
 
         What it raises is left for the time when the batch is scored.
         """
         raise NotImplementedError
 
     def _log_probs(self, ids_CL: Tensor, mask_CL: Tensor, positions: int) -> Tensor:
-        """Of the last positions, `(C, positions)`, under the policy; TRL's."""
+        """Log-probabilities of the last positions, `(C, positions)`, under the policy; TRL's."""
         raise NotImplementedError
 
     # -- for subclasses ------------------------------------------------------------------------
@@ -112,7 +112,7 @@ class ScoringTrainer(BranchingTrainer):
     def _share_old_pass(
         self, plain: Callable[..., tuple], model: Any, *args, **kwargs
     ) -> tuple | None:
-        """What TRL is to get from the pass that was awaited; None for any other, or as it is.
+        """Values for TRL from the pass that was awaited; None for any other pass, or as it is.
 
         Args:
             plain: TRL's method; what follows are its arguments.

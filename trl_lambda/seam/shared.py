@@ -36,7 +36,7 @@ Score = Callable[[Tensor, Tensor, int], Tensor]
 
 
 class Rows(NamedTuple):
-    """What TRL asks the old log-probabilities of.
+    """The batch that TRL asks the old log-probabilities of.
 
     Attributes:
         ids_CL, mask_CL: prompts padded on the left, completions padded on the right.
@@ -87,7 +87,7 @@ def sharing_fault(model: nn.Module) -> str | None:
 
 
 def _noise_of(module: nn.Module) -> Iterator[str]:
-    """What a module draws at random while it trains, in words."""
+    """Names what a module draws at random while it trains."""
     for name, value in vars(module).items():
         drawn = "drop" in name or "jitter" in name or (name == "p" and "Drop" in _kind(module))
         if drawn and isinstance(value, float) and value > 0:

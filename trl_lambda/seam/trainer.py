@@ -49,10 +49,10 @@ logger = get_logger(__name__)
 
 @dataclass(frozen=True)
 class Rewards:
-    """What the outermost `_calculate_rewards` was called with, and what it returned.
+    """Arguments of the outermost `_calculate_rewards`, and what it returned.
 
     Attributes:
-        rewards_NF: of all processes.
+        rewards_NF: those of all processes.
         steps: for each process reward function the steps of all N completions.
     """
 
@@ -89,7 +89,7 @@ class SeamTrainer(ScoringTrainer):
         return inputs
 
     def _plan_loss(self, inputs: dict[str, Any], mask_BT: Tensor) -> LossPlan | None:
-        """What TRL's loss shall see for this micro-batch; None leaves it untouched."""
+        """The numbers that TRL's loss shall see for this micro-batch; None leaves it untouched."""
         raise NotImplementedError
 
     def _observe_loss(self, inputs: dict[str, Any], plan: LossPlan) -> None:

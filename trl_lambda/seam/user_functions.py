@@ -1,4 +1,4 @@
-"""What comes back from users' functions: step rewards, rollouts, images that were added.
+"""Checks of what users' functions return: step rewards, rollouts, images that were added.
 
 What one process finds wrong is gathered first and raised on all: a process that raised alone would
 leave the others waiting in their next collective. The launcher ends those on its own machine; on
@@ -19,12 +19,12 @@ from accelerate.utils import gather_object
 from ..functional.td_errors import StepRewards, check_steps
 
 StepLists = list[StepRewards | None]
-# What TRL hands a reward function beside the data set's columns.
+# TRL hands them to a reward function beside the data set's columns.
 NOT_COLUMNS = ("prompt", "completion", "completion_ids")
 
 
 class RaisedElsewhereError(RuntimeError):
-    """What another process raised; all processes know of it already."""
+    """Another process raised it; all processes know of it already."""
 
 
 def raise_everywhere(error: Exception | None) -> None:
@@ -61,7 +61,7 @@ def gathered_steps(func: Callable, columns: dict[str, Any], lengths: list[int]) 
     """The step rewards that `func` returns for the completions of all processes.
 
     Raises:
-        ValueError: what came from which function for which completion; RuntimeError on the
+        ValueError: names what came from which function for which completion; RuntimeError on the
             processes that have nothing wrong. Whatever `func` raises, likewise.
     """
     own, fault = [], None
@@ -165,7 +165,7 @@ def without_empty_completions(rollout_func: Callable) -> Callable:
 
 
 def _rollout_error(output: Any, prompts: int) -> Exception | None:
-    """What of a rollout TRL cannot take."""
+    """The error for a rollout that TRL cannot take; None for one that it can."""
     if not isinstance(output, Mapping):
         return TypeError(
             f"rollout_func returned {type(output).__name__}; expected a dict with prompt_ids, "
