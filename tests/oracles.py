@@ -236,3 +236,13 @@ def loss(
     if loss_type == "dr_grpo":
         return total / (B * max_completion_length) / accumulation
     return total / (max(items, 1) / processes * accumulation / per_generation)
+
+
+def sampling_correction(inputs, mode, most):
+    """TRL's documented correction: π_old/π_vLLM per token or sequence, cut or dropped above."""
+    difference = inputs["old_per_token_logps"] - inputs["sampling_per_token_logps"]
+    difference = difference * inputs["completion_mask"]
+    if mode.startswith("sequence"):
+        difference = difference.sum(1, keepdim=True)
+    ratio = difference.exp()
+    return ratio.clamp(max=most) if mode.endswith("truncate") else ratio * (ratio <= most)

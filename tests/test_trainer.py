@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import tiny
 import torch
+import worked_groups
 from datasets import Dataset, IterableDataset
 from strategies import padded
 from trl import GRPOConfig
@@ -18,18 +19,7 @@ from trl_lambda import LambdaGRPOConfig, LambdaGRPOTrainer
 from trl_lambda.rule import CreditRule
 
 EOS = tiny.EOS
-# Two groups of four; the second has a copy, a proper prefix and a lone branch.
-COMPLETIONS = [
-    [5, 6, 7, EOS],
-    [5, 6, 8, EOS],
-    [5, 9, EOS],
-    [4, 6, EOS],
-    [7, 7, EOS],
-    [7, 7, EOS],
-    [7, EOS],
-    [8, 7, 7, 7, 7, EOS],
-]
-REWARDS = [1.0, 0.0, 0.5, 0.0, 1.0, 0.0, 0.0, 1.0]
+COMPLETIONS, REWARDS = worked_groups.TWO_GROUPS, worked_groups.TWO_GROUPS_REWARDS
 GROUPS = [0] * 4 + [1] * 4
 
 

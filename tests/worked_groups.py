@@ -6,6 +6,23 @@ non-empty prefixes). 99 is EOS; it is a token like any other.
 
 import math
 
+import tiny
+
+EOS = tiny.EOS
+# Two uneven groups of four for a trainer: the first shares prefixes, the second has a copy, a
+# proper prefix and a lone branch.
+TWO_GROUPS = [
+    [5, 6, 7, EOS],
+    [5, 6, 8, EOS],
+    [5, 9, EOS],
+    [4, 6, EOS],
+    [7, 7, EOS],
+    [7, 7, EOS],
+    [7, EOS],
+    [8, 7, 7, 7, 7, EOS],
+]
+TWO_GROUPS_REWARDS = [1.0, 0.0, 0.5, 0.0, 1.0, 0.0, 0.0, 1.0]
+
 WORKED_GROUPS = [
     (
         "paper figure",

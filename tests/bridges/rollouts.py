@@ -7,22 +7,12 @@ from types import SimpleNamespace
 import numpy as np
 import tiny
 import torch
+import worked_groups
 
 from trl_lambda.methods import CREDIT_OPTIONS, NO_FLOOR
 
 EOS, PAD = tiny.EOS, tiny.EOS  # verl pads with EOS where there is no pad token: ids prove nothing
-# Two groups of four, uneven: shared prefixes, a copy, a proper prefix and a lone branch.
-COMPLETIONS = [
-    [5, 6, 7, EOS],
-    [5, 6, 8, EOS],
-    [5, 9, EOS],
-    [4, 6, EOS],
-    [7, 7, EOS],
-    [7, 7, EOS],
-    [7, EOS],
-    [8, 7, 7, 7, 7, EOS],
-]
-REWARDS = [1.0, 0.0, 0.5, 0.0, 1.0, 0.0, 0.0, 1.0]
+COMPLETIONS, REWARDS = worked_groups.TWO_GROUPS, worked_groups.TWO_GROUPS_REWARDS
 # A step of reward 0, a step that ends on a masked token, a completion without steps.
 STEPS = [
     [(0, 1.0), (3, 0.0)],

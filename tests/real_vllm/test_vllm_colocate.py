@@ -4,6 +4,7 @@ import itertools
 import logging
 import math
 
+import oracles
 import peft
 import pytest
 import tiny
@@ -102,16 +103,6 @@ def test_tokens_of_old_weights_leave_the_prefix_cache(make_trainer):
     assert max(differences) < MEAN
 
 
-def expected_ratio(inputs, mode, most):
-    """TRL's documented correction: π_old/π_vLLM per token or sequence, cut or dropped above."""
-    difference = inputs["old_per_token_logps"] - inputs["sampling_per_token_logps"]
-    difference = difference * inputs["completion_mask"]
-    if mode.startswith("sequence"):
-        difference = difference.sum(1, keepdim=True)
-    ratio = difference.exp()
-    return ratio.clamp(max=most) if mode.endswith("truncate") else ratio * (ratio <= most)
-
-
 @pytest.mark.parametrize("trace", ["none", "advantage", "ratio", "weight"])
 def test_everything_on(make_trainer, trace):
     """Traces, process sets, KL and two iterations, with each of TRL's four corrections."""
@@ -135,7 +126,7 @@ def test_everything_on(make_trainer, trace):
         for inputs in seen:
             assert inputs["advantages"].shape == inputs["completion_mask"].shape
             torch.testing.assert_close(
-                inputs["importance_sampling_ratio"], expected_ratio(inputs, mode, most)
+                inputs["importance_sampling_ratio"], oracles.sampling_correction(inputs, mode, most)
             )
         logs = trainer.state.log_history
         differences = [log[LOGGED] for log in logs if LOGGED in log]

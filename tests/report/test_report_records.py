@@ -43,12 +43,16 @@ def test_what_follows_a_torn_line_is_still_read(tmp_path):
     assert run.unreadable == 1
 
 
-def test_the_first_update_counts_and_a_missing_one_is_none(tmp_path):
+def one_group(folder):
+    """(the file of a log with one group of two, its three records)."""
     rng = random.Random(0)
-    made = group("1-0-0", step=1, size=2, tokens=5, rng=rng)
-    write_records(tmp_path, [made], rng=rng)
-    path = read_log(tmp_path) / "records-00000.jsonl"
-    _, first, _ = (json.loads(line) for line in path.read_text().splitlines())
+    write_records(folder, [group("1-0-0", step=1, size=2, tokens=5, rng=rng)], rng=rng)
+    path = read_log(folder) / "records-00000.jsonl"
+    return path, [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_the_first_update_counts_and_a_missing_one_is_none(tmp_path):
+    path, (made, first, _) = one_group(tmp_path)
     second = {**first, "ratio": [9.0] * 5}
     of_a_dropped_group = {**first, "row": "0-0-0-0"}
     write_lines(path, [made, first, second, of_a_dropped_group])
@@ -58,11 +62,7 @@ def test_the_first_update_counts_and_a_missing_one_is_none(tmp_path):
 
 
 def test_the_entropy_of_an_update_is_read_where_there_is_one(tmp_path):
-    rng = random.Random(0)
-    made = group("1-0-0", step=1, size=2, tokens=5, rng=rng)
-    write_records(tmp_path, [made], rng=rng)
-    path = read_log(tmp_path) / "records-00000.jsonl"
-    _, first, second = (json.loads(line) for line in path.read_text().splitlines())
+    path, (made, first, second) = one_group(tmp_path)
     write_lines(path, [made, first | {"entropy": [0.5, 1.0, 0.0, None, 2.0]}, second])
     known, unknown = load_run(tmp_path).groups[0]["completions"]
     assert known["update"]["entropy"] == [0.5, 1.0, 0.0, None, 2.0]

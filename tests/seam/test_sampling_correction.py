@@ -8,6 +8,7 @@ multiplied into the policy term once, in TRL's four modes and under every trace.
 import math
 from types import SimpleNamespace
 
+import oracles
 import pytest
 import tiny
 import torch
@@ -77,15 +78,6 @@ def run(tmp_path, settings, *, corrected, mode, change=None):
     return seen, tiny.parameters(trainer)
 
 
-def expected_ratio(inputs, mode):
-    difference = inputs["old_per_token_logps"] - inputs["sampling_per_token_logps"]
-    difference = difference * inputs["completion_mask"]
-    if mode.startswith("sequence"):
-        difference = difference.sum(1, keepdim=True)
-    ratio = difference.exp()
-    return ratio.clamp(max=MOST) if mode.endswith("truncate") else ratio * (ratio <= MOST)
-
-
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("trace", TRACES)
 def test_the_ratio_multiplies_the_policy_term_once(tmp_path, trace, mode):
@@ -93,7 +85,7 @@ def test_the_ratio_multiplies_the_policy_term_once(tmp_path, trace, mode):
     seen, parameters = run(tmp_path, settings, corrected=True, mode=mode)
     ratios = [inputs["importance_sampling_ratio"] for inputs in seen]
     for inputs, ratio in zip(seen, ratios, strict=True):
-        torch.testing.assert_close(ratio, expected_ratio(inputs, mode))
+        torch.testing.assert_close(ratio, oracles.sampling_correction(inputs, mode, MOST))
     values = ratios[0][seen[0]["completion_mask"].bool()] if ratios[0].shape[1] > 1 else ratios[0]
     cut = values == (MOST if mode.endswith("truncate") else 0.0)
     assert 0 < cut.sum() < cut.numel(), "the correction both cuts and leaves"
