@@ -30,7 +30,7 @@ fail() {
   exit 2
 }
 
-# What the YAML file gives an option, without quotes and comment; fails where it gives none.
+# Prints the YAML file's value of an option, without quotes and comment; fails where it gives none.
 setting() {
   sed -n "s/^$1: *[\"']\{0,1\}\([^\"' #]*\).*/\1/p" "$CONFIG" | grep . ||
     fail "$CONFIG does not set $1, which the vLLM server needs."

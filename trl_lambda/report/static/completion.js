@@ -2,7 +2,7 @@
    plain text (so that find-in-page works and its height is right) until it comes near the window. */
 
 const CHUNK = { tokens: 150, characters: 2500, atMost: 400 };
-// What is on show: `largest` of each sign makes its scale, `focus` is the token that Tab reaches.
+// The state of the view: `largest` of each sign makes its scale, `focus` is the token that Tab reaches.
 const view = { group: null, completion: null, branch: null, shade: SHADES[0], signed: true,
   largest: { plus: 0, minus: 0 }, focus: 0, marks: new Map() };
 let chunks = [];

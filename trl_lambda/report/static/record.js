@@ -82,7 +82,7 @@ function extents(group, shade) {
   return largest;
 }
 
-// What the tooltip says of a token: [name, value, meaning]; the meanings stand below the text.
+// Lines of a token's tooltip: [name, value, meaning]; the meanings stand below the text.
 const NUMBERS = [
   ["credit (advantage)", (c, t) => at(c.advantage, t), "w·v·A: what the loss multiplies the ratio with."],
   ["TD error δ", (c, t) => at(c.td_error, t),
