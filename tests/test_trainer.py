@@ -1,6 +1,7 @@
 """What the trainer hands to TRL's loss, in the situations that TRL allows."""
 
 import functools
+import inspect
 import math
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ import torch
 import worked_groups
 from datasets import Dataset, IterableDataset
 from strategies import padded
-from trl import GRPOConfig
+from trl import GRPOConfig, GRPOTrainer
 
 from trl_lambda import LambdaGRPOConfig, LambdaGRPOTrainer
 from trl_lambda.rule import CreditRule
@@ -596,3 +597,12 @@ def test_conversational_prompts(tmp_path):
     )
     trainer.train()
     assert trainer.state.global_step == 3
+
+
+def test_help_and_editors_show_the_parameters_of_trl():
+    """All of TRL's, in its order and with its defaults; then ours, by keyword alone."""
+    ours = list(inspect.signature(LambdaGRPOTrainer).parameters.values())
+    theirs = list(inspect.signature(GRPOTrainer).parameters.values())
+    shown = [(one.name, one.default, one.kind) for one in ours[: len(theirs)]]
+    assert shown == [(one.name, one.default, one.kind) for one in theirs]
+    assert {one.kind for one in ours[len(theirs) :]} == {inspect.Parameter.KEYWORD_ONLY}
