@@ -20,59 +20,73 @@ import numpy as np
 BENCHMARKS = Path(__file__).resolve().parent
 if __name__ == "__main__":  # the folder `recipes` takes the place of this one
     sys.path[0] = str(BENCHMARKS.parent)
-from benchmarks.learning.table import between_marks, insert  # noqa: E402
+from benchmarks.learning.table import between_marks, insert, number, shown_verdict  # noqa: E402
 
 MARK = "<!-- front -->"
 # Name in the results: (name on the front page, line and colour in the figure, or None).
 ROWS: dict[str, tuple[str, tuple[str, str] | None]] = {
-    "GRPO + recent 0.99 + floor": ("GRPO, trace `recent` and a floor", ("-", "#0072B2")),
-    "GRPO-λ both ratio 0.99 paper, floor": ("`grpo_lambda`", ("--", "#D55E00")),
-    "GRPO": ("TRL, GRPO's loss", (":", "#000000")),
-    "DAPO": ("TRL, its defaults", ("-.", "#009E73")),
+    "GRPO": ("TRL, GRPO", ("-", "#000000")),
     "Dr. GRPO": ("TRL, Dr. GRPO", None),
+    "branch": ("`branch`", ("-", "#0072B2")),
+    "GRPO-λ": ("`grpo_lambda`", ("--", "#D55E00")),
+    "λ-GRPO": ("`lambda_grpo`", (":", "#CC79A7")),
 }
 
 
-def measuring(data: dict[str, Any]) -> list[str]:
-    """The tasks that measure what their name says."""
-    return [task for task in data["tasks"] if task not in data["retired"]]
-
-
 def table(data: dict[str, Any]) -> str:
-    """Five rows: what the runs end with over all tasks, and on the tasks at either end."""
-    tasks = measuring(data)
+    """Five rows: what the runs end with on each task, the verdict there, and tokens."""
+    tasks = list(data["tasks"])
     lines = [
-        f"| method | final accuracy over {len(tasks)} tasks [95 %] | worst task | best task |",
-        "|---|---|---|---|",
+        f"| method | {' | '.join(f'`{task}`' for task in tasks)} | generated tokens |",
+        "|---" * (len(tasks) + 2) + "|",
     ]
     for name, (shown, _) in ROWS.items():
-        middle, low, high = data["overall"][name]["final"]
-        finals = {task: data["by_task"][task][name]["final"] for task in tasks}
-        worst, best = min(finals, key=finals.__getitem__), max(finals, key=finals.__getitem__)
-        lines.append(
-            f"| {shown} | {middle:.2f} [{low:.2f}, {high:.2f}] | {worst} {finals[worst]:.2f} | "
-            f"{best} {finals[best]:.2f} |"
-        )
+        cells = [cell(data, name, task) for task in tasks]
+        lines.append(f"| {shown} | {' | '.join(cells)} | {number(share_of_tokens(data, name))} |")
     return "\n".join(lines)
 
 
+def cell(data: dict[str, Any], method: str, task: str) -> str:
+    text = number(data["results"][f"{method} | {task}"]["final"])
+    verdict = shown_verdict(data, method, task)
+    return text if verdict == "–" else f"{text} {verdict}"
+
+
+def share_of_tokens(data: dict[str, Any], method: str) -> float:
+    """Tokens that a method's runs generate, as a share of GRPO's; the mean over tasks."""
+    results = data["results"]
+    shares = [
+        results[f"{method} | {task}"]["generated_tokens"]
+        / results[f"GRPO | {task}"]["generated_tokens"]
+        for task in data["tasks"]
+    ]
+    return float(np.mean(shares))
+
+
 def figure(data: dict[str, Any], path: Path) -> None:
-    """Mean accuracy over tasks and seeds along training, each task's own number of steps."""
+    """Mean accuracy over tasks and seeds, against the share of the tokens that GRPO generates."""
     made = matplotlib.figure.Figure(figsize=(7, 3.4), layout="constrained")
     panel = made.subplots()
+    share = np.linspace(0, 1, 101)
     for name, (shown, style) in ROWS.items():
         if style is None:
             continue
-        curves = [data["curves"][f"{name} | {task}"]["accuracy"] for task in measuring(data)]
-        mean = np.mean([np.mean(rows, axis=0) for rows in curves], axis=0)
-        share = np.linspace(0, 100, len(mean))
         line, colour = style
-        panel.plot(share, mean, line, color=colour, label=shown.replace("`", ""), linewidth=2)
-    panel.set_xlabel("share of the training's steps (%)")
-    panel.set_ylabel(f"held-out accuracy, mean of {len(measuring(data))} tasks")
+        mean = np.mean([along(data, name, task, share) for task in data["tasks"]], axis=0)
+        label = shown.replace("`", "")
+        panel.plot(100 * share, mean, line, color=colour, label=label, linewidth=2)
+    panel.set_xlabel("generated tokens (% of those that GRPO takes)")
+    panel.set_ylabel(f"held-out accuracy, mean of {len(data['tasks'])} tasks")
     panel.grid(alpha=0.3)
     panel.legend(frameon=False)
     made.savefig(path, dpi=120, facecolor="white")
+
+
+def along(data: dict[str, Any], method: str, task: str, share: np.ndarray) -> np.ndarray:
+    """Mean accuracy over seeds at these shares of GRPO's tokens; NaN where the runs have ended."""
+    curves = data["curves"][f"{method} | {task}"]
+    tokens = np.array(curves["tokens"]) / data["curves"][f"GRPO | {task}"]["tokens"][-1]
+    return np.interp(share, tokens, np.mean(curves["accuracy"], axis=0), right=np.nan)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Branching rollouts and the answer probe in the benchmark: that they learn, and the reports."""
+"""Choices of branching rollouts, compared: that they learn, and the report."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 from benchmarks.learning import comparisons, table
-from benchmarks.learning.comparisons import BRANCHING, PROBE, Comparison, markdown
+from benchmarks.learning.comparisons import BRANCHING, Comparison, markdown
 from benchmarks.learning.methods import METHODS, result_ends
 from benchmarks.learning.runs import Store, key
-from benchmarks.learning.tasks import BRANCHED, LONG, SHORT, TAGGED, TASKS, off_by_one
+from benchmarks.learning.tasks import SHORT, TASKS, TEXT, first_digits, tagged_task
 from benchmarks.learning.training import Run, train
 
 BENCHMARKS = Path(__file__).parents[2] / "recipes" / "benchmarks"
@@ -19,15 +19,21 @@ RESULTS = BENCHMARKS / "results"
 README = BENCHMARKS / "learning" / "README.md"
 
 # `short` with fixed texts of three tokens, and a start that takes seconds.
-TINY = dataclasses.replace(
-    TASKS[SHORT],
-    name="tiny",
-    demonstrate=off_by_one([LONG[:3], LONG[3:6], LONG[6:9], ""]),
-    characters=TAGGED + LONG[:9],
-    tokens=13,
-    warm_start_steps=600,
+TINY = tagged_task(
+    "tiny",
+    "three of 12 tokens",
+    [TEXT[:3], TEXT[3:6], TEXT[6:9], ""],
+    right=0.5,
+    generations=60,
+    learning_rates=(1e-3,),
+    reward=first_digits,
+    exact=False,
+    groups=4,
+    schedule="constant_with_warmup",
+    max_grad_norm=1.0,
     measurements=6,
     measured=8,
+    warm_start_steps=600,
 )
 
 
@@ -57,7 +63,7 @@ def test_the_arms_are_the_shipped_method_and_its_choices_one_at_a_time():
 
 def test_the_plan_has_every_arm_with_every_rate_and_three_seeds():
     runs = BRANCHING.runs()
-    rates = len(TASKS[BRANCHED].learning_rates) + len(TASKS[SHORT].learning_rates)
+    rates = len(TASKS[SHORT].learning_rates)
     assert len(runs) == len(set(runs)) == len(BRANCHING.arms) * rates * 3
     assert {run.seed for run in runs[: len(runs) // 3]} == {0}
     with pytest.raises(SystemExit, match="no GPRO"):
@@ -76,17 +82,17 @@ def store_of(tmp_path, plan: Comparison, curve_of) -> Store:
 
 
 def test_the_table_says_what_the_runs_say(tmp_path, capsys):
-    plan = dataclasses.replace(BRANCHING, arms=("GRPO", "branch"), tasks=(BRANCHED,))
-    low, middle, high = TASKS[BRANCHED].learning_rates
+    plan = dataclasses.replace(BRANCHING, arms=("GRPO", "branch"))
+    low, middle, *higher = TASKS[SHORT].learning_rates
 
     def curve_of(run: Run):
-        if run.learning_rate == high:
+        if run.learning_rate in higher:
             return None
         if run.method == "GRPO" and (run.learning_rate, run.seed) == (middle, 1):
             return "crash"
         if run.method == "branch" and (run.learning_rate, run.seed) == (low, 2):
-            return [[0, 0, 0.2], [10, 250_000, 0.0], [20, 500_000, 0.0], [30, 750_000, 0.1]]
-        return [[0, 0, 0.2], [10, 200_000, 0.6], [20, 400_000, 1.0], [30, 600_000, 1.0]]
+            return [[0, 0, 0.2], [10, 50_000, 0.0], [20, 100_000, 0.0], [30, 150_000, 0.1]]
+        return [[0, 0, 0.2], [10, 40_000, 0.6], [20, 80_000, 1.0], [30, 120_000, 1.0]]
 
     store = store_of(tmp_path, plan, curve_of)
     readme = tmp_path / "README.md"
@@ -97,18 +103,18 @@ def test_the_table_says_what_the_runs_say(tmp_path, capsys):
     assert table.between_marks(readme, mark=BRANCHING.mark) == markdown(data)
     text = markdown(data)
     assert text in capsys.readouterr().out
-    assert "6 runs of the plan were not run." in text
+    assert "12 runs of the plan were not run." in text
     assert "Runs start at 0.200" in text
-    rows = {tuple(line.split(" | ")[:2]): line for line in text.splitlines() if "e-3" in line}
-    good = rows["| GRPO", "1.4e-3"]
-    # Straight lines: halfway to the first measurement, and a quarter of the way to the next.
+    rows = {tuple(line.split(" | ")[:2]): line for line in text.splitlines() if "e-4" in line}
+    good = rows["| GRPO", "3.5e-4"]
+    # Straight lines: halfway to the first measurement, then at it, and halfway to the next.
     assert "| 3 | 0.400 [0.400, 0.400] | 0.600 [0.600, 0.600] | 0.800" in good
-    assert "| 600k | 375, 375, 375 | 0 |" in good
-    assert "| 3 (1 crashed) |" in rows["| GRPO", "2e-3"]
-    mixed = rows["| branch", "1.4e-3"]
-    assert "| 0.413 [0.040, 0.600] |" in mixed  # at 200 thousand: 0.6, 0.6 and 0.04
-    assert "375, 375, never | 1 |" in mixed
-    assert not any("3e-3" in row for row in rows)
+    assert "| 120k | 40, 40, 40 | 0 |" in good
+    assert "| 3 (1 crashed) |" in rows["| GRPO", "5e-4"]
+    mixed = rows["| branch", "3.5e-4"]
+    assert "| 0.413 [0.040, 0.600] |" in mixed  # at 40 thousand: 0.6, 0.6 and 0.04
+    assert "40, 40, never | 1 |" in mixed
+    assert not any("7e-4" in row or "1e-3" in row for row in rows)
 
 
 def test_a_run_that_ended_before_has_no_accuracy_there():
@@ -124,15 +130,13 @@ def test_nothing_to_report_is_said(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("plan", [BRANCHING, PROBE], ids=lambda plan: plan.name)
-def test_the_committed_results_are_printed_by_the_command(run_recipe, plan):
-    process = run_recipe("benchmarks/learning", "--compare", plan.name, "--report")
-    assert markdown(committed(plan)) in process.stdout
+def test_the_committed_results_are_printed_by_the_command(run_recipe):
+    process = run_recipe("benchmarks/learning", "--compare", "branching", "--report")
+    assert markdown(committed(BRANCHING)) in process.stdout
 
 
-@pytest.mark.parametrize("plan", [BRANCHING, PROBE], ids=lambda plan: plan.name)
-def test_the_readme_has_the_table_of_the_committed_results(plan):
-    assert table.between_marks(README, mark=plan.mark) == markdown(committed(plan))
+def test_the_readme_has_the_table_of_the_committed_results():
+    assert table.between_marks(README, mark=BRANCHING.mark) == markdown(committed(BRANCHING))
 
 
 def committed(plan: Comparison) -> dict:
@@ -147,5 +151,5 @@ def test_a_step_of_the_chain_ends_with_its_result():
 def test_the_probe_trains_on_the_chain(tmp_path, monkeypatch):
     chain = dataclasses.replace(TASKS["chain"], name="tiny chain", warm_start_steps=60)
     monkeypatch.setitem(TASKS, "tiny chain", chain)
-    found = train(Run("tiny chain", "probe λ 0.8", 1e-3, 0, generations=3), tmp_path)
+    found = train(Run("tiny chain", "probe + branch", 1e-3, 0, generations=3), tmp_path)
     assert len(found["rewards"]) == 3

@@ -12,25 +12,29 @@ from pathlib import Path
 
 import psutil
 import pytest
+from benchmarks.learning import plan as plans
 from benchmarks.learning import runs as runs_module
-from benchmarks.learning import stages, table
+from benchmarks.learning import table
+from benchmarks.learning.estimators import Estimate
+from benchmarks.learning.plan import FULL, SMOKE, Plan
 from benchmarks.learning.report import json_text, learning, write_report
 from benchmarks.learning.runs import Store, key, read_lines, run_all
-from benchmarks.learning.stages import FULL, SMOKE, Plan
 from benchmarks.learning.tasks import TASKS
 from benchmarks.learning.training import Run
+from benchmarks.learning.verdict import tokens_ratio, verdict
 
 BENCHMARKS = Path(__file__).parents[2] / "recipes" / "benchmarks"
 RESULTS = BENCHMARKS / "results" / "learning.json"
 README = BENCHMARKS / "README.md"
-OURS = "Dr. GRPO + sets + recent 0.99"
-RUN = Run("search", "Dr. GRPO", 1e-3, 0, 5)
+OURS = "λ-GRPO"
+RUN = Run("first", "Dr. GRPO", 1e-3, 0, 5)
 
 
-def record(run: Run, curve=((0, 0, 0.1), (5, 100, 0.3)), **more) -> dict:
+def record(run: Run, curve=((0, 0, 0.1, 0.5), (5, 100, 0.3, 0.8)), **more) -> dict:
     points = [list(point) for point in curve]
+    told = {"rewards": [0.0], "format": [1.0], "decided": [None], "entropy": [0.5], "length": [3.0]}
     return {
-        "key": key(run), **vars(run), "curve": points, "rewards": [0.0], "cpu_seconds": 1.0, **more
+        "key": key(run), **vars(run), "curve": points, **told, "cpu_seconds": 1.0, **more
     }  # fmt: skip
 
 
@@ -42,8 +46,8 @@ def test_a_finished_run_is_found_again_and_a_torn_line_is_skipped(tmp_path, caps
         file.write('{"key": "abc", "cur')
     store = Store(path)
     assert "cut off" in capsys.readouterr().out
-    assert store.finished(RUN)["curve"] == [[0, 0, 0.1], [5, 100, 0.3]]
-    other = Run("search", "Dr. GRPO", 1e-3, 1, 5)
+    assert store.finished(RUN)["curve"] == [[0, 0, 0.1, 0.5], [5, 100, 0.3, 0.8]]
+    other = Run("first", "Dr. GRPO", 1e-3, 1, 5)
     store.add(record(other))
     again = Store(path)
     assert again.finished(RUN)
@@ -64,13 +68,13 @@ def test_changed_settings_have_another_key(monkeypatch):
     import dataclasses
 
     before = key(RUN)
-    changed = dataclasses.replace(runs_module.METHODS["Dr. GRPO"], settings={"loss_type": "grpo"})
+    changed = dataclasses.replace(runs_module.METHODS["Dr. GRPO"], told={"loss_type": "grpo"})
     with monkeypatch.context() as patch:
         patch.setitem(runs_module.METHODS, "Dr. GRPO", changed)
         assert key(RUN) != before
-    smaller = dataclasses.replace(runs_module.TASKS["search"], completions=8)
+    smaller = dataclasses.replace(runs_module.TASKS["first"], completions=4)
     with monkeypatch.context() as patch:
-        patch.setitem(runs_module.TASKS, "search", smaller)
+        patch.setitem(runs_module.TASKS, "first", smaller)
         assert key(RUN) != before
     with monkeypatch.context() as patch:
         patch.setattr(runs_module, "versions", lambda: {"trl": "9"})
@@ -108,7 +112,7 @@ def workers(monkeypatch):
 
 
 def some_runs(count: int = 4) -> list[Run]:
-    return [Run("search", "Dr. GRPO", 1e-3, seed, 5) for seed in range(count)]
+    return [Run("first", "Dr. GRPO", 1e-3, seed, 5) for seed in range(count)]
 
 
 def test_a_crash_is_recorded_and_the_others_go_on(workers, tmp_path):
@@ -145,18 +149,92 @@ def test_a_lane_that_breaks_does_not_hang_the_rest(monkeypatch, tmp_path):
     assert done.get(timeout=5) is None
 
 
-def test_the_plan_is_the_issues():
-    runs = stages.screening(FULL)
+def test_the_plan_has_the_arms_and_keeps_seeds_apart():
+    runs = plans.tuning(FULL, lambda run: None)
     assert len(runs) == len(set(runs))
-    assert {r.task for r in runs} == {"early", "search"}
-    of_one = [r for r in runs if r.method == "λ-GRPO"]
-    assert len(of_one) == 2 * 3 * 3
-    tuned = stages.tuning(FULL, FULL.always)
-    assert {sum(r.method == m for r in tuned) for m in FULL.always} == {5 * 3 * 3}
-    seeds = {r.seed for r in tuned} | {r.seed for r in runs}
-    assert not seeds & set(FULL.seeds)
+    assert {r.task for r in runs} == {"first", "last", "blanks", "chain"}
+    assert {"GRPO", "Dr. GRPO", "DAPO", "RLOO", "GRPO-λ", "GRPO-λ − floor", "λ-GRPO"} <= {
+        r.method for r in runs if r.task == "first"
+    }
+    trials = {(t, m): sum((r.task, r.method) == (t, m) for r in runs) for t, m in FULL.cells()}
+    assert set(trials.values()) == {3 * 2}  # all begin with as many
+    assert {t for t, m in FULL.cells() if m.startswith("probe")} == {"chain"}
+    assert not {r.seed for r in runs} & set(FULL.seeds)
     assert len(FULL.seeds) >= 10
-    assert {"DAPO", "Dr. GRPO", "λ-GRPO", OURS} <= set(FULL.always)
+
+
+def grown(best: float, failing: tuple[float, ...] = ()):
+    """A grid that is tuned to the end, where accuracy is the higher the nearer a rate is to best.
+
+    Runs with a rate of `failing` crash.
+    """
+    plan = Plan(methods=("GRPO",), tasks=("first",), tuning_seeds=(1000, 1001))
+    done: dict[Run, dict] = {}
+    while missing := [run for run in plans.tuning(plan, done.get) if run not in done]:
+        for run in missing:
+            height = 1 / (1 + abs(run.learning_rate - best) * 1e3)
+            curve = ((0, 0, 0.1, 0.5), (5, 100, height, 0.8))
+            crash = run.learning_rate in failing
+            done[run] = {"error": "ValueError"} if crash else record(run, curve)
+    return plans.grid(plan, done.get, "first", "GRPO"), plans.chosen_rates(plan, done.get)
+
+
+def test_a_grid_grows_until_the_best_rate_lies_inside():
+    low, middle, high = TASKS["first"].learning_rates
+    tried, chosen = grown(middle)
+    assert list(tried) == [low, middle, high]
+    assert chosen == {("first", "GRPO"): middle}
+    tried, chosen = grown(best=2.8e-3)
+    assert list(tried) == [low, middle, high, 2e-3, 2.8e-3, 4e-3]
+    assert chosen == {("first", "GRPO"): 2.8e-3}
+    tried, chosen = grown(best=5e-4)
+    assert list(tried) == [3.5e-4, 4.9e-4, low, middle, high]
+    # A run that crashed was never right.
+    tried, chosen = grown(best=2.8e-3, failing=(2.8e-3,))
+    assert chosen == {("first", "GRPO"): 2e-3}
+
+
+def test_a_grid_that_finds_no_end_stops_growing():
+    tried, _ = grown(best=1.0)
+    assert len(tried) == 3 + plans.GROWN
+    assert len(grown(best=0.0)[0]) == 3 + plans.GROWN
+
+
+def test_a_grid_that_is_not_done_chooses_nothing():
+    plan = Plan(methods=("GRPO",), tasks=("first",), tuning_seeds=(1000,))
+    low = TASKS["first"].learning_rates[0]
+    lookup = {plan.run("first", "GRPO", low, 1000): record(RUN)}.get
+    assert plans.chosen_rates(plan, lookup) == {}
+    assert list(plans.grid(plan, lookup, "first", "GRPO").values())[1:] == [None, None]
+
+
+def test_rates_that_tie_give_the_smaller():
+    assert plans.best_rate({3e-3: 0.5, 1e-3: 0.5, 3e-4: 0.2}) == 1e-3
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "pass_at_k", "tokens", "expected"),
+    [
+        ((0.03, 0.01, 0.05), (0.0, -0.01, 0.01), None, "better"),
+        ((0.0, -0.01, 0.01), (0.0, -0.01, 0.01), None, "level"),
+        ((0.0, -0.01, 0.01), (0.0, -0.01, 0.01), 0.75, "better"),
+        ((0.0, -0.01, 0.01), (0.0, -0.01, 0.01), 0.76, "level"),
+        ((0.0, -0.011, 0.01), (0.0, 0.0, 0.0), 0.5, "not shown"),
+        ((0.05, 0.04, 0.06), (-0.01, -0.02, 0.0), 0.5, "not shown"),
+        ((0.05, 0.04, 0.06), (-0.005, -0.01, 0.0), None, "better"),
+    ],
+)
+def test_the_verdict_by_hand(accuracy, pass_at_k, tokens, expected):
+    assert verdict(Estimate(*accuracy), Estimate(*pass_at_k), tokens) == expected
+
+
+def test_the_share_of_tokens_to_the_references_accuracy():
+    theirs = [([0, 100, 200], [0.0, 0.5, 1.0]), ([0, 100, 200], [0.0, 0.25, 0.5])]  # mean end 0.75
+    ours = [([0, 50, 100], [0.0, 0.75, 1.0]), ([0, 100], [0.0, 1.0])]
+    # Theirs: 150 and never; the median of two is infinite.
+    assert tokens_ratio(ours, theirs) is None
+    assert tokens_ratio(ours, theirs[:1]) == 0.5  # 100 of 200
+    assert tokens_ratio([([], []), *ours], [([0, 100], [0.0, 0.75])]) == 0.75  # never, 50, 75
 
 
 def store_of(tmp_path, plan: Plan, height) -> Store:
@@ -164,99 +242,67 @@ def store_of(tmp_path, plan: Plan, height) -> Store:
     store = Store(tmp_path / "runs.jsonl")
 
     def add(run):
-        last = 2 * run.generations
-        end = height(run)
-        flat = [(last + 10 * i, 10 * last + 100 * i, end) for i in range(3)]
-        store.add(record(run, ((0, 0, 0.1), *flat)))
+        if store.any(run) is None:
+            curve = ((0, 0, 0.1, 0.5), (run.generations, 1000, height(run), 0.9))
+            store.add(record(run, curve))
 
-    for run in stages.screening(plan):
-        add(run)
-    methods = stages.choose_methods(plan, stages.screening_scores(plan, store.any))
-    for run in stages.tuning(plan, methods):
-        add(run)
-    for run in stages.final(plan, stages.choose_rates(plan, store.any, methods)):
+    while any(store.any(run) is None for run in plans.tuning(plan, store.any)):
+        for run in plans.tuning(plan, store.any):
+            add(run)
+    for run in plans.final(plan, plans.chosen_rates(plan, store.any)):
         add(run)
     return store
 
 
-def test_the_rules_choose(tmp_path):
-    plan = Plan(
-        screening_methods=(
-            "DAPO", "Dr. GRPO", "λ-GRPO", OURS, "GRPO", "GSPO", "tree 0 (TEMPO)", "tree 0.9",
-            "GRPO + floor", "λ-GRPO + floor", "process", "GRPO-λ both ratio 0.99 paper",
-            "GRPO-λ recent ratio 0.9",
-        ),
-        screening_seeds=(2000,), tuning_seeds=(1000,), seeds=(0, 1), tasks=("early",),
-    )  # fmt: skip
-    good = {"tree 0.9": 0.5, "GRPO-λ recent ratio 0.9": 0.6, "GSPO": 0.4, "process": 0.9}
-    middle = TASKS["early"].learning_rates[1]
-
-    def height(run):
-        return good.get(run.method, 0.3) + (0.05 if run.learning_rate == middle else 0.0)
-
-    store = store_of(tmp_path, plan, height)
-    scores = stages.screening_scores(plan, store.any)
-    assert stages.choose_methods(plan, scores) == [
-        "DAPO", "Dr. GRPO", "λ-GRPO", OURS, "GRPO", "GRPO + floor", "GRPO-λ recent ratio 0.9",
-        "tree 0.9", "λ-GRPO + floor", "GSPO",
-    ]  # fmt: skip
-    rates = stages.choose_rates(plan, store.any, plan.always)
-    assert set(rates.values()) == {middle}
-    # One trial less, and the method is not compared.
-    run = plan.run("search", "GSPO", 1e-3, 2000)
-    del store.records[key(run)]
-    assert "GSPO" not in stages.screening_scores(plan, store.any)
-
-
-def test_rates_that_tie_give_the_smaller():
-    assert stages.best_rate({3e-3: 0.5, 1e-3: 0.5, 3e-4: 0.2}) == 1e-3
-
-
-def report_plan() -> Plan:
-    return Plan(
-        screening_methods=("DAPO", "Dr. GRPO", OURS, "process"),
-        screening_seeds=(2000,), tuning_seeds=(1000,), seeds=(0, 1, 2), tasks=("early", "search"),
-        always=("DAPO", "Dr. GRPO", OURS), best_of=("process",), methods=4,
-    )  # fmt: skip
+PLAN = Plan(
+    methods=("GRPO", "DAPO", OURS, "probe λ 0.8"), tasks=("first", "chain"), tuning_seeds=(1000,),
+    seeds=(0, 1, 2), rates=2,
+)  # fmt: skip
 
 
 def test_the_report_says_what_the_runs_say(tmp_path):
-    plan = report_plan()
-    base = {"DAPO": 0.5, "Dr. GRPO": 0.6, OURS: 0.7, "process": 0.4}
+    base = {"GRPO": 0.6, "DAPO": 0.5, OURS: 0.7, "probe λ 0.8": 0.05}
+    low = TASKS["first"].learning_rates[0]
 
     def height(run):
-        return base[run.method] + 0.01 * (run.seed % 3)
+        return base[run.method] + 0.01 * (run.seed % 3) - (run.learning_rate > 2e-3) * 0.02
 
-    store = store_of(tmp_path, plan, height)
-    crashed = plan.run("early", "DAPO", TASKS["early"].learning_rates[0], 0)
+    store = store_of(tmp_path, PLAN, height)
+    crashed = PLAN.run("first", "DAPO", low, 0)
     store.add({"key": key(crashed), **vars(crashed), "error": "the worker process died"})
-    data = json.loads(json_text(learning(plan, store)))
+    data = json.loads(json_text(learning(PLAN, store)))
     assert data["failed_runs"] == 1
-    entry = data["by_task"]["early"][OURS]
+    entry = data["results"][f"{OURS} | first"]
     assert entry["difference"] == pytest.approx([0.1, 0.1, 0.1], abs=1e-4)
-    assert entry["non_inferior"] is True
-    assert entry["edge"] == "low"  # all rates alike: the smallest
-    assert data["by_task"]["early"]["process"]["non_inferior"] is False
-    # From 0.1 to about 0.71 in 100 steps: the reference's mean 0.61 is met after 5/6 of them.
-    assert entry["target"] == pytest.approx(0.61)
-    assert entry["steps"] == pytest.approx(100 * 0.51 / 0.61, abs=1)
-    assert entry["tokens"] == pytest.approx(10 * entry["steps"], abs=10)
-    assert data["by_task"]["early"]["DAPO"]["steps"] is None
+    assert entry["pass_at_k_difference"] == pytest.approx([0, 0, 0], abs=1e-4)
+    assert entry["verdict"] == "better"
+    assert entry["edge"]  # both rates alike: the smaller
+    assert entry["learning_rate"] == low
+    assert set(entry["tried"]) == {"0.0007", "0.001"}
+    assert (entry["final"], entry["lowest"]) == (pytest.approx(0.71), pytest.approx(0.7))
+    # GRPO's mean of 0.61 on a line from 0.1 to 0.71; its own runs have it near their ends.
+    assert entry["tokens_to_reference"] == pytest.approx(0.51 / 0.61, abs=0.01)
+    told = ("entropy", "length", "format", "decided", "seconds", "generated_tokens")
+    assert [entry[name] for name in told] == [0.5, 3.0, 1.0, None, 1.0, 1000]
     # Two seeds of 0.51 and 0.52, and a crash, which counts as one that learnt nothing.
-    assert data["by_task"]["early"]["DAPO"]["final"] == pytest.approx((0.51 + 0.52) / 3, abs=1e-3)
-    assert data["overall"]["best_baseline"] == "Dr. GRPO"
-    assert data["overall"][OURS]["improves_final"][0] == 1.0
-    assert "process" not in data["overall"]  # it has no search
+    dapo = data["results"]["DAPO | first"]
+    assert dapo["final"] == pytest.approx((0.51 + 0.52) / 3, abs=1e-3)
+    assert (dapo["lowest"], dapo["collapsed"], dapo["verdict"]) == (0.0, 1, "not shown")
+    assert data["results"]["probe λ 0.8 | chain"]["collapsed"] == 3
+    assert "probe λ 0.8 | first" not in data["results"]
+    assert "verdict" not in data["results"]["GRPO | first"]
+    assert data["overall"][OURS]["improves"][0] == 1.0
+    assert "probe λ 0.8" not in data["overall"]  # it has one task
+    assert data["tasks"]["first"]["start"] == 0.1
     assert data["seeds"]["final"] == [0, 1, 2]
     assert data["versions"]["trl"]
 
 
 def test_the_report_writes_a_picture_and_a_table(tmp_path):
-    plan = report_plan()
-    store = store_of(tmp_path, plan, lambda run: 0.5)
+    store = store_of(tmp_path, PLAN, lambda run: 0.5 + 0.1 * (run.method == OURS))
     readme = tmp_path / "README.md"
     readme.write_text("before\n<!-- learning -->\nearlier text\n<!-- learning -->\nafter\n")
-    written = write_report(plan, store, results=tmp_path / "results", readme=readme)
+    written = write_report(PLAN, store, results=tmp_path / "results", readme=readme)
     assert [p.name for p in written] == ["learning.json", "learning.png", "README.md"]
     assert written[1].read_bytes().startswith(b"\x89PNG")
     text = readme.read_text()
@@ -265,34 +311,30 @@ def test_the_report_writes_a_picture_and_a_table(tmp_path):
     assert "earlier text" not in text
     data = json.loads(written[0].read_text())
     assert table.between_marks(readme) == table.markdown(data)
-    widths = {line.count("|") for line in text.splitlines() if line.startswith("| DAPO")}
-    assert widths
-    write_report(plan, store, results=tmp_path / "results", readme=readme)
+    for part in table.markdown(data).split("\n\n")[1::2]:  # every second is a table
+        assert len({line.count("|") for line in part.splitlines()}) == 1
+    verdicts = [line for line in text.splitlines() if line.startswith(f"| {OURS} | **better** |")]
+    assert len(verdicts) == 1
+    write_report(PLAN, store, results=tmp_path / "results", readme=readme)
     assert readme.read_text() == text  # again: the same
 
 
 def test_a_part_of_the_runs_does_not_reach_the_readme(tmp_path, capsys):
-    plan = report_plan()
-    store = store_of(tmp_path, plan, lambda run: 0.5)
-    rates = stages.choose_rates(plan, store.any, ["DAPO"])
-    del store.records[key(plan.run("search", "DAPO", rates["DAPO", "search"], 2))]
+    store = store_of(tmp_path, PLAN, lambda run: 0.5)
+    rate = plans.chosen_rates(PLAN, store.any)["chain", "DAPO"]
+    del store.records[key(PLAN.run("chain", "DAPO", rate, 2))]
     readme = tmp_path / "README.md"
     readme.write_text("<!-- learning -->\nearlier text\n<!-- learning -->\n")
-    written = write_report(plan, store, results=tmp_path, readme=readme)
-    assert json.loads(written[0].read_text())["missing"] == ["DAPO on search"]
+    written = write_report(PLAN, store, results=tmp_path, readme=readme)
+    assert json.loads(written[0].read_text())["missing"] == ["DAPO on chain"]
     assert "earlier text" in readme.read_text()
-    assert "DAPO on search" in capsys.readouterr().out
+    assert "DAPO on chain" in capsys.readouterr().out
 
 
-def test_where_the_reference_learns_nothing_the_table_says_so(tmp_path):
-    plan = report_plan()
-    low = {("Dr. GRPO", "search"): 0.05}
-    data = learning(plan, store_of(tmp_path, plan, lambda r: low.get((r.method, r.task), 0.5)))
-    text = table.markdown(data)
-    assert "On search Dr. GRPO ends no better than it starts, so bold says nothing" in text
-    assert "0.050 (start 0.100)" in text
-    # Its own low end is no target: that is the best of TRL's methods.
-    assert data["by_task"]["search"][OURS]["target"] == pytest.approx(0.5, abs=0.02)
+def test_methods_that_are_named_come_with_their_reference():
+    assert plans.only(FULL, ["DAPO", "branch"]).methods == ("GRPO", "DAPO", "branch")
+    with pytest.raises(SystemExit, match="no GPRO"):
+        plans.only(FULL, ["GPRO"])
 
 
 def test_a_readme_without_marks_is_left_alone(tmp_path, capsys):
@@ -322,7 +364,7 @@ def test_the_readme_has_the_table_of_the_committed_results():
 
 def test_help_helps(run_recipe):
     process = run_recipe("benchmarks/learning", "--help")
-    for word in ("--stage", "--budget_hours", "--smoke", "--report", "runs.jsonl"):
+    for word in ("--compare", "--budget_hours", "--smoke", "--report", "runs.jsonl"):
         assert word in process.stdout
     wrong = run_recipe("benchmarks/learning", "--budget_hours", "0", succeeds=False)
     assert wrong.returncode == 2
@@ -341,11 +383,11 @@ def test_smoke_run_survives_a_kill_and_ends_in_a_table(run_recipe, tmp_path):
     path.write_bytes(path.read_bytes() + b'{"key": "cut o')
     run_recipe("benchmarks/learning", *arguments)
     records = read_lines(path)
-    assert len(records) == len({r["key"] for r in records}) == 2 + 2 + 4  # none done twice
+    assert len(records) == len({r["key"] for r in records}) == 2 + 4  # none done twice
     assert not any("error" in record for record in records)
     for record in records:
         assert kept.get(record["key"], record) == record
-    assert all(f"| {method} |" in readme.read_text() for method in SMOKE.always)
+    assert all(f"| {method} |" in readme.read_text() for method in SMOKE.methods)
     assert len(os.listdir(tmp_path / "out" / "warm_starts")) == 1
     # The same run again has the same numbers.
     last = records[-1]

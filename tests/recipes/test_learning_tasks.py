@@ -9,6 +9,7 @@ from itertools import islice
 
 import pytest
 import torch
+from benchmarks.learning import training
 from benchmarks.learning.methods import METHODS
 from benchmarks.learning.policy import (
     Decoder,
@@ -20,21 +21,12 @@ from benchmarks.learning.policy import (
     sampled_tokens,
     tokenizer,
 )
-from benchmarks.learning.tasks import (
-    DEPTH,
-    TASKS,
-    chain_steps,
-    first_digits,
-    right_digits,
-    search_reward,
-    tree_path,
-)
-from benchmarks.learning.training import Run, accuracy, make_trainer
+from benchmarks.learning.tasks import TASKS, first_digits
+from benchmarks.learning.training import TRAINERS, Rollouts, Run, make_trainer, measured
 from benchmarks.learning.warm_start import held_out, others, warm_start_settings
 from transformers import GenerationConfig
-from trl import GRPOConfig
 
-from trl_lambda import LambdaGRPOConfig
+import trl_lambda.methods
 
 
 @pytest.fixture(scope="module")
@@ -130,37 +122,58 @@ def test_golds_earn_the_reward_and_fit(task):
     encoder = tokenizer(task)
     for problem in islice(task.problems(random.Random(1)), 20):
         right = task.demonstrate(problem, random.Random(0), 1.0)
-        if task.name != "search":
-            assert task.reward(right, problem.gold) == 1.0
-        wrong = "".join(right.rpartition(problem.gold[-1])[::2])
-        assert task.reward(wrong, problem.gold) < 1.0
+        assert right == problem.gold
+        assert task.reward(right, problem.gold) == 1.0
+        for at in task.decisions:
+            wrong = right[:at] + str((int(right[at]) + 1) % 5) + right[at + 1 :]
+            assert task.reward(wrong, problem.gold) == 0.0
         assert len(encode(encoder, [right])[0]) + 1 <= task.tokens
-        if task.steps is not None:
-            steps = task.steps(right, problem.gold)
-            assert steps
-            assert all(0 <= i < len(right) and reward == 1.0 for i, reward in steps)
-            assert [i for i, _ in steps] == sorted({i for i, _ in steps})
-    assert task.reward("", problem.gold) != 1.0
-    assert len(task.learning_rates) == len(set(task.learning_rates))
-    assert list(task.learning_rates) == sorted(task.learning_rates)
+        assert bool(problem.answer) == task.answered
+    assert task.reward("", problem.gold) == 0.0
+    assert list(task.learning_rates) == sorted(set(task.learning_rates))
+
+
+@pytest.mark.parametrize("name", ["first", "last", "blanks", "chain"])
+def test_who_drops_or_changes_the_text_earns_nothing(name):
+    task = TASKS[name]
+    gold = next(task.problems(random.Random(0))).gold
+    digits = "".join(filter(str.isdigit, gold))
+    for wrong in (digits, gold[:-1], gold + gold[0], gold[::-1], gold + "0"):
+        assert task.reward(wrong, gold) == 0.0
 
 
 @pytest.mark.parametrize(
     ("name", "length", "decisions"),
-    [("early", 26, [0]), ("late", 26, [25]), ("long", 258, [85, 171, 257])],
+    [
+        ("first", 31, [0]),
+        ("last", 31, [30]),
+        ("blanks", 39, [12, 25, 38]),
+        ("short", 48, [15, 31, 47]),
+    ],
 )
 def test_the_decisive_tokens_sit_where_the_task_says(name, length, decisions):
     task = TASKS[name]
     problem = next(task.problems(random.Random(0)))
-    text = task.demonstrate(problem, random.Random(0), 1.0)
+    text = problem.gold
     assert len(text) == length == task.tokens - 1
-    assert [i for i, c in enumerate(text) if c.isdigit()] == decisions
-    assert "".join(text[i] for i in decisions) == problem.gold
+    assert [i for i, c in enumerate(text) if c.isdigit()] == decisions == list(task.decisions)
+    operands = problem.prompt[1:-1:2]
+    assert [text[i] for i in decisions] == [
+        str((int(operand) + 1) % 5) for operand in operands[: len(decisions)]
+    ]
     fixed = [c for c in text if not c.isdigit()]
     assert len(fixed) == len(set(fixed))
 
 
-@pytest.mark.parametrize("name", sorted(set(TASKS) - {"search"}))
+def test_the_results_of_the_chain_decide():
+    task = TASKS["chain"]
+    problem = next(task.problems(random.Random(0)))
+    assert all(problem.gold[at - 1] == "=" for at in task.decisions)
+    assert problem.gold.endswith("#" + problem.answer)
+    assert problem.gold[task.decisions[-1]] == problem.answer
+
+
+@pytest.mark.parametrize("name", TASKS)
 def test_what_is_held_out_is_in_nothing_else(name):
     task = TASKS[name]
     shown = {p.prompt for p in others(task, 2000)}
@@ -169,91 +182,84 @@ def test_what_is_held_out_is_in_nothing_else(name):
     assert not shown & measured
 
 
-def test_the_tree_is_the_papers():
-    paths = [tree_path(leaf) for leaf in range(2**DEPTH)]
-    assert len(set(paths)) == 16
-    assert {len(path) for path in paths} == {4}
-    assert [len({path[:n] for path in paths}) for n in (1, 2, 3)] == [2, 4, 8]
-    assert len(set("".join(paths))) == 30  # each node has its own name
-    [problem] = islice(TASKS["search"].problems(random.Random(0)), 1)
-    rewards = Counter(search_reward(path, problem.gold) for path in paths)
-    assert rewards == {1.0: 1, -1.0: 7, 0.7: 8}
-
-
-def test_the_answer_is_the_first_digits_and_nothing_else_counts():
-    assert first_digits("2ab", "2") == first_digits("ab2", "2") == first_digits("2a3", "2") == 1.0
+def test_of_short_the_first_digits_count_and_nothing_else():
+    assert first_digits("2ab", "2") == first_digits("ab2", "a2b") == first_digits("2a3", "2") == 1.0
     assert first_digits("a3b2", "2") == first_digits("ab", "2") == first_digits("", "2") == 0.0
     assert first_digits("a2b0c3", "203") == 1.0
     assert first_digits("a2b0", "203") == 0.0
-    assert right_digits("a2b1c3d4", "203") == [(1, 1.0), (3, 0.0), (5, 1.0)]
-    assert right_digits("ab2", "203") == [(2, 1.0)]
-    assert right_digits("ab", "2") == right_digits("", "2") == []
+
+
+def test_rollouts_say_whether_text_was_kept_and_where_it_was_decided():
+    task = dataclasses.replace(TASKS["first"], decisions=(0, 3))
+    rollouts = Rollouts()
+    golds = ["1ab2"] * 5
+    assert rollouts.add(task, ["1ab2", "2ab2", "1ab0", "1b", "1ab"], golds) == [1, 0, 0, 0, 0]
+    assert rollouts.rewards == [0.2]
+    assert rollouts.format == [0.6]  # the first three
+    assert rollouts.decided == [0.75]  # "1b" went wrong at 1; "1ab" where the digit is missing
+    rollouts.add(task, ["1ab2"], golds[:1])
+    assert rollouts.decided == [0.75, None]
+
+
+def test_pass_at_8_is_of_each_problem(encoder, model, monkeypatch):
+    """One problem that is always right, one that never is: both numbers are one half."""
+    task, problems = TASKS["chain"], held_out(TASKS["chain"])[:2]
+    chances = lambda *_: torch.tensor([1.0, 0.0])  # noqa: E731
+    monkeypatch.setattr(training, "gold_probability", chances)
+    assert measured(model, task, problems, encoder) == (0.5, 0.5)
+    chances = lambda *_: torch.tensor([0.5, 0.5])  # noqa: E731
+    monkeypatch.setattr(training, "gold_probability", chances)
+    assert measured(model, task, problems, encoder) == (0.5, 1 - 0.5**8)
 
 
 def test_accuracy_is_the_share_of_right_samples(encoder, model, monkeypatch):
     """Of a model to which all tokens are equally likely."""
     task = dataclasses.replace(
-        TASKS["chain"], reward=lambda text, gold: float(text[:1] < "5"), measured=64
+        TASKS["chain"],
+        reward=lambda text, gold: float(text[:1] < "5"),
+        exact=False,
+        measured=64,
     )
     weight = model.lm_head.weight
     monkeypatch.setattr(weight, "data", torch.zeros_like(weight))
     state = torch.get_rng_state()
-    share = accuracy(model, task, held_out(TASKS["chain"])[:64], encoder)
+    (share,) = measured(model, task, held_out(TASKS["chain"])[:64], encoder)
     assert torch.equal(torch.get_rng_state(), state)
     first = [encoder.decode([i], skip_special_tokens=True)[:1] for i in range(len(encoder))]
     expected = sum(character < "5" for character in first) / len(first)
     assert share == pytest.approx(expected, abs=0.03)  # of 4096 samples: 4 standard errors
 
 
-def test_steps_of_the_chain_by_hand():
-    gold = "8"
-    assert chain_steps("6-6=0-0=0-4=6-8=8#8", gold) == [
-        (4, 1.0), (8, 1.0), (12, 1.0), (16, 1.0), (18, 1.0),
-    ]  # fmt: skip
-    # A wrong result is one wrong step: the next goes on from what was written.
-    assert chain_steps("6-6=1-0=1-4=7-8=9#3", gold) == [
-        (4, 0.0), (8, 1.0), (12, 1.0), (16, 1.0), (18, 0.0),
-    ]  # fmt: skip
-    assert chain_steps("6-6=0x", gold) == [(4, 1.0), (5, 0.0)]
-    assert chain_steps("=", gold) == [(0, 0.0)]
-    assert chain_steps("", gold) == []
-    assert [reward for _, reward in chain_steps("6-6=0-0=0-4=6-8=8#", gold)] == [1.0] * 4
-
-
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_is_a_valid_config(name, tmp_path):
     method = METHODS[name]
-    config = GRPOConfig if method.trainer == "stock" else LambdaGRPOConfig
+    config, _ = TRAINERS[method.trainer]
     built = config(output_dir=str(tmp_path), use_cpu=True, bf16=False, **method.told)
     assert {k: getattr(built, k) for k in method.told} == method.told
 
 
-def test_the_methods_of_the_issue_are_there():
-    families = Counter(method.family for method in METHODS.values())
-    assert families["GRPO-λ"] == 2 * 3 * 2 * 3 + 1
-    assert {"λ-GRPO", "tree", "process", "floor", "combination", "baseline"} <= set(families)
+def test_no_method_is_there_twice():
     settings = [
-        (m.trainer, m.group_share, sorted(m.told.items(), key=str)) for m in METHODS.values()
+        (m.trainer, m.group_share, m.steps_share, sorted(m.told.items(), key=str))
+        for m in METHODS.values()
     ]
-    assert all(settings.count(one) == 1 for one in settings)  # no row twice
+    assert all(settings.count(one) == 1 for one in settings)
 
 
-def test_what_a_method_means_does_not_hang_on_our_defaults():
-    """A row adds to TRL's GRPO, and names its loss; but for rows that are the shipped method."""
+def test_what_a_method_means_does_not_hang_on_our_default():
+    """It names the method that it is or adds to; with TRL's GRPO, the loss as well."""
     for method in METHODS.values():
-        if shipped := {"branching": "branch", "probe": "probe"}.get(method.family):
-            assert method.trainer == "stock" or method.told["method"] == shipped
-        elif method.trainer == "ours":
-            assert method.told["method"] == "grpo"
-            assert {"loss_type", "scale_rewards"} <= set(method.told)
+        if method.trainer == "LambdaGRPOTrainer":
+            assert method.told["method"] in {*trl_lambda.methods.METHODS} - {"default"}
+            assert method.told["method"] != "grpo" or "loss_type" in method.told
 
 
 def test_a_changed_task_is_another_start(monkeypatch):
-    task = TASKS["early"]
+    task = TASKS["first"]
     before = warm_start_settings(task)
     assert warm_start_settings(dataclasses.replace(task, generations=1)) == before
     assert warm_start_settings(dataclasses.replace(task, right=0.3)) != before
-    other_text = dataclasses.replace(task, demonstrate=TASKS["late"].demonstrate)
+    other_text = dataclasses.replace(task, demonstrate=TASKS["last"].demonstrate)
     assert warm_start_settings(other_text) != before
 
 
@@ -261,9 +267,7 @@ def test_a_changed_task_is_another_start(monkeypatch):
 def tiny_chain(model, tmp_path, monkeypatch):
     """`chain` with rewards that any completion may get, and an untrained start: (folder, task)."""
     odd = dataclasses.replace(
-        TASKS["chain"],
-        reward=lambda completion, gold: float(len(completion) % 2),
-        steps=lambda completion, gold: [(0, float(len(completion) % 2))] if completion else [],
+        TASKS["chain"], reward=lambda completion, gold: float(len(completion) % 2)
     )
     monkeypatch.setitem(TASKS, "chain", odd)
     model.save_pretrained(tmp_path / "start")
@@ -283,20 +287,17 @@ def watched(trainer) -> list[tuple[list, list]]:
     return seen
 
 
-@pytest.mark.parametrize(
-    "method",
-    ["Dr. GRPO", "process + outcome", "Dr. GRPO + sets + recent 0.99", "GRPO, half groups"],
-)
+@pytest.mark.parametrize("method", ["GRPO", "RLOO", "GRPO-λ normalised", "GRPO, half groups"])
 def test_a_run_trains_on_what_the_policy_sampled(method, tiny_chain, tmp_path):
     """The rollout of a trainer: groups of one prompt, fresh completions, rewards of the task."""
     start, task = tiny_chain
     run = Run("chain", method, 1e-3, 0, generations=2)
-    trainer, curve, rewards = make_trainer(run, start, str(tmp_path))
+    trainer, curve, rollouts = make_trainer(run, start, str(tmp_path))
     before = [p.detach().clone() for p in trainer.model.parameters()]
     seen = watched(trainer)
     trainer.train()
-    assert [point[0] for point in curve.points] == [0, 1, 2, 3, 4]  # two updates a generation
-    assert len(seen) == len(rewards) == 2
+    assert [point[0] for point in curve.points] == [0, 1, 2]
+    assert len(seen) == len(rollouts.rewards) == 2
     group = 4 if method == "GRPO, half groups" else task.completions
     for prompts, completions in seen:
         assert len(completions) == task.groups * group
@@ -312,7 +313,7 @@ def test_a_run_trains_on_what_the_policy_sampled(method, tiny_chain, tmp_path):
 def test_arms_have_the_same_prompts_in_the_same_order(tiny_chain, tmp_path):
     start, _ = tiny_chain
     orders = []
-    for method in ("GRPO", "GRPO, half groups", "branch", "branch, group credit"):
+    for method in ("GRPO", "RLOO", "GRPO, half groups", "branch", "branch, group credit"):
         run = Run("chain", method, 1e-3, 5, generations=3)
         trainer, _, _ = make_trainer(run, start, str(tmp_path))
         seen = watched(trainer)
@@ -328,9 +329,9 @@ def test_of_a_branching_run_the_curve_counts_what_was_generated(tiny_chain, tmp_
     trainer, curve, _ = make_trainer(run, start, str(tmp_path))
     seen = watched(trainer)
     trainer.train()
-    logged = trainer.state.log_history[-1]  # means of the two generations
-    assert logged["rollout/shared_tokens"] > 0
-    assert curve.points[-1][1] == 2 * logged["rollout/generated_tokens"]
+    logged = [entry for entry in trainer.state.log_history if "reward" in entry]
+    assert all(entry["rollout/shared_tokens"] > 0 for entry in logged)
+    assert curve.points[-1][1] == sum(entry["rollout/generated_tokens"] for entry in logged)
     # What forks share with the completions before them is there once in a set of prefixes.
     size, distinct = task.completions, 0
     for _, rows in seen:
@@ -342,7 +343,7 @@ def test_of_a_branching_run_the_curve_counts_what_was_generated(tiny_chain, tmp_
 
 def test_a_rollout_samples_from_the_policy_as_it_is_now(model, tmp_path):
     model.save_pretrained(tmp_path / "start")
-    run = Run("chain", "Dr. GRPO + sets + recent 0.99", 1e-3, 0, generations=1)
+    run = Run("chain", "GRPO-λ normalised", 1e-3, 0, generations=1)
     trainer, _, _ = make_trainer(run, tmp_path / "start", str(tmp_path))
     prompt = encode(tokenizer(TASKS["chain"]), [others(TASKS["chain"], 1)[0].prompt])[0].tolist()
 

@@ -6,9 +6,7 @@ The rules were fixed before any arm was run:
   for validation. The rate with the highest mean accuracy at the end is chosen, the smaller one in a
   tie. With one rate there is nothing to choose, and the report says that it was not tuned.
 - The final seeds are others, and so are the problems that they are measured on.
-- An arm is compared with `grpo` seed by seed. It is non-inferior where the lower end of the paired
-  95 % interval is ≥ −0.01, in accuracy and in pass@k. It is better where that end is above 0, or
-  where it is non-inferior and needs ≤ 0.75 of the generated tokens to reach GRPO's final accuracy.
+- An arm is compared with `grpo` seed by seed, by the rule of `learning/verdict.py`.
 """
 
 from __future__ import annotations
@@ -25,16 +23,14 @@ from trl_lambda.atomic_write import replace_json
 from trl_lambda.methods import OPTIONS, preset_value
 from trl_lambda.versions import TRAINING, installed_versions
 
+from ..learning.plan import best_rate
 from ..learning.runs import Record
-from ..learning.stages import best_rate
 from ..learning.warm_start import fingerprint
 from . import arms
 from .tasks import Task, task
 from .training import Run, Size, measure_start, train
 
 REFERENCE = "grpo"
-MARGIN = -0.01
-FEWER_TOKENS = 0.75
 ARMS = (REFERENCE, "grpo + floor", "dr_grpo", "grpo + trace_style=recent + floor")
 
 

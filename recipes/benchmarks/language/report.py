@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 import statistics
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,13 @@ from typing import Any
 from trl_lambda.atomic_write import replace_text
 from trl_lambda.versions import TRAINING, installed_versions
 
-from ..learning.estimators import first_reach, interquartile_mean, paired_difference
+from ..learning.estimators import interquartile_mean, paired_difference
 from ..learning.report import json_text, rounded
 from ..learning.runs import Record, Store
-from ..learning.table import count, insert, number, signed, table
+from ..learning.table import count, insert, number, optional, signed_interval, table
+from ..learning.verdict import tokens_ratio, verdict
 from . import arms
-from .plan import FEWER_TOKENS, MARGIN, REFERENCE, Plan, chosen_rates, final
+from .plan import REFERENCE, Plan, chosen_rates, final
 
 MARK = "<!-- language -->"
 # Of a run's last measurement; means over seeds are shown.
@@ -109,36 +109,22 @@ def mean(values: list[float | None]) -> float | None:
 
 
 def compared(ours: list[Record], theirs: list[Record]) -> dict[str, Any]:
-    """Differences to the reference, and the verdict of the rules of `plan`; None with one seed."""
-    told: dict[str, Any] = {"tokens_to_reference": tokens_ratio(ours, theirs)}
+    """Differences to the reference and the verdict (`learning/verdict.py`); None with one seed."""
+    ratio = tokens_ratio([by_tokens(r) for r in ours], [by_tokens(r) for r in theirs])
+    told: dict[str, Any] = {"tokens_to_reference": ratio}
     if len(ours) < 2:
         return told | {"accuracy_difference": None, "pass_at_k_difference": None, "verdict": None}
     differences = {
         name: paired_difference([final(r)[name] for r in ours], [final(r)[name] for r in theirs])
         for name in ("accuracy", "pass_at_k")
     }
-    level = all(d.low >= MARGIN for d in differences.values())
-    ratio = told["tokens_to_reference"]
-    better = differences["accuracy"].low > 0 or (ratio is not None and ratio <= FEWER_TOKENS)
     told |= {f"{name}_difference": rounded(d) for name, d in differences.items()}
-    return told | {"verdict": ("better" if better else "level") if level else "not shown"}
+    return told | {"verdict": verdict(*differences.values(), ratio)}
 
 
-def tokens_ratio(ours: list[Record], theirs: list[Record]) -> float | None:
-    """Median generated tokens to the reference's mean final accuracy, over the reference's own.
-
-    None where half of the runs or more never have it.
-    """
-    target = statistics.fmean(final(r)["accuracy"] for r in theirs)
-    reach = [statistics.median(reached(r, target) for r in side) for side in (ours, theirs)]
-    return round(reach[0] / reach[1], 3) if all(map(math.isfinite, reach)) and reach[1] else None
-
-
-def reached(record: Record, target: float) -> float:
-    if "error" in record:
-        return math.inf
-    tokens = [p["generated_tokens"] for p in record["curve"]]
-    return first_reach(tokens, [p["accuracy"] for p in record["curve"]], target)
+def by_tokens(record: Record) -> tuple[list[float], list[float]]:
+    curve = record.get("curve", [])
+    return [p["generated_tokens"] for p in curve], [p["accuracy"] for p in curve]
 
 
 def csv_text(data: dict[str, Any]) -> str:
@@ -196,22 +182,13 @@ def row(arm: str, e: dict[str, Any]) -> list[str]:
         f"{e['learning_rate']:g}{mark}",
         number(e["accuracy"], 3),
         number(e["pass_at_k"], 3),
-        "–" if difference is None else _interval(difference),
+        signed_interval(difference),
         "–" if ratio is None else f"× {number(ratio)}",
         *(
-            _shown(e[name], digits)
+            optional(e[name], digits)
             for name, digits in (("entropy", 3), ("length", 1), ("format", 3))
         ),
-        _shown(e["generated_tokens"], 0),
-        _shown(e["seconds"], 0),
+        optional(e["generated_tokens"], 0),
+        optional(e["seconds"], 0),
         e.get("verdict") or "–",
     ]
-
-
-def _shown(value: float | None, digits: int) -> str:
-    return "–" if value is None else number(value, digits)
-
-
-def _interval(difference: list[float]) -> str:
-    value, low, high = difference
-    return f"{signed(value)} [{signed(low)}, {signed(high)}]"

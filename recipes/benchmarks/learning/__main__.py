@@ -1,28 +1,26 @@
-"""Which credit learns faster: stock GRPO, Dr. GRPO, GSPO, GRPO-λ, λ-GRPO, tree, process, ours.
+"""Which credit learns faster than TRL's GRPO: small models, four calm tasks, ten seeds.
 
-    python recipes/benchmarks/learning                     # both stages, then the report
-    python recipes/benchmarks/learning --stage 1 --budget_hours 0.5
+    python recipes/benchmarks/learning                     # all runs, then the report
     python recipes/benchmarks/learning --report            # the report alone, from finished runs
     python recipes/benchmarks/learning --output_dir smoke --smoke   # under a minute, means nothing
-    python recipes/benchmarks/learning --compare branching # branching rollouts, see comparisons.py
-    python recipes/benchmarks/learning --compare probe     # λ of the answer probe
-    python recipes/benchmarks/learning --compare branching --report   # prints its tables: see below
+    python recipes/benchmarks/learning --compare branching # choices of branching rollouts
+    python recipes/benchmarks/learning --compare branching --report   # prints its table: see below
 
-Tiny models on five tasks that differ in where the token sits that decides (see tasks.py), one
-process a core with one thread each. Stage 1 tries every method of methods.py with three learning
-rates and three seeds on the two cheapest tasks. Stage 2 takes at most ten methods by a rule that
-stands in stages.py, tunes the learning rate of each on each task with seeds of its own, and runs
-ten new seeds on all tasks. All of it takes 80 minutes on two cores.
+Tiny models on four tasks that differ in where the token sits that decides (see tasks.py), one
+process a core with one thread each. The learning rate of each method is tuned on each task with
+seeds of its own, by the rule in plan.py; then ten new seeds are run. All of it takes about an hour
+and a quarter on two cores.
 
 Kill it whenever you like and start it again with the same arguments: finished runs are kept in
 OUTPUT_DIR/runs.jsonl, and what was under way is done again. A run that crashed is recorded with its
 error, counts as one that is never right, and is tried again at the next start. After a change of
 the package's or the tasks' code begin with a new OUTPUT_DIR: a run is known by its settings.
 
---compare NAME runs every arm of a comparison (comparisons.py) with every learning rate of its tasks
-and three seeds, or the arms that --methods names, and writes RESULTS/NAME.json and the tables
-between the `<!-- NAME -->` lines of the README (of recipes/benchmarks/learning). With --report it
-trains nothing; where OUTPUT_DIR has no runs, it prints the tables of RESULTS/NAME.json.
+--compare branching runs every arm of a comparison (comparisons.py) with every learning rate of its
+task and three seeds, or the arms that --methods names, and writes RESULTS/branching.json and the
+table between the `<!-- branching -->` lines of the README (of recipes/benchmarks/learning). With
+--report it trains nothing; where OUTPUT_DIR has no runs, it prints the table of
+RESULTS/branching.json.
 
 The report goes to RESULTS/learning.json and RESULTS/learning.png (recipes/benchmarks/results, if
 nothing else is said), and its tables between the two `<!-- learning -->` lines of the README (of
@@ -61,9 +59,6 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="folder for runs and warm starts (learning)",
     )
     parser.add_argument(
-        "--stage", choices=("1", "2", "all"), default="all", help="2 needs what 1 found (all)"
-    )
-    parser.add_argument(
         "--budget_hours",
         type=_positive,
         default=6.0,
@@ -79,10 +74,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--methods",
         nargs="+",
         metavar="NAME",
-        help="these of methods.py alone, all of them in both stages; name --results, too",
+        help="these of methods.py alone, beside the one that all are compared with",
     )
     parser.add_argument(
-        "--compare", choices=("branching", "probe"), help="accuracy against tokens, see above"
+        "--compare", choices=("branching",), help="accuracy against tokens, see above"
     )
     parser.add_argument("--report", action="store_true", help="train nothing, write the report")
     parser.add_argument(
@@ -115,27 +110,25 @@ def main() -> None:
     if args.compare:
         return compare(args)
     # Late, so that --help answers at once.
-    from benchmarks.learning import stages
+    from benchmarks.learning import plan as plans
     from benchmarks.learning.report import write_report
     from benchmarks.learning.runs import Store
 
-    plan = stages.SMOKE if args.smoke else stages.FULL
+    plan = plans.SMOKE if args.smoke else plans.FULL
     if args.methods:
-        plan = stages.only(plan, args.methods)
+        plan = plans.only(plan, args.methods)
     store = Store(args.output_dir / "runs.jsonl")
-    if not args.report and not run_stages(args, plan, store):
+    if not args.report and not run_plan(args, plan, store):
         raise SystemExit(3)
-    if args.report or args.stage != "1":
-        for path in write_report(plan, store, results=args.results, readme=args.readme):
-            print(f"wrote {path}")
+    for path in write_report(plan, store, results=args.results, readme=args.readme):
+        print(f"wrote {path}")
 
 
 def compare(args: argparse.Namespace) -> None:
-    from benchmarks.learning.comparisons import BRANCHING, PROBE, markdown, only, write_results
+    from benchmarks.learning.comparisons import BRANCHING, markdown, only, write_results
     from benchmarks.learning.runs import Store, run_all
 
-    plan = {"branching": BRANCHING, "probe": PROBE}[args.compare]
-    plan = only(plan, args.methods) if args.methods else plan
+    plan = only(BRANCHING, args.methods) if args.methods else BRANCHING
     store = Store(args.output_dir / "runs.jsonl")
     committed = args.results / f"{plan.name}.json"
     if args.report and not store.records and committed.exists():
@@ -155,9 +148,9 @@ def compare(args: argparse.Namespace) -> None:
         print(f"wrote {path}")
 
 
-def run_stages(args: argparse.Namespace, plan, store) -> bool:
+def run_plan(args: argparse.Namespace, plan, store) -> bool:
     """Whether all that was asked for is done; says what is not."""
-    from benchmarks.learning import stages
+    from benchmarks.learning import plan as plans
     from benchmarks.learning.runs import run_all
 
     deadline = time.monotonic() + 3600 * args.budget_hours
@@ -173,22 +166,12 @@ def run_stages(args: argparse.Namespace, plan, store) -> bool:
             )
         return not left
 
-    if args.stage != "2" and not do(stages.screening(plan), "stage 1"):
-        return False
-    if args.stage == "1":
-        return True
-    scores = stages.screening_scores(plan, store.any)
-    if not scores:
-        raise SystemExit(
-            f"--stage 2 chooses its methods by the runs of stage 1, and {store.path} has none that "
-            "are complete. Run --stage 1 first."
-        )
-    methods = stages.choose_methods(plan, scores)
-    print("stage 2:", ", ".join(methods))
-    if not do(stages.tuning(plan, methods), "stage 2, learning rates"):
-        return False
-    rates = stages.choose_rates(plan, store.any, methods)
-    return do(stages.final(plan, rates), "stage 2, ten seeds")
+    # What is tried next depends on what was found: until nothing is asked for that is not there.
+    while any(store.any(run) is None for run in plans.tuning(plan, store.any)):
+        if not do(plans.tuning(plan, store.any), "learning rates"):
+            return False
+    rates = plans.chosen_rates(plan, store.any)
+    return do(plans.final(plan, rates), f"{len(plan.seeds)} seeds")
 
 
 if __name__ == "__main__":

@@ -17,20 +17,17 @@ import numpy as np
 from trl_lambda.atomic_write import replace_text
 
 from .estimators import first_reach
+from .methods import BRANCHING as FORKS_OTHERWISE
 from .methods import METHODS
 from .report import json_text
 from .runs import Record, Store, versions
-from .table import count, insert, number, table
-from .tasks import BRANCHED, SHORT, TASKS
+from .table import count, insert, number, shown_rate, table
+from .tasks import SHORT, TASKS
 from .training import Run
 
 # For each task: the numbers of generated tokens at which accuracy is told, and an accuracy of which
 # is told after how many it is met.
-TOLD = {
-    BRANCHED: ((100_000, 200_000, 300_000, 500_000), 0.95),
-    SHORT: ((20_000, 40_000, 60_000, 90_000), 0.6),
-    "chain": ((10_000, 20_000, 30_000), 0.9),
-}
+TOLD = {SHORT: ((20_000, 40_000, 60_000, 90_000), 0.6)}
 FINAL_POINTS = 3  # measurements at the end of a run
 
 
@@ -62,14 +59,11 @@ class Comparison:
         ]
 
 
-def of_family(name: str) -> tuple[str, ...]:
-    return tuple(arm for arm, method in METHODS.items() if method.family == name)
-
-
 BRANCHING = Comparison(
-    "branching", ("GRPO", "GRPO + floor", *of_family("branching")), (BRANCHED, SHORT)
+    "branching",
+    ("GRPO", "GRPO + floor", "branch", "branch, chosen forks", *FORKS_OTHERWISE),
+    (SHORT,),
 )
-PROBE = Comparison("probe", of_family("probe"), ("chain",))
 
 
 def only(plan: Comparison, arms: Sequence[str]) -> Comparison:
@@ -151,7 +145,7 @@ def task_table(data: dict[str, Any], name: str) -> str:
     columns = ["arm", "rate", "seeds", *at, "ends at", "tokens", f"{target} after", "collapsed"]
     starts = [run["curve"][0][2] for of_key in rows.values() for run in of_key if "curve" in run]
     samples = task["held_out"] * task["measured"]
-    steps = task["generations"] * task["updates"]
+    steps = task["generations"]
     head = (
         f"`{name}`: accuracy at so many *generated* tokens, between two measurements by a straight "
         "line: the mean over seeds, in brackets the lowest and the highest. Runs start at "
@@ -170,7 +164,7 @@ def row(arm: str, rate: float, runs: list[dict]) -> list[str]:
     curves = [run["curve"] for run in runs if "curve" in run]
     crashed = len(runs) - len(curves)
     seeds = f"{len(runs)}" + (f" ({crashed} crashed)" if crashed else "")
-    start = [arm, f"{rate:.1e}".replace(".0e", "e").replace("e-0", "e-"), seeds]
+    start = [arm, shown_rate(rate), seeds]
     if not curves:
         return [*start, *["–"] * (len(told) + 4)]
     ends = [final(curve) for curve in curves]

@@ -1,9 +1,7 @@
-"""The picture: accuracy along training, a panel for each task."""
+"""The picture: accuracy along training, against steps and against generated tokens."""
 
 from __future__ import annotations
 
-import itertools
-import math
 from pathlib import Path
 from typing import Any
 
@@ -15,35 +13,34 @@ from matplotlib import pyplot
 
 from .estimators import student_half_width
 
-# Okabe and Ito's colours, which the colour-blind tell apart.
-COLOURS = (
-    "#000000", "#E69F00", "#56B4E9", "#D55E00", "#009E73", "#0072B2", "#CC79A7", "#F0E442",
-)  # fmt: skip
-
-LINES = ("-", "--")
+# What is drawn, where it was run: line and colour (Okabe and Ito's, which the colour-blind tell
+# apart). All others are in the JSON.
+LINES = {
+    "GRPO": ("-", "#000000"),
+    "Dr. GRPO": (":", "#000000"),
+    "GRPO-λ": ("-", "#D55E00"),
+    "GRPO-λ normalised": ("--", "#D55E00"),
+    "λ-GRPO": ("-", "#CC79A7"),
+    "branch": ("-", "#0072B2"),
+    "branch, chosen forks": ("--", "#0072B2"),
+    "probe λ 0.8": ("-", "#009E73"),
+    "probe + branch": ("--", "#009E73"),
+}
 
 
 def plot(data: dict[str, Any], path: Path) -> Path:
+    """A row against steps, a row against tokens; a column for each task."""
     tasks = list(data["tasks"])
-    methods = list(dict.fromkeys(name.split(" | ")[0] for name in data["curves"]))
-    columns = min(3, len(tasks) + 1)
-    rows = math.ceil((len(tasks) + 1) / columns)
     figure, panels = pyplot.subplots(
-        rows, columns, figsize=(4 * columns, 3 * rows), squeeze=False, layout="constrained"
+        2, len(tasks), figsize=(3.6 * len(tasks), 6.4), squeeze=False, layout="constrained"
     )
-    for panel, task in zip(panels.flat, tasks, strict=False):
-        panel.set_title(f"{task}: {data['tasks'][task]['decisive']}", fontsize=9)
-        panel.set_xlabel("optimiser steps", fontsize=8)
-        panel.tick_params(labelsize=8)
-        for method, (line, colour) in zip(methods, itertools.product(LINES, COLOURS), strict=False):
-            if curves := data["curves"].get(f"{method} | {task}"):
-                draw(panel, curves, method, colour, line)
-    for panel in panels.flat[len(tasks) :]:
-        panel.axis("off")
+    for row, axis in zip(panels, ("steps", "tokens"), strict=True):
+        for panel, task in zip(row, tasks, strict=True):
+            draw(panel, data, task, axis)
     handles = {}
-    for panel in panels.flat[: len(tasks)]:
+    for panel in panels.flat:
         handles |= dict(zip(*reversed(panel.get_legend_handles_labels()), strict=True))
-    panels.flat[len(tasks)].legend(handles.values(), handles.keys(), loc="center", fontsize=8)
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=5, fontsize=8)
     seeds = len(data["seeds"]["final"])
     figure.suptitle(f"Held-out accuracy, mean of {seeds} seeds with 95 % intervals", fontsize=10)
     figure.savefig(path, dpi=100)
@@ -51,12 +48,20 @@ def plot(data: dict[str, Any], path: Path) -> Path:
     return path
 
 
-def draw(panel, curves: dict[str, Any], method: str, colour: str, line: str) -> None:
-    """Mean over seeds, with Student's interval where there are several."""
-    whole = [row for row in curves["accuracy"] if len(row) == len(curves["steps"])]
-    values = np.array(whole)
-    mean = values.mean(0)
-    panel.plot(curves["steps"], mean, color=colour, linestyle=line, label=method, linewidth=1.5)
-    if len(values) > 1:
-        half = student_half_width(values)
-        panel.fill_between(curves["steps"], mean - half, mean + half, color=colour, alpha=0.15)
+def draw(panel, data: dict[str, Any], task: str, axis: str) -> None:
+    """Means over seeds, with Student's interval where there are several."""
+    panel.set_title(f"{task}: {data['tasks'][task]['decisive']}", fontsize=9)
+    panel.set_xlabel("optimiser steps" if axis == "steps" else "generated tokens", fontsize=8)
+    panel.tick_params(labelsize=8)
+    panel.set_ylim(0, 1)
+    panel.grid(alpha=0.3)
+    for method, (line, colour) in LINES.items():
+        curves = data["curves"].get(f"{method} | {task}")
+        if curves is None:
+            continue
+        values = np.array(curves["accuracy"])
+        mean, at = values.mean(0), curves[axis]
+        panel.plot(at, mean, color=colour, linestyle=line, label=method, linewidth=1.5)
+        if len(values) > 1:
+            half = student_half_width(values)
+            panel.fill_between(at, mean - half, mean + half, color=colour, alpha=0.12)

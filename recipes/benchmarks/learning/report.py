@@ -1,4 +1,4 @@
-"""From finished runs to `learning.json`, from that to the table and the picture, and nothing else.
+"""From finished runs to `learning.json`, from that to the tables and the picture, and nothing else.
 
 The tables in benchmarks/README.md are made from the committed JSON; a test makes them again.
 """
@@ -6,8 +6,8 @@ The tables in benchmarks/README.md are made from the committed JSON; a test make
 from __future__ import annotations
 
 import json
-import math
 import statistics
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,29 +18,29 @@ from trl_lambda.atomic_write import replace_text
 
 from .estimators import (
     Estimate,
-    first_reach,
+    interquartile_mean,
     iqm_over_tasks,
     paired_difference,
     probability_of_improvement,
     stratified_bootstrap,
 )
 from .methods import METHODS
+from .plan import REFERENCE, Lookup, Plan, chosen_rates, final_accuracy, grid
 from .runs import Record, Store, versions
-from .stages import Plan, applies, area, choose_methods, choose_rates, screening_scores
-from .table import REFERENCE, insert, markdown
-from .tasks import RETIRED, TASKS
+from .table import insert, markdown
+from .tasks import TASKS
+from .verdict import tokens_ratio, verdict
 
-BASELINES = ("DAPO", "GRPO", "Dr. GRPO", "GSPO", "GSPO ε 0.2")
-MARGIN = -0.02  # of the non-inferiority rule; fixed before any result was looked at
-FINAL_POINTS = 3  # of the 11 measurements of a run
+LAST = 5  # generations at the end of a run, over which its rollouts are averaged
 
-Runs = dict[tuple[str, str], list[Record]]
+Cell = tuple[str, str]  # task, method
+Runs = dict[Cell, list[Record]]
 
 
 def write_report(plan: Plan, store: Store, *, results: Path, readme: Path | None) -> list[Path]:
-    """Writes learning.json and learning.png, and the table into the README if it has its marks.
+    """Writes learning.json and learning.png, and the tables into the README if it has its marks.
 
-    The README is left alone while a method of the second stage lacks a task.
+    The README is left alone while a method lacks a task.
 
     Raises:
         SystemExit: there is nothing to report yet.
@@ -76,168 +76,140 @@ def json_text(data: dict[str, Any]) -> str:
 
 
 def learning(plan: Plan, store: Store) -> dict[str, Any]:
-    """All that the table and the picture need, and the curves behind them."""
-    scores = screening_scores(plan, store.any)
-    methods = choose_methods(plan, scores) if scores else []
-    rates = choose_rates(plan, store.any, methods)
-    runs = final_runs(plan, store, rates)
-    wanted = [(m, t) for m in methods for t in plan.tasks if applies(m, t)]
+    """All that the tables and the picture need, and the curves behind them."""
+    runs = final_runs(plan, store.any)
     if not runs:
         raise SystemExit(
             f"{store.path} has no method with all its final runs ({len(store.records)} runs in "
-            "all): there is nothing to report yet. Run --stage all first."
+            "all): there is nothing to report yet."
         )
     seconds = [r["cpu_seconds"] for r in store.records.values() if "cpu_seconds" in r]
     return {
         "versions": versions(),
-        "seeds": {
-            "screening": plan.screening_seeds,
-            "tuning": plan.tuning_seeds,
-            "final": plan.seeds,
-        },
-        "missing": [f"{m} on {t}" for m, t in wanted if (m, t) not in runs],
+        "seeds": {"tuning": plan.tuning_seeds, "final": plan.seeds},
+        "missing": [f"{m} on {t}" for t, m in plan.cells() if (t, m) not in runs],
+        "runs": len(store.records),
         "failed_runs": sum("error" in r for r in store.records.values()),
         "cpu_hours": round(sum(seconds) / 3600, 2),
-        "margin": MARGIN,
-        "final_points": FINAL_POINTS,
-        "tasks": {t: task_entry(plan, t) for t in plan.tasks},
-        "retired": {t: reason for t, reason in RETIRED.items() if t in plan.tasks},
-        "settings": {m: METHODS[m].told | {"trainer": METHODS[m].trainer} for m in scores},
-        "screening": {m: screening_entry(s) for m, s in scores.items()},
+        "tasks": {t: task_entry(plan, t, runs) for t in plan.tasks},
+        "settings": {m: vars(METHODS[m]) for m in plan.methods},
         "overall": overall(plan, runs),
-        "by_task": by_task(plan, runs, rates),
-        "curves": {f"{m} | {t}": curves(records) for (m, t), records in runs.items()},
+        "results": {
+            f"{m} | {t}": result(runs, (t, m), grid(plan, store.any, t, m)) for t, m in runs
+        },
+        "curves": {f"{m} | {t}": curves(records) for (t, m), records in runs.items()},
     }
 
 
-def task_entry(plan: Plan, name: str) -> dict[str, Any]:
-    return TASKS[name].settings() | {
-        "generations": plan.run(name, REFERENCE, 0.0, 0).generations,
-        "learning_rates": plan.grid(name),
-    }
-
-
-def screening_entry(score: dict[str, Any]) -> dict[str, Any]:
-    """`all_tasks` is False where the score is of fewer tasks than the others'."""
-    areas = {
-        task: {f"{rate:g}": round(value, 4) for rate, value in areas.items()}
-        for task, areas in score["areas"].items()
-    }
-    return {"score": round(score["score"], 4), "all_tasks": score["all_tasks"], "areas": areas}
-
-
-def final_runs(plan: Plan, store: Store, rates: dict[tuple[str, str], float]) -> Runs:
-    """The pairs of method and task that have all their seeds."""
+def final_runs(plan: Plan, lookup: Lookup) -> Runs:
+    """The cells that have all their seeds; a run that crashed is one that never got it right."""
     runs = {}
-    for (method, task), rate in rates.items():
-        records = [store.any(plan.run(task, method, rate, seed)) for seed in plan.seeds]
+    for (task, method), rate in chosen_rates(plan, lookup).items():
+        records = [lookup(plan.run(task, method, rate, seed)) for seed in plan.seeds]
         if all(records):
-            runs[method, task] = [learnt(record, task, plan) for record in records]
+            runs[task, method] = records
     return runs
 
 
-def learnt(record: Record, task: str, plan: Plan) -> Record:
-    """The record; one of a run that crashed gets the curve of one that never got anything right."""
-    if "error" not in record:
-        return record
-    last = TASKS[task].updates * plan.run(task, REFERENCE, 0.0, 0).generations
-    return record | {"curve": [(step, 0, 0.0) for step in np.linspace(0, last, 11).tolist()]}
-
-
-def final_accuracy(records: list[Record]) -> np.ndarray:
-    """(S,): mean of a run's last measurements: tiny models stumble, and get up again."""
-    return np.array([np.mean([p[2] for p in r["curve"][-FINAL_POINTS:]]) for r in records])
-
-
-def areas(records: list[Record]) -> np.ndarray:
-    return np.array([area(record) for record in records])
+def task_entry(plan: Plan, name: str, runs: Runs) -> dict[str, Any]:
+    told = TASKS[name].settings()
+    ran = [r for (task, _), records in runs.items() for r in records if task == name]
+    starts = [record["curve"][0] for record in ran if "curve" in record]
+    if starts:
+        told |= {"start": starts[0][2], "start_pass_at_k": starts[0][3]}
+    return told | {"generations": plan.run(name, REFERENCE, 0.0, 0).generations}
 
 
 def overall(plan: Plan, runs: Runs) -> dict[str, Any]:
-    """Means over all tasks that measure what they say, of the methods that have them all."""
-    tasks = [task for task in plan.tasks if task not in RETIRED]
-    whole = [m for m, _ in runs if all((m, t) in runs for t in tasks)]
-    whole = list(dict.fromkeys(whole))
-    final = {m: np.stack([final_accuracy(runs[m, t]) for t in tasks], 1) for m in whole}
-    area = {m: np.stack([areas(runs[m, t]) for t in tasks], 1) for m in whole}
-    baselines = [m for m in whole if m in BASELINES]
-    best = max(baselines, key=lambda m: float(iqm_over_tasks(area[m])), default=None)
+    """Interquartile means of final accuracy over all tasks, of the methods that have them all."""
+    whole = [m for m in plan.methods if all((t, m) in runs for t in plan.tasks)]
+    final = {m: np.stack([finals(runs[t, m]) for t in plan.tasks], 1) for m in whole}
     entries = {}
     for m in whole:
-        entries[m] = {
-            "mean": round(float(final[m].mean()), 4),
-            "final": rounded(stratified_bootstrap(iqm_over_tasks, final[m])),
-            "area": rounded(stratified_bootstrap(iqm_over_tasks, area[m])),
-        }
-        if best is not None and m != best:
-            for name, scores in (("final", final), ("area", area)):
-                estimate = stratified_bootstrap(probability_of_improvement, scores[m], scores[best])
-                entries[m][f"improves_{name}"] = rounded(estimate)
-    return {"best_baseline": best, **entries}
+        estimate = stratified_bootstrap(iqm_over_tasks, final[m])
+        entries[m] = {"mean": round(float(final[m].mean()), 4), "final": rounded(estimate)}
+        if m != REFERENCE and REFERENCE in final:
+            chance = stratified_bootstrap(probability_of_improvement, final[m], final[REFERENCE])
+            entries[m]["improves"] = rounded(chance)
+    return entries
 
 
-def by_task(plan: Plan, runs: Runs, rates: dict[tuple[str, str], float]) -> dict[str, Any]:
-    """For each task and method: accuracy, rate, difference to Dr. GRPO, speed; see `edge`."""
-    return {
-        task: {
-            method: task_result(runs, method, task, rates[method, task])
-            | edge(plan.grid(task), rates[method, task])
-            for method, t in runs
-            if t == task
-        }
-        for task in plan.tasks
-    }
+def finals(records: Sequence[Record]) -> np.ndarray:
+    """(S,): final accuracies."""
+    return np.array([final_accuracy(record) for record in records])
 
 
-def task_result(runs: Runs, method: str, task: str, rate: float) -> dict[str, Any]:
-    records = runs[method, task]
-    final = final_accuracy(records)
+def final_passes(records: Sequence[Record]) -> np.ndarray:
+    """(S,): pass@8 at the end."""
+    return np.array([0.0 if "error" in r else r["curve"][-1][3] for r in records])
+
+
+def result(runs: Runs, cell: Cell, tried: dict[float, float | None]) -> dict[str, Any]:
+    """What the runs of a method on a task end with, what they took, and how they compare."""
+    task, method = cell
+    records = runs[cell]
+    rate = records[0]["learning_rate"]
+    final = finals(records)
     entry = {
         "learning_rate": rate,
-        "start": round(float(np.mean([record["curve"][0][2] for record in records])), 4),
+        "tried": {f"{r:g}": s for r, s in tried.items()},
+        "edge": rate in (min(tried), max(tried)) and len(tried) > 1,
         "final": round(float(final.mean()), 4),
-        "area": round(float(areas(records).mean()), 4),
+        "interquartile": round(float(interquartile_mean(final)), 4),
+        "lowest": round(float(final.min()), 4),
+        "pass_at_k": round(float(final_passes(records).mean()), 4),
+        "collapsed": sum(map(collapsed, records)),
     }
-    reference = runs.get((REFERENCE, task))
-    if reference is not None and method != REFERENCE:
-        difference = paired_difference(final, final_accuracy(reference))
-        entry["difference"] = rounded(difference)
-        entry["non_inferior"] = difference.low >= MARGIN
-    baselines = [final_accuracy(runs[m, task]).mean() for m in BASELINES if (m, task) in runs]
-    if baselines:
-        target = float(max(baselines))
-        entry |= {"target": round(target, 4)} | speed(records, target)
+    entry |= {name: late_mean(records, name) for name in ("entropy", "length", "format", "decided")}
+    entry |= {
+        "generated_tokens": mean([r["curve"][-1][1] for r in records if "curve" in r]),
+        "seconds": mean([r["cpu_seconds"] for r in records if "curve" in r]),
+    }
+    if method != REFERENCE and (task, REFERENCE) in runs:
+        entry |= compared(records, runs[task, REFERENCE])
     return entry
 
 
-def edge(grid: tuple[float, ...], rate: float) -> dict[str, str]:
-    """Whether the chosen rate is the smallest or largest tried: a better one may lie beyond."""
-    return {"edge": "low" if rate == grid[0] else "high"} if rate in (grid[0], grid[-1]) else {}
+def collapsed(record: Record) -> bool:
+    """Whether a run ends no better than it started."""
+    return "error" in record or final_accuracy(record) <= record["curve"][0][2]
 
 
-def speed(records: list[Record], target: float) -> dict[str, Any]:
-    """Median steps and tokens until a run first has the target: the best baseline's mean final.
+def mean(values: Sequence[float]) -> float | None:
+    return round(statistics.fmean(values), 4) if values else None
 
-    None where half of the runs or more never have it; `reached` is the share that has.
-    """
-    reaches = []
-    for record in records:
-        steps, tokens, accuracies = zip(*record["curve"], strict=True)
-        reaches.append([first_reach(x, accuracies, target) for x in (steps, tokens)])
-    steps, tokens = (statistics.median(column) for column in zip(*reaches, strict=True))
-    reached = sum(math.isfinite(step) for step, _ in reaches) / len(reaches)
+
+def late_mean(records: Sequence[Record], name: str) -> float | None:
+    """Of the last generations of all runs, those that have a value."""
+    values = [v for r in records for v in r.get(name, [])[-LAST:] if v is not None]
+    return mean(values)
+
+
+def compared(ours: Sequence[Record], theirs: Sequence[Record]) -> dict[str, Any]:
+    """Differences to the reference by seed, and the verdict; see `verdict`."""
+    accuracy = paired_difference(finals(ours), finals(theirs))
+    pass_at_k = paired_difference(final_passes(ours), final_passes(theirs))
+    ratio = tokens_ratio([by_tokens(r) for r in ours], [by_tokens(r) for r in theirs])
     return {
-        "reached": round(reached, 2),
-        "steps": round(steps) if math.isfinite(steps) else None,
-        "tokens": round(tokens) if math.isfinite(tokens) else None,
+        "difference": rounded(accuracy),
+        "pass_at_k_difference": rounded(pass_at_k),
+        "tokens_to_reference": ratio,
+        "verdict": verdict(accuracy, pass_at_k, ratio),
     }
 
 
-def curves(records: list[Record]) -> dict[str, Any]:
-    """Accuracy of each seed, to three digits, at common steps."""
+def by_tokens(record: Record) -> tuple[list[float], list[float]]:
+    curve = record.get("curve", [])
+    return [point[1] for point in curve], [point[2] for point in curve]
+
+
+def curves(records: Sequence[Record]) -> dict[str, Any]:
+    """Accuracy of each seed, to three digits, at common steps, with the mean tokens there."""
+    ran = [record["curve"] for record in records if "curve" in record]
     return {
-        "steps": [point[0] for point in records[0]["curve"]],
-        "accuracy": [[round(point[2], 3) for point in record["curve"]] for record in records],
+        "steps": [point[0] for point in ran[0]],
+        "tokens": [round(statistics.fmean(p[1] for p in at)) for at in zip(*ran, strict=True)],
+        "accuracy": [[round(point[2], 3) for point in curve] for curve in ran],
     }
 
 

@@ -57,6 +57,7 @@ def key(run: Run) -> str:
             "trainer": method.trainer,
             "settings": method.told,
             "group_share": method.group_share,
+            "steps_share": method.steps_share,
             "warm_up": WARM_UP,
             "adam_beta2": ADAM_BETA2,
             "versions": versions(),

@@ -2,140 +2,103 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from trl_lambda.atomic_write import replace_text
 
-from .methods import REFERENCE
-
 MARK = "<!-- learning -->"
-SHOWN_OF_STAGE_1 = 12
+REFERENCE = "GRPO"
 
 
 def markdown(data: dict[str, Any]) -> str:
-    parts = [overall_table(data), differences_table(data), speed_table(data), screening_table(data)]
+    parts = [overall_table(data), *(task_table(data, task) for task in data["tasks"])]
     return "\n\n".join(parts) + "\n"
 
 
 def overall_table(data: dict[str, Any]) -> str:
-    overall = dict(data["overall"])
-    best = overall.pop("best_baseline")
-    seeds = len(data["seeds"]["final"])
-    tasks = len(data["tasks"]) - len(data["retired"])
+    """Who is level, better or neither on each task, and the scores over all tasks."""
+    tasks, seeds = list(data["tasks"]), len(data["seeds"]["final"])
     head = (
-        f"Scores over {count(seeds, 'seed')} of {count(tasks, 'task')}. Final accuracy is the mean "
-        f"of a run's last {data['final_points']} of 11 measurements. The interquartile mean leaves "
-        "out the best and the worst quarter of the runs, and with them even a task that a method "
-        "never learns: that is why the plain mean stands beside it. Brackets are 95 % intervals of "
-        "a stratified bootstrap. The last column is the chance that a run beats a run of "
-        f"{best}, the best baseline, averaged over tasks."
+        f"Verdicts on each task, by the rule of [`verdict.py`](learning/verdict.py), and final "
+        f"accuracy over {count(len(tasks), 'task')} and {count(seeds, 'seed')}: the interquartile "
+        "mean leaves out the best and the worst quarter of the runs, the plain mean beside it does "
+        "not. Brackets are 95 % intervals of a stratified bootstrap. The last column is the chance "
+        f"that a run ends above a run of TRL's {REFERENCE}, averaged over tasks."
     )
     rows = [
         [
-            m,
-            number(e["mean"], 3),
-            interval(e["final"]),
-            interval(e["area"]),
-            interval(e.get("improves_area")),
+            method,
+            *(shown_verdict(data, method, task) for task in tasks),
+            *overall_cells(data["overall"].get(method)),
         ]
-        for m, e in sorted(overall.items(), key=lambda item: -item[1]["area"][0])
+        for method in data["settings"]
     ]
-    columns = [
-        "method",
-        "final accuracy, mean",
-        "final accuracy, interquartile",
-        "area under the curve, interquartile",
-        f"P(area > {best}'s)",
-    ]
+    columns = ["method", *tasks, "interquartile mean", "mean", f"P(above {REFERENCE})"]
     return head + "\n\n" + table(columns, rows)
 
 
-def differences_table(data: dict[str, Any]) -> str:
+def shown_verdict(data: dict[str, Any], method: str, task: str) -> str:
+    entry = data["results"].get(f"{method} | {task}")
+    verdict = (entry or {}).get("verdict", "–")
+    return f"**{verdict}**" if verdict == "better" else verdict
+
+
+def overall_cells(entry: dict[str, Any] | None) -> list[str]:
+    if entry is None:
+        return ["–"] * 3
+    return [interval(entry["final"]), number(entry["mean"], 3), interval(entry.get("improves"))]
+
+
+def task_table(data: dict[str, Any], name: str) -> str:
+    """What the runs of each method end with on a task, and what they took."""
+    task = data["tasks"][name]
     head = (
-        f"Final accuracy on each task: for {REFERENCE} the accuracy itself, for the others the "
-        f"paired difference to {REFERENCE} with its 95 % interval. It is **bold** where the lower "
-        f"bound is ≥ {number(data['margin'])}, the margin of non-inferiority that was fixed before "
-        "any result was looked at. Intervals are over seeds, at the chosen learning rate, from one "
-        "warm start; rates were chosen with other seeds on the "
-        f"same problems.{not_learnt(data)}{retired(data)}"
+        f"`{name}`, {task['decisive']}. Runs start at {number(task['start'], 3)} and have "
+        f"{count(task['generations'], 'step')} of {task['groups']} × {task['completions']} "
+        f"completions. Differences to TRL's {REFERENCE} are paired by seed, with Student's 95 % "
+        "interval. “Lowest” is the worst seed; a run that ends no better than it started has "
+        "collapsed. “Tokens to” are the generated tokens at which half of the runs have had "
+        f"{REFERENCE}'s mean final accuracy, as a share of what {REFERENCE} takes for it. "
+        "Entropy, length, kept text, and failures that were decided where the task says, are of "
+        "the last five steps. ↕ marks a rate at an edge of those that were tried."
     )
-
-    def cell(result: dict[str, Any] | None) -> str:
-        if result is None:
-            return "–"
-        if "difference" not in result:
-            return f"{number(result['final'], 3)} (start {number(result['start'], 3)})"
-        value, low, high = result["difference"]
-        text = f"{signed(value)} [{signed(low)}, {signed(high)}]"
-        return f"**{text}**" if result["non_inferior"] else text
-
-    return head + "\n\n" + task_table(data, cell)
-
-
-def retired(data: dict[str, Any]) -> str:
-    """A sentence for each task that does not measure what its name says."""
-    return "".join(
-        f" **{task} is retired**: {reason}. No mean and no claim has it."
-        for task, reason in data["retired"].items()
-    )
-
-
-def not_learnt(data: dict[str, Any]) -> str:
-    """A sentence that names the tasks that the reference itself does not learn, if any."""
-    references = {t: of_task.get(REFERENCE) for t, of_task in data["by_task"].items()}
-    tasks = [t for t, r in references.items() if r and r["final"] <= r["start"]]
-    if not tasks:
-        return ""
-    return (
-        f" On {' and '.join(tasks)} {REFERENCE} ends no better than it starts, so bold says "
-        "nothing there."
-    )
-
-
-def speed_table(data: dict[str, Any]) -> str:
-    head = (
-        "Optimiser steps, and thousands of completion tokens, until the median run first reaches "
-        "the mean final accuracy of the best of TRL's own methods on that task; – where half of "
-        "the runs or more never do. The learning rate that was chosen follows; ↓ marks the "
-        "smallest that was tried, ↑ the largest."
-    )
-
-    def cell(result: dict[str, Any] | None) -> str:
-        if result is None:
-            return "–"
-        rate = f"at {result['learning_rate']:.1e}".replace(".0e", "e").replace("e-0", "e-")
-        rate += {"low": " ↓", "high": " ↑"}.get(result.get("edge"), "")
-        if result.get("steps") is None:
-            return f"– {rate}"
-        return f"{result['steps']} ({result['tokens'] / 1000:.0f}k) {rate}"
-
-    return head + "\n\n" + task_table(data, cell)
-
-
-def screening_table(data: dict[str, Any]) -> str:
-    """The best of stage 1, and where the rest stands."""
-    seeds = len(data["seeds"]["screening"])
-    ranked = [(m, e) for m, e in data["screening"].items() if e["all_tasks"]]
-    tasks = list(ranked[0][1]["areas"]) if ranked else []
-    head = (
-        f"Stage 1, {count(len(data['screening']), 'method')} with {count(seeds, 'seed')} each: "
-        "area under the curve at the best of its learning rates. These are the first "
-        f"{min(SHOWN_OF_STAGE_1, len(ranked))}; "
-        "all are in [`learning.json`](results/learning.json)."
-    )
-    rows = [
-        [m, number(e["score"], 3), *(number(max(e["areas"][t].values()), 3) for t in tasks)]
-        for m, e in ranked[:SHOWN_OF_STAGE_1]
+    columns = [
+        *("method", "rate", "accuracy", f"− {REFERENCE}", "lowest", "collapsed", "pass@8"),
+        *("tokens to", "entropy", "length", "kept text", "failures decided", "tokens", "CPU s"),
     ]
-    return head + "\n\n" + table(["method", "mean", *tasks], rows)
+    entries = {m: data["results"].get(f"{m} | {name}") for m in data["settings"]}
+    rows = [task_row(method, entry) for method, entry in entries.items() if entry]
+    return head + "\n\n" + table(columns, rows)
 
 
-def task_table(data: dict[str, Any], cell) -> str:
-    results = data["by_task"]
-    methods = list(dict.fromkeys(m for of_task in results.values() for m in of_task))
-    rows = [[m, *(cell(results[t].get(m)) for t in results)] for m in methods]
-    return table(["method", *results], rows)
+def task_row(method: str, entry: dict[str, Any]) -> list[str]:
+    ratio = entry.get("tokens_to_reference")
+    return [
+        method,
+        shown_rate(entry["learning_rate"]) + " ↕" * entry["edge"],
+        number(entry["final"], 3),
+        signed_interval(entry.get("difference")),
+        number(entry["lowest"], 3),
+        str(entry["collapsed"]),
+        number(entry["pass_at_k"], 3),
+        "–" if ratio is None else f"× {number(ratio)}",
+        *(optional(entry[name], 3) for name in ("entropy",)),
+        *(optional(entry[name], 1) for name in ("length",)),
+        *(optional(entry[name], 2) for name in ("format", "decided")),
+        f"{entry['generated_tokens'] / 1000:.0f}k",
+        number(entry["seconds"], 1),
+    ]
+
+
+def shown_rate(rate: float) -> str:
+    return f"{rate:.1e}".replace(".0e", "e").replace("e-0", "e-")
+
+
+def optional(value: float | None, digits: int) -> str:
+    return "–" if value is None else number(value, digits)
 
 
 def table(columns: list[str], rows: list[list[str]]) -> str:
@@ -155,11 +118,15 @@ def signed(value: float) -> str:
     return ("+" if value > 0 else "") + number(value, 3)
 
 
-def interval(estimate: list[float] | None) -> str:
+def interval(estimate: list[float] | None, shown: Callable[[float], str] | None = None) -> str:
     if estimate is None:
         return "–"
-    value, low, high = estimate
-    return f"{number(value, 3)} [{number(low, 3)}, {number(high, 3)}]"
+    value, low, high = map(shown or partial(number, digits=3), estimate)
+    return f"{value} [{low}, {high}]"
+
+
+def signed_interval(estimate: list[float] | None) -> str:
+    return interval(estimate, signed)
 
 
 def insert(readme: Path, text: str, *, mark: str = MARK) -> bool:

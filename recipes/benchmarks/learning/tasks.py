@@ -1,19 +1,18 @@
-"""The tasks of the benchmark: small, and different in where the token sits that decides.
+"""The tasks of the benchmark: small, and different in where the tokens sit that decide.
 
-early   `A3B1C4D0=` → `4` and a long tail that is always the same: the first token decides
-late    the same text first, then the `4`: the last token decides
-chain   four dependent steps written out, the reward sees the answer alone
-search  sixteen paths of four left-or-right tokens; the one that is worth most lies among bad ones
-long    three decisions in 260 tokens
+first   a digit, then a fixed text of 30 tokens: the first token decides
+last    the same text, then the digit: the last token decides
+blanks  three digits, each after a fixed text of 12 tokens
+chain   four dependent steps written out in 19 tokens: each result decides the steps after it
 
-`long, one update` is `long` as branching rollouts are measured on it: more prompts a generation and
-one update on each, so that a run's cost is what it generates. `short` is the same with 48 tokens,
-for runs of half a minute.
+A completion earns 1 where it is the gold, token for token, and 0 otherwise: who drops the fixed
+text earns nothing, so that what decides stays where the name says. Because one completion alone is
+right, accuracy is its probability, and no sampling is needed to measure it. Digits are asked for in
+the prompt, one tagged operand each: the operand plus 1, modulo 5. The fixed text has no character
+twice, so that a tiny model writes it almost without error.
 
-Rewards are verifiable, and look at the answer alone. `early`, `late` and `long` ask for tagged
-operands plus 1, modulo 5; between decisions stands one fixed text in which no character comes
-twice, so that a tiny model writes it almost without error. It earns nothing and costs nothing: it
-is there to be told apart from what decides.
+`short` is what branching rollouts are measured on in `--compare branching`: noisier, faster, and a
+reward that looks at the digits alone.
 """
 
 from __future__ import annotations
@@ -21,30 +20,21 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from .differences import (
-    CHARACTERS,
-    SOLUTION_TOKENS,
-    STEPS,
-    answer_reward,
-    distinct_problems,
-    written_steps,
-)
+from .differences import CHARACTERS, SOLUTION_TOKENS, STEPS, distinct_problems, written_steps
 
-LETTERS = "abcdefghijklmnopqrstuvwxyz"
 TAGS = "ABCD"
 BASE = 5
-
-Steps = list[tuple[int, float]]
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A prompt, and the completion or answer that is right."""
+    """A prompt, the completion or digits that are right, and the answer that a probe asks for."""
 
     prompt: str
     gold: str
+    answer: str = ""
 
 
 @dataclass(frozen=True)
@@ -53,45 +43,49 @@ class Task:
 
     Attributes:
         name: of what is to be learnt; tasks with one name start from one model.
+        decisive: where the tokens sit that decide, in words.
+        decisions: their positions in a completion. One character is one token.
         problems: a stream of distinct problems from a random generator.
         demonstrate: a completion of a problem for the warm start, with its deliberate errors.
         reward: of a completion, for the gold.
-        steps: (index of the token that ends a step, its reward); None where steps would give the
-            answer away. One character is one token.
         right: probability that a demonstrated decision is right; what `demonstrate` gets.
         exact: the gold is the only right completion, so that accuracy is its probability, and no
             sampling is needed to measure it.
+        answered: the prompt's answer is asked for by a probe.
         characters: the vocabulary; one token each.
         tokens: of the longest completion, the end included.
         groups, completions: prompts a generation, and completions of each.
-        updates: optimiser steps on each generation (`num_iterations`).
-        generations: of a full run.
+        generations: of a full run; each trains one update.
+        schedule: of the learning rate, after the warm-up.
+        max_grad_norm: a longer gradient is scaled to this norm.
         held_out: problems that accuracy is measured on, in none of which the policy is trained.
-        measured: samples of each of them in a measurement.
+        measured: samples of each of them in a measurement that samples.
         measurements: along a run, beside the one before it.
-        learning_rates: those that are tried, ascending.
+        learning_rates: those that are tried first, ascending.
     """
 
     name: str
     decisive: str
+    decisions: tuple[int, ...]
     problems: Callable[[random.Random], Iterator[Problem]]
     demonstrate: Callable[[Problem, random.Random, float], str]
     reward: Callable[[str, str], float]
-    steps: Callable[[str, str], Steps] | None
     right: float
-    exact: bool
     characters: str
     tokens: int
     generations: int
     learning_rates: tuple[float, ...]
-    groups: int = 4
+    exact: bool = True
+    answered: bool = False
+    groups: int = 8
     completions: int = 8
-    updates: int = 2
+    schedule: str = "linear"
+    max_grad_norm: float = 0.1
     held_out: int = 128
     measured: int = 1
-    measurements: int = 10
+    measurements: int = 12
     warm_start_steps: int = 1500
-    warm_start_batch: int = 64
+    warm_start_batch: int = 32
     warm_start_rate: float = 3e-3
 
     def settings(self) -> dict:
@@ -114,15 +108,22 @@ def tagged_prompt(operands: tuple[int, ...]) -> str:
     return "".join(f"{tag}{digit}" for tag, digit in zip(TAGS, operands, strict=True)) + "="
 
 
-def tagged_problems(decisions: int) -> Callable[[random.Random], Iterator[Problem]]:
-    """Problems that ask for so many digits: the i-th operand plus 1, modulo 5."""
+def tagged_problems(parts: list[str]) -> Callable[[random.Random], Iterator[Problem]]:
+    """Problems whose gold is `parts` with a digit after each but the last.
+
+    The i-th digit is the i-th operand plus 1, modulo 5.
+    """
 
     def problems(rng: random.Random) -> Iterator[Problem]:
         for operands in tagged_operands(rng):
-            digits = [(operand + 1) % BASE for operand in operands[:decisions]]
-            yield Problem(tagged_prompt(operands), "".join(map(str, digits)))
+            digits = [str((operand + 1) % BASE) for operand in operands[: len(parts) - 1]]
+            yield Problem(tagged_prompt(operands), between(parts, digits))
 
     return problems
+
+
+def between(parts: list[str], digits: list[str]) -> str:
+    return "".join(f"{part}{d}" for part, d in zip(parts[:-1], digits, strict=True)) + parts[-1]
 
 
 def off_by_one(parts: list[str]) -> Callable[[Problem, random.Random, float], str]:
@@ -140,27 +141,25 @@ def off_by_one(parts: list[str]) -> Callable[[Problem, random.Random, float], st
         return str(rng.randrange(BASE))
 
     def demonstrate(problem: Problem, rng: random.Random, right: float) -> str:
-        digits = [written(digit, rng, right) for digit in problem.gold]
-        return "".join(f"{part}{d}" for part, d in zip(parts[:-1], digits, strict=True)) + parts[-1]
+        return between(parts, [written(c, rng, right) for c in problem.gold if c.isdigit()])
 
     return demonstrate
 
 
+def equal(completion: str, gold: str) -> float:
+    return float(completion == gold)
+
+
 def first_digits(completion: str, gold: str) -> float:
-    """Whether the first digits of the completion are the gold; what follows them is free."""
-    return float("".join(filter(str.isdigit, completion)).startswith(gold))
-
-
-def right_digits(completion: str, gold: str) -> Steps:
-    """Each digit of a completion is a step, as far as the gold has digits."""
-    places = [i for i, character in enumerate(completion) if character.isdigit()]
-    pairs = zip(places, gold, strict=False)
-    return [(i, float(completion[i] == digit)) for i, digit in pairs]
+    """Whether the completion's first digits are the gold's; all else is free."""
+    wanted = "".join(filter(str.isdigit, gold))
+    return float("".join(filter(str.isdigit, completion)).startswith(wanted))
 
 
 def chain_problems(rng: random.Random) -> Iterator[Problem]:
     for problem in distinct_problems(rng):
-        yield Problem(problem.prompt, problem.answer)
+        gold = written_steps(problem.digits, lambda: True, rng)
+        yield Problem(problem.prompt, gold, problem.answer)
 
 
 def chain_demonstration(problem: Problem, rng: random.Random, right: float) -> str:
@@ -169,175 +168,80 @@ def chain_demonstration(problem: Problem, rng: random.Random, right: float) -> s
     return written_steps(digits, lambda: rng.random() < right, rng)
 
 
-def chain_reward(completion: str, gold: str) -> float:
-    return answer_reward(completion, gold)
-
-
-def chain_steps(completion: str, gold: str) -> Steps:
-    """Whether each written result follows from the digits before it, and the answer from the last.
-
-    `a-b=c-d=e…#x`: steps end at the results and at the answer; a character out of place ends the
-    list with a step of 0.
-    """
-    steps: Steps = []
-    ends = [4 * k for k in range(1, STEPS + 1)]
-    for end in ends:
-        before, piece = completion[end - 4 : end - 3], completion[end - 3 : end + 1]
-        well_formed = len(piece) == 4 and piece[0] == "-" and piece[2] == "="
-        if not (well_formed and all(c.isdigit() for c in (before, piece[1], piece[3]))):
-            return [*steps, (min(end, max(len(completion) - 1, 0)), 0.0)] if completion else steps
-        steps.append((end, float((int(before) - int(piece[1])) % 10 == int(piece[3]))))
-    answer = completion[ends[-1] + 1 : ends[-1] + 3]
-    if len(answer) == 2:
-        steps.append((ends[-1] + 2, float(answer == "#" + completion[ends[-1]])))
-    return steps
-
-
-# The left/right tree of the λ-GRPO paper (arXiv 2509.21154, section 4.3): depth 4, groups of 16,
-# +1 for the target, -1 where the first token is the target's, +0.7 elsewhere; 250 steps, one
-# update each; what counts is how often the target is sampled. The paper trains GPT-2 small at 1e-5.
-DEPTH = 4
-LEAF = 6
-SHARED = 1
-SIBLING, OTHER = -1.0, 0.7
-
-
-def search_problems(rng: random.Random) -> Iterator[Problem]:
-    """One prompt for ever: what is searched does not depend on it."""
-    return itertools.repeat(Problem("=", tree_path(LEAF)))
-
-
-def tree_path(leaf: int) -> str:
-    """The names of the nodes from below the root to a leaf; each node has a name of its own."""
-    nodes = [(leaf + 2**DEPTH) >> rest for rest in range(DEPTH - 1, -1, -1)]  # a heap: 2, 3 | 4 …
-    return "".join((LETTERS + TAGS)[node - 2] for node in nodes)
-
-
-def search_demonstration(problem: Problem, rng: random.Random, right: float) -> str:
-    return tree_path(rng.randrange(2**DEPTH))
-
-
-def search_reward(completion: str, gold: str) -> float:
-    if completion == gold:
-        return 1.0
-    return SIBLING if completion[:SHARED] == gold[:SHARED] else OTHER
-
-
-# Tasks whose runs do not measure what their name says, and why; no mean over tasks has them.
-RETIRED = {
-    "late": (
-        "its reward looks at the first digits alone, so policies drop the text before them, and "
-        "the last of 26 tokens becomes one of the first: 61 steps of GRPO took 15 tokens a "
-        "completion"
+def tagged_task(name: str, decisive: str, parts: list[str], **settings) -> Task:
+    ends = itertools.accumulate(len(part) + 1 for part in parts[:-1])
+    text = "".join(parts)
+    return Task(
+        name=name,
+        decisive=decisive,
+        decisions=tuple(end - 1 for end in ends),
+        problems=tagged_problems(parts),
+        demonstrate=off_by_one(parts),
+        characters="01234=" + TAGS + text,
+        tokens=len(text) + len(parts),  # a digit for each part but the last, and the end
+        **{"reward": equal} | settings,
     )
-}
 
-TAIL = filler(25)
-LONG = filler(255)
-TAGGED = "01234=" + TAGS
 
-EARLY = Task(
-    name="early",
-    decisive="first of 26 tokens",
-    problems=tagged_problems(1),
-    demonstrate=off_by_one(["", TAIL]),
-    reward=first_digits,
-    steps=right_digits,
-    right=0.2,
-    exact=False,
-    measured=4,
-    characters=TAGGED + TAIL,
-    tokens=27,
-    generations=50,
-    learning_rates=(1.5e-3, 3e-3, 6e-3),
-)
-LATE = replace(
-    EARLY,
-    name="late",
-    decisive="last of 26 tokens",
-    demonstrate=off_by_one([TAIL, ""]),
-    learning_rates=(5e-4, 1e-3, 2e-3),
-)
-
+TEXT = filler(45)
 TASKS = {
     task.name: task
     for task in (
-        EARLY,
-        LATE,
+        tagged_task(
+            "first",
+            "first of 31 tokens",
+            ["", TEXT[:30]],
+            right=0.2,
+            generations=40,
+            learning_rates=(7e-4, 1e-3, 1.4e-3),
+        ),
+        tagged_task(
+            "last",
+            "last of 31 tokens",
+            [TEXT[:30], ""],
+            right=0.2,
+            generations=40,
+            learning_rates=(2e-3, 2.8e-3, 4e-3),
+        ),
+        tagged_task(
+            "blanks",
+            "three of 39 tokens",
+            [TEXT[:12], TEXT[12:24], TEXT[24:36], ""],
+            right=0.5,
+            generations=40,
+            learning_rates=(2e-3, 2.8e-3, 4e-3),
+        ),
         Task(
             name="chain",
-            decisive="four dependent steps in 20 tokens",
+            decisive="four dependent results in 19 tokens",
+            decisions=tuple(4 * step for step in range(1, STEPS + 1)),
             problems=chain_problems,
             demonstrate=chain_demonstration,
-            reward=chain_reward,
-            steps=chain_steps,
+            reward=equal,
             right=0.75,
-            exact=False,
+            answered=True,
             characters=CHARACTERS,
             tokens=SOLUTION_TOKENS,
-            generations=60,
-            learning_rates=(5e-4, 1e-3, 2e-3),
-            held_out=512,
+            generations=50,
+            learning_rates=(2e-3, 2.8e-3, 4e-3),
+            held_out=256,
             warm_start_steps=3000,
-        ),
-        Task(
-            name="search",
-            decisive="all of 4 tokens; one path of 16",
-            problems=search_problems,
-            demonstrate=search_demonstration,
-            reward=search_reward,
-            steps=None,
-            right=0.0,
-            exact=True,
-            characters="=" + LETTERS + TAGS,
-            tokens=DEPTH + 1,
-            generations=250,
-            learning_rates=(3e-4, 1e-3, 3e-3),
-            groups=1,
-            completions=16,
-            updates=1,
-            held_out=1,
-            warm_start_steps=200,
-        ),
-        Task(
-            name="long",
-            decisive="three decisions in 258 tokens",
-            problems=tagged_problems(3),
-            demonstrate=off_by_one([LONG[:85], LONG[85:170], LONG[170:], ""]),
-            reward=first_digits,
-            steps=right_digits,
-            right=0.5,
-            exact=False,
-            characters=TAGGED + LONG,
-            tokens=259,
-            generations=40,
-            learning_rates=(2.5e-4, 5e-4, 1e-3),
-            groups=2,
-            held_out=64,
-            warm_start_steps=4000,
-            warm_start_batch=16,
+            warm_start_batch=64,
         ),
     )
 }
-BRANCHED = "long, one update"
-TASKS[BRANCHED] = replace(
-    TASKS["long"],
-    generations=60,
-    learning_rates=(1.4e-3, 2e-3, 3e-3),
-    groups=4,
-    updates=1,
-    measured=2,
-    measurements=12,
-)
 SHORT = "short"
-TASKS[SHORT] = replace(
-    TASKS[BRANCHED],
-    name=SHORT,
-    decisive="three decisions in 48 tokens",
-    demonstrate=off_by_one([LONG[:15], LONG[15:30], LONG[30:45], ""]),
-    characters=TAGGED + LONG[:45],
-    tokens=49,
+TASKS[SHORT] = tagged_task(
+    SHORT,
+    "three of 48 tokens",
+    [TEXT[:15], TEXT[15:30], TEXT[30:], ""],
+    right=0.5,
+    generations=60,
     learning_rates=(3.5e-4, 5e-4, 7e-4, 1e-3),
-    warm_start_steps=1500,
-    warm_start_batch=32,
+    reward=first_digits,
+    exact=False,
+    groups=4,
+    schedule="constant_with_warmup",
+    max_grad_norm=1.0,
+    measured=2,
 )

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
 from quickstart_parts.measuring import MeasuringCallback
-from transformers import PrinterCallback
-from trl import GRPOConfig, GRPOTrainer
+from transformers import PrinterCallback, Trainer
+from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from trl_lambda import LambdaGRPOConfig, LambdaGRPOTrainer
 
@@ -24,8 +25,14 @@ from .warm_start import held_out, others, warm_start
 
 WARM_UP = 10  # optimiser steps
 ADAM_BETA2 = 0.9
+PASS_OF = 8  # samples, of which one has to be right
+TRAINERS: dict[str, tuple[type, type[Trainer]]] = {
+    "GRPOTrainer": (GRPOConfig, GRPOTrainer),
+    "RLOOTrainer": (RLOOConfig, RLOOTrainer),
+    "LambdaGRPOTrainer": (LambdaGRPOConfig, LambdaGRPOTrainer),
+}
 # Progress bars and logs of hundreds of runs of seconds would fill the terminal that they share.
-SILENT = QUIET | {"use_cpu": True, "logging_strategy": "no"}
+SILENT = QUIET | {"use_cpu": True, "logging_strategy": "steps", "logging_steps": 1}
 
 
 @dataclass(frozen=True)
@@ -42,32 +49,38 @@ class Run:
 class Curve(MeasuringCallback):
     """Held-out accuracy before the first step, along the run, and after the last step.
 
-    Sampled with a seed of its own, and the caller's random state is put back: a run that is
-    measured trains as one that is not.
+    A run that is measured trains as one that is not: where samples are drawn, they have a seed of
+    their own, and the caller's random state is put back.
 
     Attributes:
-        points: (optimiser step, completion tokens generated so far, accuracy). What completions
-            share with the one that they were forked from was generated once.
+        points: (optimiser step, completion tokens generated so far, accuracy, pass@8); without the
+            last where accuracy is sampled. What completions share with the one that they were
+            forked from was generated once.
         prompt_tokens: of all completions so far; TRL counts them with what is generated.
     """
 
     def __init__(self, task: Task, problems: list[Problem], encoder, every: int):
         super().__init__(every)
         self.task, self.problems, self.encoder = task, problems, encoder
-        self.points: list[tuple[int, int, float]] = []
+        self.points: list[tuple[float, ...]] = []
         self.prompt_tokens = 0
 
     def measure(self, model, state) -> None:
-        value = accuracy(model, self.task, self.problems, self.encoder)
+        values = measured(model, self.task, self.problems, self.encoder)
         generated = state.num_input_tokens_seen - self.prompt_tokens
-        self.points.append((state.global_step, generated, round(value, 4)))
+        self.points.append((state.global_step, generated, *(round(v, 5) for v in values)))
 
 
-def accuracy(model, task: Task, problems: list[Problem], encoder) -> float:
-    """Probability of the gold where that is all that is right; else the share of samples."""
-    if task.exact:
-        prompts, golds = [p.prompt for p in problems], [p.gold for p in problems]
-        return gold_probability(model, encoder, prompts, golds).mean().item()
+def measured(model, task: Task, problems: list[Problem], encoder) -> tuple[float, ...]:
+    """(accuracy, pass@8) where one completion alone is right; else (accuracy,) of samples."""
+    if not task.exact:
+        return (sampled_accuracy(model, task, problems, encoder),)
+    prompts, golds = [p.prompt for p in problems], [p.gold for p in problems]
+    chance_N = gold_probability(model, encoder, prompts, golds).double()
+    return chance_N.mean().item(), (1 - (1 - chance_N) ** PASS_OF).mean().item()
+
+
+def sampled_accuracy(model, task: Task, problems: list[Problem], encoder) -> float:
     problems = problems * task.measured
     prompts = [p.prompt for p in problems]
     with torch.random.fork_rng(devices=[]):
@@ -77,6 +90,47 @@ def accuracy(model, task: Task, problems: list[Problem], encoder) -> float:
     return sum(task.reward(t, p.gold) for t, p in zip(texts, problems, strict=True)) / len(texts)
 
 
+@dataclass
+class Rollouts:
+    """What the completions of each generation were like.
+
+    Attributes:
+        rewards: their mean.
+        format: the share that has the gold's characters wherever these are no digits.
+        decided: of those that failed, the share whose first character that differs from the gold
+            stands where the task says that it is decided; None where none failed.
+    """
+
+    rewards: list[float] = field(default_factory=list)
+    format: list[float] = field(default_factory=list)
+    decided: list[float | None] = field(default_factory=list)
+
+    def add(self, task: Task, completions: Sequence[str], golds: Sequence[str]) -> list[float]:
+        """Their rewards."""
+        pairs = list(zip(completions, golds, strict=True))
+        rewards = [task.reward(*pair) for pair in pairs]
+        first = [first_difference(*pair) for pair in pairs if pair[0] != pair[1]]
+        self.rewards.append(mean(rewards))
+        self.format.append(mean([without_digits(c) == without_digits(g) for c, g in pairs]))
+        self.decided.append(mean([i in task.decisions for i in first]) if first else None)
+        return rewards
+
+
+def mean(values: Sequence[float]) -> float:
+    return round(sum(values) / len(values), 4)
+
+
+def without_digits(text: str) -> str:
+    """The text with a blank for each digit, so that places stay."""
+    return "".join(" " if c in "0123456789" else c for c in text)
+
+
+def first_difference(text: str, gold: str) -> int:
+    """The first index at which two different texts differ; of a prefix, its length."""
+    pairs = zip(text, gold, strict=False)
+    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(text), len(gold)))
+
+
 def train(run: Run, warm_starts: Path) -> dict[str, Any]:
     """Trains, measures, and says what came out.
 
@@ -84,72 +138,67 @@ def train(run: Run, warm_starts: Path) -> dict[str, Any]:
         warm_starts: folder of the shared starts; see `warm_start`.
 
     Returns:
-        `curve` (see `Curve`), `rewards` (mean training reward of each generation), `cpu_seconds`.
+        `curve` (see `Curve.points`), `rewards`, `format`, `decided` (see `Rollouts`), `entropy` and
+        `length` (of the policy and its completions, at each step), `cpu_seconds`.
     """
     began = time.process_time()
     torch.set_num_threads(1)
     task = TASKS[run.task]
     with tempfile.TemporaryDirectory() as folder:  # the Trainer wants one, and nothing stays in it
-        trainer, curve, rewards = make_trainer(run, warm_start(task, warm_starts), folder)
+        trainer, curve, rollouts = make_trainer(run, warm_start(task, warm_starts), folder)
         trainer.train()
+    steps = [entry for entry in trainer.state.log_history if "reward" in entry]
     return {
         "curve": curve.points,
-        "rewards": rewards,
+        **vars(rollouts),
+        "entropy": [round(float(step["entropy"]), 4) for step in steps],
+        "length": [round(float(step["completions/mean_length"]), 2) for step in steps],
         "cpu_seconds": round(time.process_time() - began, 2),
     }
 
 
-def make_trainer(run: Run, start: Path, folder: str) -> tuple[GRPOTrainer, Curve, list[float]]:
+def make_trainer(run: Run, start: Path, folder: str) -> tuple[Trainer, Curve, Rollouts]:
     task, method = TASKS[run.task], METHODS[run.method]
     encoder = tokenizer(task)
-    stock = method.trainer == "stock"
-    told = settings(task, run, folder) | method.told
-    config = (GRPOConfig if stock else LambdaGRPOConfig)(**told)
-    updates = run.generations * task.updates
-    curve = Curve(task, held_out(task), encoder, max(1, updates // task.measurements))
-    rewards: list[float] = []
+    config_class, trainer_class = TRAINERS[method.trainer]
+    config = config_class(**settings(task, run, folder) | method.told)
+    every = max(1, config.max_steps // task.measurements)
+    curve, rollouts = Curve(task, held_out(task), encoder, every), Rollouts()
 
     def outcome(prompts, completions, gold, **columns):
-        values = [task.reward(c, g) for c, g in zip(completions, gold, strict=True)]
-        rewards.append(round(sum(values) / len(values), 3))
         curve.prompt_tokens += encode(encoder, prompts).numel()
-        return values
+        return rollouts.add(task, completions, gold)
 
-    def stepwise(completions, gold, **columns):
-        return [task.steps(c, g) for c, g in zip(completions, gold, strict=True)]
-
-    problems = others(task, 2_000)
-    rows = [{"prompt": p.prompt, "gold": p.gold} for p in problems]
-    process = {"process_reward_funcs": stepwise} if method.needs_steps else {}
-    trainer = (GRPOTrainer if stock else LambdaGRPOTrainer)(
-        FastPolicy.from_pretrained(start, dtype=torch.float32),
-        outcome,
-        config,
-        train_dataset=Dataset.from_list(rows * (1 + task.groups * run.generations // len(rows))),
+    rows = [vars(problem) for problem in others(task, 2_000)]
+    trainer = trainer_class(
+        model=FastPolicy.from_pretrained(start, dtype=torch.float32),
+        reward_funcs=outcome,
+        args=config,
+        train_dataset=Dataset.from_list(rows * (1 + task.groups * config.max_steps // len(rows))),
         processing_class=encoder,
         callbacks=[curve],
-        **process,
     )
     trainer.remove_callback(PrinterCallback)
-    return trainer, curve, rewards
+    return trainer, curve, rollouts
 
 
 def settings(task: Task, run: Run, folder: str) -> dict[str, Any]:
     """What all methods are told; what a method sets comes on top."""
-    completions = round(METHODS[run.method].group_share * task.completions)
+    method = METHODS[run.method]
+    completions = round(method.group_share * task.completions)
     return SILENT | {
         "output_dir": folder,
         "seed": run.seed,
         "learning_rate": run.learning_rate,
         # Adam's first steps move every weight by the whole rate, also those of tokens that are as
         # good as certain: without warm-up they break the fixed texts.
-        "lr_scheduler_type": "constant_with_warmup",
+        "lr_scheduler_type": task.schedule,
         "warmup_steps": WARM_UP,
-        # A run has some hundred steps: with 0.999 the second moment still remembers the first at
+        # A run has some dozen steps: with 0.999 the second moment still remembers the first at
         # the last, and a token that rarely goes wrong is punished in steps too large for it.
         "adam_beta2": ADAM_BETA2,
-        "max_steps": run.generations * task.updates,
-        "num_iterations": task.updates,
+        "max_grad_norm": task.max_grad_norm,
+        "max_steps": round(run.generations * method.steps_share),
         "num_generations": completions,
         "per_device_train_batch_size": task.groups * completions,
         "max_completion_length": task.tokens,

@@ -1,0 +1,145 @@
+"""What is run, and the rules that choose learning rates.
+
+The rules stand here, in code, and were fixed before any result was looked at; pilots of one or two
+seeds of GRPO and `branch` had set the tasks' sizes and the rates that are tried first:
+
+- The learning rate is chosen for each method and task by the mean final accuracy over the tuning
+  seeds, the smaller one in a tie. Tuning seeds are used for nothing else. All methods begin with
+  the task's three rates. Where the best rate is the smallest or the largest that was tried, the
+  next one in that direction, by a factor of √2, is tried too, until the best lies inside, or
+  `GROWN` rates have been added.
+- Final accuracy is that after the last step. A run that crashed was never right.
+- Ten other seeds are the result. A method is compared with TRL's GRPO seed by seed, by the rule of
+  `verdict.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from .methods import BASELINES, FORKS, METHODS, PROBES, TRACES
+from .runs import Record
+from .table import REFERENCE
+from .tasks import SHORT, TASKS
+from .training import Run
+
+GROWN = 6  # rates that a grid is grown by, at most
+Lookup = Callable[[Run], Record | None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much of everything.
+
+    Attributes:
+        rates: so many of a task's learning rates; None for all, and for those that are added.
+        generations: at most so many in a run; None for the task's own number.
+    """
+
+    methods: tuple[str, ...] = (*BASELINES, *TRACES, *FORKS, *PROBES)
+    tasks: tuple[str, ...] = tuple(name for name in TASKS if name != SHORT)
+    tuning_seeds: tuple[int, ...] = (1000, 1001)
+    seeds: tuple[int, ...] = tuple(range(10))
+    rates: int | None = None
+    generations: int | None = None
+
+    def run(self, task: str, method: str, rate: float, seed: int) -> Run:
+        full = TASKS[task].generations
+        return Run(task, method, rate, seed, min(full, self.generations or full))
+
+    def cells(self) -> list[tuple[str, str]]:
+        """(task, method): all that go together."""
+        return [(t, m) for t in self.tasks for m in self.methods if applies(m, t)]
+
+
+FULL = Plan()
+SMOKE = Plan(
+    methods=(REFERENCE, "branch"),
+    tasks=("first",),
+    tuning_seeds=(1000,),
+    seeds=(0, 1),  # one would have no interval
+    rates=1,
+    generations=5,
+)
+
+
+def only(plan: Plan, methods: Sequence[str]) -> Plan:
+    """The plan with these methods alone, and the one that all are compared with.
+
+    Raises:
+        SystemExit: there is no method of that name.
+    """
+    if unknown := [name for name in methods if name not in METHODS]:
+        raise SystemExit(f"--methods: no {', '.join(unknown)}; there are {', '.join(METHODS)}.")
+    return replace(plan, methods=tuple(dict.fromkeys([REFERENCE, *methods])))
+
+
+def applies(method: str, task: str) -> bool:
+    return TASKS[task].answered or not METHODS[method].answered
+
+
+def final_accuracy(record: Record) -> float:
+    return 0.0 if "error" in record else record["curve"][-1][2]
+
+
+def scores(plan: Plan, lookup: Lookup, task: str, method: str, rates: Iterable[float]):
+    """Learning rate → mean final accuracy over the tuning seeds, where all of them are there."""
+    found = {}
+    for rate in rates:
+        records = [lookup(plan.run(task, method, rate, seed)) for seed in plan.tuning_seeds]
+        if all(records):
+            found[rate] = float(np.mean([final_accuracy(record) for record in records]))
+    return found
+
+
+def best_rate(scores: dict[float, float]) -> float:
+    """The rate with the highest score, the smallest of those that tie."""
+    return max(sorted(scores), key=lambda rate: scores[rate])
+
+
+def grid(plan: Plan, lookup: Lookup, task: str, method: str) -> dict[float, float | None]:
+    """The rates to try, ascending, with their scores; None for those that are not done yet."""
+    rates = list(TASKS[task].learning_rates[: plan.rates])
+    for _ in range(GROWN if plan.rates is None else 0):
+        found = scores(plan, lookup, task, method, rates)
+        if len(found) < len(rates):
+            break
+        best = best_rate(found)
+        if best == rates[0]:
+            rates.insert(0, neighbour(best, 2**-0.5))
+        elif best == rates[-1]:
+            rates.append(neighbour(best, 2**0.5))
+        else:
+            break
+    found = scores(plan, lookup, task, method, rates)
+    return {rate: found.get(rate) for rate in rates}
+
+
+def neighbour(rate: float, factor: float) -> float:
+    """The next rate, to two digits."""
+    return float(f"{rate * factor:.1e}")
+
+
+def tuning(plan: Plan, lookup: Lookup) -> list[Run]:
+    """The runs that choose rates, as far as they are known. When they are done, ask again."""
+    rates = {cell: grid(plan, lookup, *cell) for cell in plan.cells()}
+    return [
+        plan.run(task, method, rate, seed)
+        for seed in plan.tuning_seeds
+        for (task, method), tried in rates.items()
+        for rate in tried
+    ]
+
+
+def chosen_rates(plan: Plan, lookup: Lookup) -> dict[tuple[str, str], float]:
+    """(task, method) → learning rate, where the grid is done."""
+    grids = {cell: grid(plan, lookup, *cell) for cell in plan.cells()}
+    return {c: best_rate(tried) for c, tried in grids.items() if None not in tried.values()}
+
+
+def final(plan: Plan, rates: dict[tuple[str, str], float]) -> list[Run]:
+    """Seeds come first: a run that is cut short has something of every method."""
+    return [plan.run(*cell, rate, seed) for seed in plan.seeds for cell, rate in rates.items()]
