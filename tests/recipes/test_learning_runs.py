@@ -17,7 +17,7 @@ from benchmarks.learning import runs as runs_module
 from benchmarks.learning import table
 from benchmarks.learning.estimators import Estimate
 from benchmarks.learning.plan import FULL, SMOKE, Plan
-from benchmarks.learning.report import json_text, learning, write_report
+from benchmarks.learning.report import faults, json_text, learning, write_report
 from benchmarks.learning.runs import Store, key, read_lines, run_all
 from benchmarks.learning.tasks import TASKS
 from benchmarks.learning.training import Run
@@ -32,7 +32,8 @@ RUN = Run("first", "Dr. GRPO", 1e-3, 0, 5)
 
 def record(run: Run, curve=((0, 0, 0.1, 0.5), (5, 100, 0.3, 0.8)), **more) -> dict:
     points = [list(point) for point in curve]
-    told = {"rewards": [0.0], "format": [1.0], "decided": [None], "entropy": [0.5], "length": [3.0]}
+    told = {"rewards": [0.0], "format": [1.0], "decided": [None], "entropy": [0.5]}
+    told["length"] = [float(TASKS[run.task].tokens)]
     return {
         "key": key(run), **vars(run), "curve": points, **told, "cpu_seconds": 1.0, **more
     }  # fmt: skip
@@ -283,7 +284,7 @@ def test_the_report_says_what_the_runs_say(tmp_path):
     # GRPO's mean of 0.61 on a line from 0.1 to 0.71; its own runs have it near their ends.
     assert entry["tokens_to_reference"] == pytest.approx(0.51 / 0.61, abs=0.01)
     told = ("entropy", "length", "format", "decided", "seconds", "generated_tokens")
-    assert [entry[name] for name in told] == [0.5, 3.0, 1.0, None, 1.0, 1000]
+    assert [entry[name] for name in told] == [0.5, 32.0, 1.0, None, 1.0, 1000]
     # Two seeds of 0.51 and 0.52, and a crash, which counts as one that learnt nothing.
     dapo = data["results"]["DAPO | first"]
     assert dapo["final"] == pytest.approx((0.51 + 0.52) / 3, abs=1e-3)
@@ -296,6 +297,34 @@ def test_the_report_says_what_the_runs_say(tmp_path):
     assert data["tasks"]["first"]["start"] == 0.1
     assert data["seeds"]["final"] == [0, 1, 2]
     assert data["versions"]["trl"]
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({}, None),
+        ({"format": [0.5] * 9}, "50% of the last completions keep their text"),
+        ({"decided": [0.2] * 9}, "20% of the last failures are decided where the name says"),
+        ({"length": [14.0] * 9}, "the last completions have 14.0 of 32 tokens"),
+        ({"curve": [(0, 0, 0.3, 1), (9, 9, 0.6, 1), (18, 9, 0.5, 1)]}, "falls by 0.10 on the way"),
+    ],
+    ids=str,
+)
+def test_a_task_that_does_not_measure_what_it_says_is_told(change, fault):
+    good = {
+        "format": [0.0, *[1.0] * 5],
+        "decided": [0.0, *[1.0] * 5],
+        "length": [1.0, *[32.0] * 5],
+    }
+    curve = ((0, 0, 0.3, 1), (9, 9, 0.6, 1), (18, 9, 0.58, 1))
+    found = faults("first", [record(RUN, curve, **good) | change])
+    assert found == [] if fault is None else len(found) == 1
+    assert fault is None or found[0].endswith(fault)
+
+
+def test_the_committed_tasks_measure_what_their_names_say():
+    data = json.loads(RESULTS.read_text(encoding="utf-8"))
+    assert [entry["faults"] for entry in data["tasks"].values()] == [[]] * len(FULL.tasks)
 
 
 def test_the_report_writes_a_picture_and_a_table(tmp_path):

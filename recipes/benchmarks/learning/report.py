@@ -32,6 +32,8 @@ from .tasks import TASKS
 from .verdict import tokens_ratio, verdict
 
 LAST = 5  # generations at the end of a run, over which its rollouts are averaged
+# A task measures what its name says where the reference's runs keep to these; else no mean has it.
+KEPT_TEXT, DECIDED, LENGTH, FALL = 0.9, 0.9, 0.5, 0.03
 
 Cell = tuple[str, str]  # task, method
 Runs = dict[Cell, list[Record]]
@@ -117,13 +119,38 @@ def task_entry(plan: Plan, name: str, runs: Runs) -> dict[str, Any]:
     starts = [record["curve"][0] for record in ran if "curve" in record]
     if starts:
         told |= {"start": starts[0][2], "start_pass_at_k": starts[0][3]}
-    return told | {"generations": plan.run(name, REFERENCE, 0.0, 0).generations}
+    told |= {"generations": plan.run(name, REFERENCE, 0.0, 0).generations}
+    return told | {"faults": faults(name, runs.get((name, REFERENCE), []))}
+
+
+def faults(task: str, records: Sequence[Record]) -> list[str]:
+    """Why a task does not measure what its name says, by the reference's own runs; or nothing."""
+    told = {name: late_mean(records, name) for name in ("format", "decided", "length")}
+    kept, decided, length = (0.0 if value is None else value for value in told.values())
+    found = []
+    if kept < KEPT_TEXT:
+        found.append(f"{kept:.0%} of the last completions keep their text")
+    if told["decided"] is not None and decided < DECIDED:
+        found.append(f"{decided:.0%} of the last failures are decided where the name says")
+    if abs(length - TASKS[task].tokens) > LENGTH:
+        found.append(f"the last completions have {length:.1f} of {TASKS[task].tokens} tokens")
+    if (fall := largest_fall(records)) > FALL:
+        found.append(f"{REFERENCE}'s mean accuracy falls by {fall:.2f} on the way")
+    return found
+
+
+def largest_fall(records: Sequence[Record]) -> float:
+    """How far the mean accuracy of the runs falls below where it has been."""
+    ran = [[point[2] for point in r["curve"]] for r in records if "curve" in r]
+    mean_curve = np.mean(ran, axis=0) if ran else np.zeros(1)
+    return float(np.max(np.maximum.accumulate(mean_curve) - mean_curve))
 
 
 def overall(plan: Plan, runs: Runs) -> dict[str, Any]:
-    """Interquartile means of final accuracy over all tasks, of the methods that have them all."""
-    whole = [m for m in plan.methods if all((t, m) in runs for t in plan.tasks)]
-    final = {m: np.stack([finals(runs[t, m]) for t in plan.tasks], 1) for m in whole}
+    """Interquartile means of final accuracy over the tasks, of the methods that have them all."""
+    tasks = [t for t in plan.tasks if not faults(t, runs.get((t, REFERENCE), []))]
+    whole = [m for m in plan.methods if tasks and all((t, m) in runs for t in tasks)]
+    final = {m: np.stack([finals(runs[t, m]) for t in tasks], 1) for m in whole}
     entries = {}
     for m in whole:
         estimate = stratified_bootstrap(iqm_over_tasks, final[m])

@@ -21,9 +21,11 @@ def markdown(data: dict[str, Any]) -> str:
 def overall_table(data: dict[str, Any]) -> str:
     """Who is level, better or neither on each task, and the scores over all tasks."""
     tasks, seeds = list(data["tasks"]), len(data["seeds"]["final"])
+    measuring = [task for task in tasks if not data["tasks"][task]["faults"]]
     head = (
         f"Verdicts on each task, by the rule of [`verdict.py`](learning/verdict.py), and final "
-        f"accuracy over {count(len(tasks), 'task')} and {count(seeds, 'seed')}: the interquartile "
+        f"accuracy over {count(len(measuring), 'task')} and {count(seeds, 'seed')}: the "
+        "interquartile "
         "mean leaves out the best and the worst quarter of the runs, the plain mean beside it does "
         "not. Brackets are 95 % intervals of a stratified bootstrap. The last column is the chance "
         f"that a run ends above a run of TRL's {REFERENCE}, averaged over tasks."
@@ -64,6 +66,7 @@ def task_table(data: dict[str, Any], name: str) -> str:
         f"{REFERENCE}'s mean final accuracy, as a share of what {REFERENCE} takes for it. "
         "Entropy, length, kept text, and failures that were decided where the task says, are of "
         "the last five steps. ↕ marks a rate at an edge of those that were tried."
+        + "".join(f" **No mean has this task: {fault}.**" for fault in task["faults"])
     )
     columns = [
         *("method", "rate", "accuracy", f"− {REFERENCE}", "lowest", "collapsed", "pass@8"),
