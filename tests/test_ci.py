@@ -54,7 +54,23 @@ def test_the_workflow_calls_the_script_with_the_cached_problems():
 
 def test_the_guide_names_every_marker_and_every_set():
     guide = CONTRIBUTING.read_text()
-    markers = re.findall(r'^  "(\w+): ', (ROOT / "pyproject.toml").read_text(), re.M)
-    assert len(markers) == 6
+    settings = (ROOT / "pyproject.toml").read_text()
+    markers = re.findall(r'^  "(\w+): ', settings, re.M)
+    assert len(markers) == 7
     assert {m for m in markers if f"`-m {m}`" not in guide} == set()
+    (left_out,) = re.findall(r"^addopts = .*-m '(.*)'", settings, re.M)
+    assert sorted(left_out.split(" and ")) == sorted(f"not {marker}" for marker in markers)
     assert {name for name in SETS if f"`{name}.parquet`" not in guide} == set()
+
+
+def test_tests_of_a_gpu_fail_where_there_is_none():
+    """Asked for, none of them passes or skips: each names what is missing."""
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider"]
+    done = launching.run([*command, str(ROOT / "tests" / "gpu")], environment, 600, ROOT)
+    assert done.returncode == 1, done.stdout
+    (count,) = re.findall(r"^(\d+) errors? in ", done.stdout, re.M)  # nothing else happened
+    assert done.stdout.count("need a CUDA device, and torch.cuda.is_available() is False") >= int(
+        count
+    )
+    assert int(count) > 15

@@ -79,8 +79,7 @@ def gradient_norm(folder: Path, length: int, settings: dict) -> float:
         LambdaGRPOTrainer,
         config,
         scripted.branching_completions(groups=4, size=8, length=length),
-        hidden_size=64,
-        num_hidden_layers=2,
+        model_config=scripted.qwen2(hidden_size=64, layers=2),
         model_folder=folder / "model",
     )
     trainer.train()

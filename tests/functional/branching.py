@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from hypothesis import strategies as st
 
-from trl_lambda.functional import Branches, PrefixSets, branch_sets
+from trl_lambda.functional import Branches, branch_sets
 
 # Mostly known, or too few rows are left to part from one another.
 REWARDS = st.one_of(
@@ -35,13 +35,14 @@ class Tree:
     def width(self) -> int:
         return max(map(len, self.ids))
 
-    def sets(self, width: int = 0, filler: int = 0) -> PrefixSets:
-        return branch_sets(
-            self.tokens(width, filler),
-            torch.tensor(self.lengths),
-            torch.tensor(self.groups),
-            Branches(torch.tensor(self.parents), torch.tensor(self.forks)),
-        )
+    def sets(self, width: int = 0, filler: int = 0, device: str | torch.device = "cpu"):
+        """The `PrefixSets`."""
+        lengths, groups = torch.tensor([self.lengths, self.groups], device=device)
+        tokens = self.tokens(width, filler).to(device)
+        return branch_sets(tokens, lengths, groups, self.branches(device))
+
+    def branches(self, device: str | torch.device = "cpu") -> Branches:
+        return Branches(*torch.tensor([self.parents, self.forks], device=device))
 
     def permuted(self, order: list[int]) -> Tree:
         """Row n of the result is row order[n] of this one."""

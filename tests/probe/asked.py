@@ -65,6 +65,25 @@ def build(tmp_path, *, texts=TEXTS, rewards=REWARDS, settings=None, **kw):
     )
 
 
+def sharp(**overrides):
+    """The tiny model, with weights large enough to tell tokens apart."""
+    model = tiny.model(vocab_size=NEWLINE + 1, **overrides)
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            parameter.data.mul_(8.0)
+    return model
+
+
+def assert_close(values, wanted, **limits):
+    limits = {"rtol": 1e-4, "atol": 1e-7} | limits
+    for own, want in zip(values, wanted, strict=True):
+        torch.testing.assert_close(torch.tensor(own), torch.tensor(want), **limits)
+
+
+def packs(trainer) -> bool:
+    return trainer._continuations._packs
+
+
 def score(trainer, batch=None) -> dict:
     trainer.model.train()
     return trainer._generate_and_score_completions(batch or rows())
@@ -97,8 +116,8 @@ def phi(model, prompt: list[int], prefix: list[int], gold: str, temperature: flo
 
 
 def in_double(model, dtype=torch.float64):
-    """A copy without what TRL puts in the place of its forward, which is the original's."""
-    copied = copy.deepcopy(model).to(dtype).eval()
+    """A copy on the CPU, without what TRL puts in the place of the original's forward."""
+    copied = copy.deepcopy(model).to("cpu", dtype).eval()
     for module in copied.modules():
         module.__dict__.pop("forward", None)
     return copied

@@ -7,9 +7,20 @@ import asked
 import pytest
 import tiny
 import torch
-from asked import GOLDS, RAW, assert_draws_nothing, build, found, naive, rows, score
+from asked import (
+    GOLDS,
+    RAW,
+    assert_close,
+    assert_draws_nothing,
+    build,
+    found,
+    naive,
+    rows,
+    score,
+    sharp,
+)
 from peft import LoraConfig
-from test_values import OTHERS, TINY, WINDOWED, assert_close, saved, sharp
+from test_values import OTHERS, TINY, WINDOWED, saved
 from transformers import LlamaConfig, LlamaForCausalLM
 from trl import GRPOTrainer
 

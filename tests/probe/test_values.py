@@ -6,7 +6,17 @@ import asked
 import pytest
 import tiny
 import torch
-from asked import assert_draws_nothing, build, found, naive, rows, score
+from asked import (
+    assert_close,
+    assert_draws_nothing,
+    build,
+    found,
+    naive,
+    packs,
+    rows,
+    score,
+    sharp,
+)
 from peft import LoraConfig, PromptTuningConfig
 from transformers import (
     GemmaConfig,
@@ -40,25 +50,6 @@ def saved(tmp_path, model, **options):
         parameter.data.mul_(4.0) if parameter.ndim > 1 else None
     model.save_pretrained(tmp_path / "model")
     return type(model).from_pretrained(tmp_path / "model", dtype=torch.float32, **options)
-
-
-def sharp(**overrides):
-    """The tiny model, with weights large enough to tell tokens apart."""
-    model = tiny.model(vocab_size=V, **overrides)
-    for parameter in model.parameters():
-        if parameter.ndim > 1:
-            parameter.data.mul_(8.0)
-    return model
-
-
-def assert_close(values, wanted, **limits):
-    limits = {"rtol": 1e-4, "atol": 1e-7} | limits
-    for own, want in zip(values, wanted, strict=True):
-        torch.testing.assert_close(torch.tensor(own), torch.tensor(want), **limits)
-
-
-def packs(trainer) -> bool:
-    return trainer._continuations._packs
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])

@@ -40,6 +40,41 @@ def completions(output) -> list[list[int]]:
     return [row[m].tolist() for row, m in zip(output["completion_ids"], mask, strict=True)]
 
 
+def scored(trainer):
+    """(output, rewards) of a batch of two groups."""
+    rewards = []
+
+    def noted(completions, **columns):
+        rewards[:] = tiny.letter_reward(completions)
+        return rewards
+
+    trainer.reward_funcs = [noted]
+    return trainer._generate_and_score_completions(batch_of(trainer)), rewards
+
+
+def assert_credit_of_the_tree(trainer, output, rewards):
+    """The credit of every token is that of the naive loop over who wrote what."""
+    rollout, rows = trainer._rollout, completions(output)
+    assert rows == rollout.completion_ids
+    groups = [0] * 4 + [1] * 4
+    token = sibling_oracles.by_writers(rollout.parent, rollout.fork)
+    rule, lengths = trainer._rule, list(map(len, rows))
+    want = sibling_oracles.branch_advantages(
+        token, lengths, groups, rewards, max(lengths), rule.sibling_shrinkage, "children"
+    )
+    scale = trainer.args.scale_rewards or "group"  # the method's own
+    unit = reward_denominator(torch.tensor(rewards), torch.tensor(groups), scale=scale)
+    want = want / unit[:, None]
+    if rule.advantage_floor is not None:
+        want = want.clamp(min=rule.advantage_floor)
+    if trainer._method.branching.weights == "branches":
+        want = want * sibling_oracles.branch_weights(token, groups, max(lengths))
+    there = output["completion_mask"].bool().cpu()
+    got = output["advantages"].double().cpu()
+    torch.testing.assert_close(got[there], want[there].double(), rtol=1e-5, atol=1e-5)
+    assert not got[~there].any()
+
+
 @pytest.mark.parametrize(
     "settings",
     [
@@ -56,36 +91,9 @@ def completions(output) -> list[list[int]]:
 )
 def test_credit_of_a_branched_batch_is_that_of_its_tree(tmp_path, settings):
     trainer = build(tmp_path, settings)
-    rewards = []
-
-    def noted(completions, **columns):
-        rewards[:] = tiny.letter_reward(completions)
-        return rewards
-
-    trainer.reward_funcs = [noted]
-    output = trainer._generate_and_score_completions(batch_of(trainer))
-    rollout = trainer._rollout
-    rows = completions(output)
-    assert rows == rollout.completion_ids
-    assert max(map(len, rows)) <= 12
-
-    groups = [0] * 4 + [1] * 4
-    token = sibling_oracles.by_writers(rollout.parent, rollout.fork)
-    rule, lengths = trainer._rule, list(map(len, rows))
-    want = sibling_oracles.branch_advantages(
-        token, lengths, groups, rewards, max(lengths), rule.sibling_shrinkage, "children"
-    )
-    scale = settings.get("scale_rewards", "group")
-    unit = reward_denominator(torch.tensor(rewards), torch.tensor(groups), scale=scale)
-    want = want / unit[:, None]
-    if rule.advantage_floor is not None:
-        want = want.clamp(min=rule.advantage_floor)
-    if trainer._method.branching.weights == "branches":
-        want = want * sibling_oracles.branch_weights(token, groups, max(lengths))
-    there = output["completion_mask"].bool()
-    got = output["advantages"].double()
-    torch.testing.assert_close(got[there], want[there].double(), rtol=1e-5, atol=1e-5)
-    assert not got[~there].any()
+    output, rewards = scored(trainer)
+    assert max(map(len, completions(output))) <= 12
+    assert_credit_of_the_tree(trainer, output, rewards)
 
 
 def test_num_tokens_counts_what_was_generated(tmp_path):

@@ -1,4 +1,4 @@
-"""Milliseconds, bytes, and medians with intervals."""
+"""Milliseconds, bytes, and medians with intervals, on the CPU and on a CUDA device."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import statistics
 import time
 import weakref
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -25,15 +26,67 @@ def seconds(function: Callable[[], Any]) -> float:
 
 
 def busy_seconds(function: Callable[[], Any]) -> float:
-    """As `seconds`; on the CPU alone those that this process computed, whoever else waits for it.
+    """Of one call: on a CUDA device by its events, else those that this process computed.
 
-    With more than one thread these are the seconds of all.
+    The latter do not count who else waits for the CPU; with more than one thread they are the
+    seconds of all.
     """
-    if torch.accelerator.is_available():
-        return seconds(function)
-    start = time.process_time()
+    return seconds_by(CudaClock() if on_cuda() else Clock(time.process_time), function)
+
+
+def on_cuda() -> bool:
+    """Whether training steps run on a CUDA device."""
+    return torch.cuda.is_available()
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Seconds between two marks, read from a clock of this process."""
+
+    mark: Callable[[], float] = time.perf_counter
+
+    def between(self, start: float, end: float) -> float:
+        return end - start
+
+
+class CudaClock:
+    """Seconds between two marks in the current stream of a CUDA device, by its own clock.
+
+    A mark is an event that is put into the stream: it waits for nothing, so marks inside a step do
+    not slow it down. What the device waits for the host between two marks counts.
+    """
+
+    def mark(self) -> torch.cuda.Event:
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def between(self, start: torch.cuda.Event, end: torch.cuda.Event) -> float:
+        """Waits until the device has reached `end`."""
+        end.synchronize()
+        return start.elapsed_time(end) / 1e3
+
+
+def step_clock() -> Clock | CudaClock:
+    """For training steps: events where they run on a CUDA device, else the wall clock."""
+    return CudaClock() if on_cuda() else Clock()
+
+
+def seconds_by(clock: Clock | CudaClock, function: Callable[[], Any]) -> float:
+    """Of one call; what the device has yet to do from before is waited for, and not counted."""
+    if on_cuda():
+        torch.cuda.synchronize()
+    start = clock.mark()
     function()
-    return time.process_time() - start
+    return clock.between(start, clock.mark())
+
+
+def cuda_peak(function: Callable[[], Any]) -> int:
+    """Most bytes that PyTorch had allocated on the CUDA device in a call, above those before it."""
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    function()
+    return torch.cuda.max_memory_allocated() - before
 
 
 def synchronize() -> None:

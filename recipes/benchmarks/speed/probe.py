@@ -18,7 +18,8 @@ from trl import GRPOConfig, GRPOTrainer
 from trl_lambda import LambdaGRPOConfig, LambdaGRPOTrainer
 
 from .measuring import busy_seconds, median, megabytes
-from .step import Shape, make_trainer, rotated, step
+from .shapes import GROUP, Shape
+from .step import make_trainer, rotated, step
 
 SEGMENTS, MICRO_BATCHES = 8, 2
 PROBE = " ".join(str(number) for number in range(20, 32)) + " "
@@ -72,7 +73,7 @@ def _compared(rounds: int, shape: Shape, old_pass: bool, ways: Sequence[str]) ->
 def _trainer(way: str, shape: Shape, folder: str, old_pass: bool) -> GRPOTrainer:
     settings = {
         "beta": 0.0,
-        "per_device_train_batch_size": 8 * shape.groups // MICRO_BATCHES,
+        "per_device_train_batch_size": GROUP * shape.groups // MICRO_BATCHES,
         "steps_per_generation": MICRO_BATCHES,
         "gradient_accumulation_steps": 1 if old_pass else MICRO_BATCHES,
     }

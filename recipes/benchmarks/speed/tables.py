@@ -7,13 +7,14 @@ from rich.table import Table
 
 
 def show(console: Console, name: str, rows: list[dict]) -> None:
+    """The table of a part; behind its name may stand that of a shape."""
     shown = {
         "step": show_step,
         "probe": show_probes,
         "scale": show_scale,
         "rollout": show_rollouts,
     }
-    shown.get(name, show_kernels)(console, name, rows)
+    shown.get(name.split()[0], show_kernels)(console, name, rows)
 
 
 def show_kernels(console: Console, name: str, rows: list[dict]) -> None:
