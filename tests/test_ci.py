@@ -63,6 +63,7 @@ def test_the_guide_names_every_marker_and_every_set():
     assert {name for name in SETS if f"`{name}.parquet`" not in guide} == set()
 
 
+@pytest.mark.slow
 def test_tests_of_a_gpu_fail_where_there_is_none():
     """Asked for, none of them passes or skips: each names what is missing."""
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
