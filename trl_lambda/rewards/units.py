@@ -38,10 +38,10 @@ _SEPARATOR = re.compile(
 _COMMA = re.compile(r"(?<!\\)[,;]")
 _EQUALS = re.compile(r"(?<![<>!])=")
 
-# Letters of no variable: texts, commands with the names they take, e-notation, the left side of
-# an assignment.
+# Letters of no variable: texts, degrees Celsius, commands with the names they take, e-notation,
+# the left side of an assignment.
 _NO_LETTERS = re.compile(
-    rf"{TEXT}|\\(?:begin|end|mathbb|mathcal)\s*\{{[^{{}}]*\}}|\\[a-zA-Z]+|\d[eE][+-]?\d"
+    rf"{TEXT}|{_DEGREES}|\\(?:begin|end|mathbb|mathcal)\s*\{{[^{{}}]*\}}|\\[a-zA-Z]+|\d[eE][+-]?\d"
 )
 _ITALIC = re.compile(r"\\mathit\{([a-zA-Z])\}")
 _ASSIGNED = re.compile(r"(?:^|(?<!\\)[,;])[^,;=<>]*=")

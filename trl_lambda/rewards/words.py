@@ -90,7 +90,7 @@ _CHANGING = _listed(
     half halves third thirds fourth fourths fifth fifths sixth sixths seventh sevenths eighth
     eighths ninth ninths tenth tenths hundredth hundredths thousandth thousandths
     dozen dozens hundred hundreds thousand thousands million millions billion billions
-    trillion trillions lakh lakhs crore crores
+    trillion trillions lakh lakhs crore crores grand
     zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen
     sixteen seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety
     quarter once twice double triple
