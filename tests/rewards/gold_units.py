@@ -264,6 +264,11 @@ KINDS: dict[str, list[ByGold]] = {
             ],
             ["5", "5 thousand", "5 billion", "6 million", "5 dollars"],
         ),
+        (
+            "7",
+            ["7 packs of gum", "7 cookies left over", "7 an hour", "7 a day", "7 pts", "7 per bun"],
+            ["7 a b", "7 over 2", "7 cookies over 2", "7 gum", "7 packs of two"],
+        ),
         ("2.5 thousand", ["2500", "2.5 thousand people"], ["2.5"]),
         ("5 dozen", ["60", "5 dozen eggs"], ["5", "12"]),
         ("5", [], ["5 per cent", r"5\text{ per cent}", "5 grand"]),

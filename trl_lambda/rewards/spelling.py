@@ -87,6 +87,7 @@ _RULES: tuple[tuple[str, str, str], ...] = (
     ("\\\\", r"\\\\\s*\[\s*-?[\d.]+\s*(?:pt|em|ex|mm|cm|in|pc|bp|sp|mu)\s*\]", r"\\\\ "),
     ("", r"(?:\\\\\s*)+$|^\s*=", ""),
     ("style", r"\\(?:display|text|script)style" + _END, " "),
+    ("left", r"\bleft over\b", "leftover"),
     # Typefaces. Numerals need none, and words at the beginning of an answer may follow a number.
     ("\\", r"\{\s*\\(?:rm|bf|it)\b\s*(?!d\s*\})([^{}]*)\}", r"\\text{\1}"),
     ("\\", r"\\(?:rm|bf|it)\b\s*([^\\{}]*)$", r"\\text{\1}"),
@@ -94,6 +95,8 @@ _RULES: tuple[tuple[str, str, str], ...] = (
     ("\\", rf"^{UPRIGHT}\s*\{{\s*([-+]?\s*(?:\\?\$)?\s*[\d.][^{{}}]*)\}}$", r"\1"),
     ("\\", rf"({UPRIGHT}\s*\{{\s*(?:\([A-J]\)|[A-J][.:)]))\s*([^{{}}]+)\}}", r"\1} \2"),
     ("\\", rf"^(?:\\(?:text|math)bf|\\boldsymbol|\\bm)\s*\{{({_BALANCED})\}}$", r"\1"),
+    # Braces around all of it.
+    ("{", rf"^\{{({_BALANCED})\}}$", r"\1"),
     # Marks between numbers that stand in a text of their own.
     ("\\", rf"{UPRIGHT}\s*\{{\s*([:,])\s*\}}", r"\1 "),
     # Upright e and i are the constants; 3.2\text{e}-12 is e-notation, 5^{\text{th}} an ordinal.

@@ -218,8 +218,14 @@ def _is_unit(masked: str, run: list[re.Match[str]], alone: bool, *, last: bool) 
         return False
     if run[-1][0] == "and" and not last and len(run) > 1:
         run = run[:-1]
+    rate = run[0][0] in ("a", "an") and len(run) > 1 and len(run[1][0]) > 2  # 5 a day
     return all(
-        (word[0] in FILLERS and (index > 0 or word[0] == "of"))
-        or is_plain(word[0], tight=_LOOSE.search(masked[: word.start()]) is None, alone=alone)
+        (word[0] in FILLERS and (index > 0 or word[0] == "of" or rate))
+        or is_plain(
+            word[0],
+            tight=_LOOSE.search(masked[: word.start()]) is None,
+            alone=alone,
+            follows=index > 0 and len(run[0][0]) > 2,
+        )
         for index, word in enumerate(run)
     )
