@@ -250,9 +250,11 @@ def _equal_solutions(
     compare: Callable[..., bool], gold: Relational, answer: Relational, *options: object
 ) -> bool:
     """Whether relations have the same solutions; those without any, as x² = -1, need not agree."""
-    if _is_multiple(gold, answer):
+    if not isinstance(gold, Eq) and _is_multiple(gold, answer):
         return True
-    return compare(gold, answer, *options) and bool(solve(gold, gold.free_symbols))
+    if not compare(gold, answer, *options):
+        return False
+    return bool(solve(gold, gold.free_symbols)) or _is_multiple(gold, answer)
 
 
 def _is_multiple(gold: Relational, answer: Relational) -> bool:
