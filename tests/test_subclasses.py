@@ -75,6 +75,25 @@ def test_credit_metrics_and_record_come_from_the_rewards_of_the_subclass(tmp_pat
     assert recorded == SHAPED
 
 
+def test_rewards_of_one_trainer_alone_hold_for_every_batch(tmp_path):
+    """`trainer._calculate_rewards = …`, as notebooks replace a method."""
+    trainer = build(tmp_path, max_steps=3, **TREE)
+    calls = []
+
+    def mine(inputs, prompts, completions, completion_ids_list):
+        calls.append(len(prompts))
+        return WithoutSuper._calculate_rewards(
+            trainer, inputs, prompts, completions, completion_ids_list
+        )
+
+    trainer._calculate_rewards = mine
+    trainer.train()
+    assert len(calls) == 3
+    assert trainer._calculate_rewards is mine
+    logged = [log["reward"] for log in trainer.state.log_history if "reward" in log]
+    assert logged == [pytest.approx(sum(SHAPED) / 4)] * 3
+
+
 class WithNamesOfItsOwn(LambdaGRPOTrainer):
     """Names that users give to attributes and methods."""
 

@@ -96,6 +96,16 @@ def test_a_folder_that_is_deleted_begins_again(tmp_path, warned, undisturbed):
     assert "credit_log was deleted while the training goes on" in warning
 
 
+@pytest.mark.parametrize("content", ["{", "[1]", "[" * 100_000], ids=["torn", "list", "deep"])
+def test_a_meta_file_of_an_earlier_run_that_cannot_be_read(tmp_path, undisturbed, content):
+    run(tmp_path, credit_log_steps=1)
+    (tmp_path / "credit_log" / "meta.json").write_text(content)
+    trainer = disturbed(tmp_path)
+    assert torch.equal(tiny.parameters(trainer), undisturbed)
+    assert steps(tmp_path) == [0, 1, 2, 3]
+    assert (tmp_path / "_earlier_runs" / "unknown" / "credit_log" / "logs.jsonl").is_file()
+
+
 @pytest.mark.parametrize("name", ["meta.json", "logs.jsonl", "records-00000.jsonl"])
 def test_a_file_that_is_deleted_is_written_again(tmp_path, undisturbed, name):
     trainer = disturbed(tmp_path, (2, (tmp_path / "credit_log" / name).unlink))
@@ -181,6 +191,7 @@ FOREIGN = [
     b'{"kind": "group", "id": [], "step": 0, "mode": 1, "prompt": 2, "completions": 3}\n',
     b'{"kind": "update", "row": {}}\n',
     b"\x00\xff\n",
+    b"[" * 100_000 + b"\n",  # deeper than Python reads
 ]
 
 

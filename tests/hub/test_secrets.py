@@ -29,12 +29,14 @@ NAMES_OF_SECRETS = """
     x-api-key X-Api-Key x_goog_api_key apiKey apikey API_KEY_2 wandb_key WANDB_API_KEY openai_key
     OPENAI_API_KEY private_key Authorization Proxy-Authorization auth credentials GH_PAT cookie
     bearer jwt SENTRY_DSN hf_token_value api.key key password_of_mine judgeSecretText
+    private_key_pem webhook_url webhook passcode oauth ACCOUNT_KEY api_key_json
 """
 OTHER_NAMES = """
     eos_token pad_token stop_token_ids max_new_tokens num_input_tokens bad_words_ids tokenizer
     include_num_input_tokens_seen average_tokens_across_devices sort_key prompt_key answer_key
     ignore_keys_for_eval num_key_value_heads keyword monkey passes forward_pass_count secretary
     tokens_per_second think_end_token cache_key reward_fn_key authors signatures_seen
+    image_url base_url model_json
 """
 
 
@@ -84,6 +86,18 @@ TEXTS = [
     ("GET /v1?token=abc&top_k=3&sig=d%2Fe", ["abc", "d%2Fe"]),
     ("password=a, secret=bcd", ["bcd"]),
     ("my password: hunter2", ["hunter2"]),
+    ("Authorization: Basic dXNlcjpwYXNz", ["dXNlcjpwYXNz"]),
+    ("proxy-authorization=Basic dXNlcjpwYXNz", ["dXNlcjpwYXNz"]),
+    ("AccountName=me;AccountKey=abcdefgh123==;", ["abcdefgh123=="]),
+    ("SG.abcdefghijklmnop.abcdefghijklmnopqrst", ["SG.abcdefghijklmnop.abcdefghijklmnopqrst"]),
+    ("dckr_pat_abcdefghijklmnopqrst", ["dckr_pat_abcdefghijklmnopqrst"]),
+    ("dop_v1_0123456789abcdef0123456789abcdef", ["dop_v1_0123456789abcdef0123456789abcdef"]),
+    ("hvs.CAESIabcdefghijklmnop", ["hvs.CAESIabcdefghijklmnop"]),
+    ("shpat_0123456789abcdef0123456789abcdef", ["shpat_0123456789abcdef0123456789abcdef"]),
+    ("tvly-abcdefghijklmnopqr", ["tvly-abcdefghijklmnopqr"]),
+    ("post to https://hooks.slack.com/services/T0/B0/Xyz12345", ["T0/B0/Xyz12345"]),
+    ("https://discord.com/api/webhooks/123/abcDEF_123", ["123/abcDEF_123"]),
+    ("123456789:AAHdqTcvCH1vGWJxfSeofSAs0K5PALDsaw1", None),
     ("eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.sig", None),
     ("-----BEGIN RSA PRIVATE KEY-----\nab\n-----END RSA PRIVATE KEY-----", None),
 ]
@@ -108,6 +122,8 @@ def test_secrets_in_texts(text, secrets):
         "Find the key: it opens the door; return key=value pairs.",
         "Secret: think step by step.",
         "basic arithmetic, bearer bonds",
+        "Authorization: basic arithmetic is enough. See https://hooks.slack.com/docs.",
+        "The account key: none. SG.1, dop_v1, 12:30 at AA",
         "git@github.com:trl-lambda/trl-lambda.git, ssh://git@github.com/x",
         "https://huggingface.co/docs/trl/grpo_trainer#logged-metrics",
         "2f3a4b5c6d7e8f901234567890abcdef12345678",  # a commit

@@ -156,6 +156,12 @@ KINDS: dict[str, list[ByGold]] = {
         ),
         ("5B", ["(B) 5"], []),
         (r"\frac12", [r"\textbf{(D) }\frac{1}{2}"], [r"\textbf{(D) }\frac{1}{3}"]),
+        (
+            "D",
+            ["D)", "Option D", r"\text{Option D}", r"\text{Choice (D)}"],
+            ["Option C", "7"],
+            ["C)"],
+        ),
     ],
     "chains": [
         ("-2<x<7", ["7>x>-2"], ["7>x>-3", r"7\ge x>-2", "-2>x>7", "x<7"]),
@@ -173,6 +179,9 @@ KINDS: dict[str, list[ByGold]] = {
         ("y=2x+1", ["2x+1=y"], ["2x-1=y"]),
         ("2x+1", ["2x+1=y"], []),
         ("f(x)=x+1", ["x+1=f(x)"], []),
+        ("f(2)=7", ["f(2)=7", "7", "7=f(2)"], ["f(2)=8", "f(3)=7", "g(2)=7", "8"]),
+        (r"x\ne 5", [r"5\ne x"], [r"6\ne x"]),
+        ("0", ["f(3)=0", "g(0)=0"], ["f(3)=1", "f(0)=3"]),
     ],
     "repeated elements": [
         ("1", [], ["1,1"]),
@@ -190,6 +199,11 @@ KINDS: dict[str, list[ByGold]] = {
         (r"\emptyset", [r"\varnothing"], []),
         (r"\varnothing", [r"\emptyset", r"\{\}"], ["0", r"\{0\}"]),
         ("0", [], [r"\varnothing"]),
+        (
+            r"\emptyset",
+            [r"\text{empty set}", r"\text{the empty set}", "the empty set"],
+            [r"\text{set}"],
+        ),
     ],
     "rows with a height": [
         (
@@ -213,6 +227,11 @@ KINDS: dict[str, list[ByGold]] = {
             [r"\begin{pmatrix}1&2\\[6pt]3&4\end{pmatrix}"],
             [],
         ),
+        (
+            r"\begin{pmatrix}1&2\\3&4\end{pmatrix}",
+            [r"\begin{pmatrix}1&2\\*3&4\end{pmatrix}", r"\begin{pmatrix}1&2\\\\3&4\end{pmatrix}"],
+            [r"\begin{pmatrix}1&2\\*4&3\end{pmatrix}"],
+        ),
     ],
     "blanks at the ends": [
         (
@@ -220,5 +239,65 @@ KINDS: dict[str, list[ByGold]] = {
             [r"5\ ", r"\ 5", r"5\,", r"5\;", r"5\quad", r"\;5", "5~", r"5\ \ ", r"5\!"],
             [r"6\ "],
         ),
+        ("8", [r"8\hspace{1pt}", r"8\>", "8{}", r"8\enspace", r"8\phantom{x}"], [r"9\hspace{8pt}"]),
+    ],
+    "one name for a list": [
+        (
+            "2, 3",
+            [
+                "x=2,3",
+                "x = 3, 2",
+                r"x=2\text{ or }3",
+                "x = 2 or 3",
+                r"x\in\{2,3\}",
+                r"x=\{2,3\}",
+            ],
+            ["x=2,4", "x=2,3,4", "x=2,y=3,4", "x=2,2,3"],
+        ),
+        ("x=2, 3", ["2,3", "x=3,x=2", "x=3,2", "3, 2"], ["y=2,3", "2", "x=2"]),
+        ("x=2, x=3", ["x=2,3", r"x=2\text{ or }3"], ["y=2,3", "x=2,4"]),
+        (r"\{2,3\}", [r"x\in\{2,3\}", r"S=\{2,3\}", "x=2,3"], [r"S=\{2,4\}", r"S=\{2\}"]),
+        (r"S=\{2,3\}", [r"\{3,2\}", "2,3", r"S=\{3,2\}"], [r"T=\{2,3\}", r"\{2\}"]),
+        ("x=2, y=3", [r"x=2\text{, }y=3", "y=3,x=2"], ["x=3,y=2", "x=2,3"]),
+        ("3, 4", [r"3\text{, }4"], [r"3\text{, }5"]),
+    ],
+    "equations without solutions": [
+        ("x<2", ["2x<4", "3x-6<0", "4>2x"], ["-x<-2", "2x>4", "-2x>-5"]),
+        ("3x-4y=12", ["6x-8y=24", "4y-3x=-12"], ["6x-8y=12", "x-y=3"]),
+        (
+            "x^2-2x+5=0",
+            ["x^2-2x+5=0", "2x^2-4x+10=0", "x^2+5=2x"],
+            ["x^2+1=0", "x^2+2x+5=0", "x^2-2x+4=0"],
+        ),
+        ("x^2=-4", ["x^2+4=0"], ["x^2=-9"]),
+        ("z^2+z+1=0", ["z+1=-z^2"], ["z^2-z+1=0"]),
+        (r"\sin x=2", ["2=\\sin x"], [r"\cos x=3", r"\sin x=3"]),
+        ("e^x=-1", ["e^x+1=0"], ["e^x=-2"]),
+        ("|x|=-1", [], ["|x|=-2"]),
+        ("x^2+y^2=-1", [], ["x^2+y^2=-2", "x^2=-1"]),
+    ],
+    "arguments in parentheses": [
+        (
+            r"\log_2 3",
+            [r"\log_2(3)", r"\log_{2}(3)", r"\frac{\ln3}{\ln2}"],
+            [r"\log_2(4)", r"\log_3(2)"],
+        ),
+        ("3", [r"\log_2(8)", r"\log_2\left(8\right)"], [r"\log_2(9)"]),
+        (r"\sin^2(3)", [r"\sin^2 3", r"(\sin 3)^2"], [r"\sin^2(4)", "5"]),
+    ],
+    "braces around an answer": [
+        ("(2,4)", ["{(2,4)}", r"{\left(2,4\right)}"], ["{(4,2)}", "{2,4}"]),
+        ("[0,5)", ["{[0,5)}"], ["{[0,5]}"]),
+        (r"\frac34", [r"{3 \over 4}", r"{\frac34}"], [r"{4 \over 3}"]),
+        (r"(1,2)\cup(3,4)", [r"{(1,2)\cup(3,4)}"], [r"{(1,2)\cup(3,5)}"]),
+        ("864", [r"{864\text{ inches}^2}"], [r"{865\text{ inches}^2}"]),
+    ],
+    "bold answers": [
+        (
+            r"\frac34",
+            [r"\mathbf{\frac34}", r"\boldsymbol{\frac{3}{4}}", r"\bm{\frac34}"],
+            [r"\mathbf{\frac43}"],
+        ),
+        (r"2\sqrt3", [r"\mathbf{2\sqrt{3}}"], [r"\mathbf{2\sqrt{5}}"]),
     ],
 }

@@ -113,6 +113,22 @@ KINDS: dict[str, list[ByGold]] = {
         (r"x^2\text{ if }x>0", [r"x^2\text{ if }x>0"], [r"x^2\text{ if }x>1"]),
         ("x^2", [], [r"x^2\text{ if }x>0"]),
         ("2 boys and 3 girls", ["3 girls and 2 boys"], ["3 boys and 2 girls"]),
+        (
+            "45°30'",
+            [
+                r"45^{\circ}30^{\prime}",
+                "45° 30′",
+                r"45^\circ\,30'",
+                "45.5°",
+                r"45^{\circ}30'0''",
+                r"\angle A=45°30'",
+            ],
+            ["45°31'", "30°45'", "75", "75°", "45", "45°"],
+        ),
+        ("45", [], [r"30^\circ 15'", "40°5'", r"45^\circ 0' 1''"]),
+        (r"36^\circ 52' 12''", [r"36^{\circ}52^{\prime}12^{\prime\prime}", "36.87°"], ["100"]),
+        ("5'6\"", ["5' 6''", "5 ft 6 in", r"5\text{ feet }6\text{ inches}"], ["11", "5", "6'5\""]),
+        ("11", [], ["5'6\"", "5' 6''"]),
     ],
     "plain words after a number": [
         (
@@ -237,6 +253,26 @@ KINDS: dict[str, list[ByGold]] = {
         ("5 cm", ["5"], ["6 cm"]),
         ("9 (apples)", ["9"], []),
         ("2x", [], ["2"]),
+        (
+            r"5\text{ million}",
+            [
+                r"5\text{ million}",
+                "5 million dollars",
+                "5,000,000",
+                r"5\times10^6",
+                r"\$5\text{ million}",
+            ],
+            ["5", "5 thousand", "5 billion", "6 million", "5 dollars"],
+        ),
+        (
+            "7",
+            ["7 packs of gum", "7 cookies left over", "7 an hour", "7 a day", "7 pts", "7 per bun"],
+            ["7 a b", "7 over 2", "7 cookies over 2", "7 gum", "7 packs of two"],
+        ),
+        ("2.5 thousand", ["2500", "2.5 thousand people"], ["2.5"]),
+        ("5 dozen", ["60", "5 dozen eggs"], ["5", "12"]),
+        ("5", [], ["5 per cent", r"5\text{ per cent}", "5 grand"]),
+        (r"5\%", ["5 per cent", r"5\text{ per cent}"], ["6 per cent"]),
     ],
     "degrees": [
         (
@@ -259,6 +295,13 @@ KINDS: dict[str, list[ByGold]] = {
         ("45°", ["45", r"45^\circ"], []),
         ("30°, 60°", ["60°, 30°"], []),
         (r"(45^{\circ}, 60^{\circ})", ["(45°, 60°)"], []),
+        (
+            "30",
+            [r"30{}^\circ", "30^o", r"30^{o}", r"30^{\text{o}}", r"30\deg"],
+            ["31^o", r"31\deg"],
+        ),
+        ("-40°C", ["-40", r"-40^\circ\text{C}", "-40 °C", "-40°"], ["40°C", "-41°C"]),
+        (r"98.6^\circ F", [r"98.6^\circ\mathrm{F}", "98.6°F", "98.6"], ["98.7°F"]),
     ],
     "times of day": [
         (
@@ -276,6 +319,14 @@ KINDS: dict[str, list[ByGold]] = {
         ("5am", [], ["5"]),
         (r"12:30\,\text{PM}", ["12:30 pm"], []),
         ("12:30 am", ["0:30"], []),
+        (
+            r"\text{noon}",
+            [r"12\text{ noon}", "12:00 p.m.", "12 p.m.", "noon"],
+            ["midnight"],
+            ["12:00 a.m."],
+        ),
+        (r"12\text{ p.m.}", ["noon", r"\text{noon}"], ["midnight"]),
+        (r"\text{midnight}", ["12:00 a.m.", "12 a.m."], [], ["12:00 p.m."]),
     ],
     "ratios of three": [
         (
@@ -298,5 +349,10 @@ KINDS: dict[str, list[ByGold]] = {
         (r"1:\sqrt2:\sqrt3", [r"\sqrt2:2:\sqrt6"], []),
         ("a:b:c=1:2:3", ["1:2:3"], []),
         ("2:3:5", ["2:3:5.", "0.4:0.6:1"], []),
+        (
+            "2:3:4",
+            [r"2\text{ : }3\text{ : }4", r"2\text{:}3\text{:}4"],
+            [r"2\text{ : }4\text{ : }3"],
+        ),
     ],
 }

@@ -103,7 +103,7 @@ def _read_meta(folder: Path) -> dict[str, Any]:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = _parse(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(
             f"report: {path} is not JSON ({error}). Delete it or restore it."
         ) from error
@@ -126,7 +126,7 @@ def _lines(path: Path, run: Run, *, records: bool) -> Iterator[tuple[int, dict[s
         for number, line in enumerate(file, start=1):
             try:
                 content = _parse(line)
-            except ValueError:
+            except (ValueError, RecursionError):  # a foreign line, however deep
                 content = None
             if not isinstance(content, dict):
                 run.unreadable += bool(line.strip())

@@ -74,7 +74,7 @@ def read_meta(folder: Path) -> dict[str, Any] | None:
     """The content of `meta.json`; None where there is none, or it is no JSON object."""
     try:
         meta = json.loads((folder / META).read_bytes())
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
         return None
     return meta if isinstance(meta, dict) else None
 

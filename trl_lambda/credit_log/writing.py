@@ -226,7 +226,7 @@ def _counts(path: Path) -> dict[str, int]:
     """The numbers in a file's JSON object; none where there is no such thing."""
     try:
         content = json.loads(path.read_bytes())
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, RecursionError):
         return {}
     if not isinstance(content, dict):
         return {}

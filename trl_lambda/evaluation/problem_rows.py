@@ -65,7 +65,7 @@ def own_problem(
     if not any(gold_texts(answers)):
         raise ValueError(
             f"{place}: answers {_shown(answers)}: no gold can be read in them. Expected the answer "
-            r"itself, or a worked solution that ends in oxed{} or ####."
+            r"itself, or a worked solution that ends in \boxed{} or ####."
         )
     if answer_column is not None:
         columns["answers"] = [gold for gold in gold_texts(answers) if gold]

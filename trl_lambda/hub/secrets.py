@@ -24,14 +24,14 @@ def _words_of(text: str) -> frozenset[str]:
 # For the sure ones the end of a word is enough: PGPASSWORD.
 _SURE = ("password", "passwords", "passwd", "passphrase", "pwd", "secret", "secrets", "credential")
 _SURE += ("credentials", "authorization", "apikey", "secretkey", "accesskey", "privatekey")
-_SURE += ("accesstoken", "authtoken")
+_SURE += ("accesstoken", "authtoken", "passcode")
 _LIKELY = _words_of(
-    "token tokens key keys auth pass pat jwt cookie cookies bearer dsn webhook sig signature"
+    "token tokens key keys auth oauth pass pat jwt cookie cookies bearer dsn webhook sig signature"
 )
 # The words before a likely one that make it sure.
 _SURE_BEFORE = _words_of(
     "api access secret private auth authentication bearer hf hub wandb openai anthropic github "
-    "session refresh signing encryption license aws azure"
+    "session refresh signing encryption license aws azure account shared"
 )
 # Tokens of a vocabulary, and keys of a table: not those of a door.
 _HARMLESS_BEFORE = _words_of(
@@ -42,8 +42,8 @@ _HARMLESS_BEFORE = _words_of(
     "group metric reward fn solution gold field past ignore missing unexpected query first last "
     "second"
 )
-# Words that may follow: AWS_ACCESS_KEY_ID, API_KEY_2.
-_AFTER = _words_of("id ids value header str text env b64 base64")
+# Words that may follow: AWS_ACCESS_KEY_ID, API_KEY_2, webhook_url.
+_AFTER = _words_of("id ids value header str text env b64 base64 pem json url")
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 
 
@@ -81,12 +81,24 @@ _FORMS = re.compile(
     r"|(?:AKIA|ASIA)[A-Z0-9]{12,}|AIza[\w-]{30,}|ya29\.[\w-]{10,}"  # AWS, Google
     r"|xox[a-z]-[\w-]{8,}|npm_[A-Za-z0-9]{16,}|pypi-[\w-]{16,}"  # Slack, npm, PyPI
     r"|(?:gsk|r8)_[A-Za-z0-9]{16,}|(?:xai|nvapi|pplx)-[\w-]{16,}|wandb_v\d_\w{16,}"
+    r"|SG\.[\w-]{16,}\.[\w-]{16,}|dckr_pat_[\w-]{16,}|do[opr]_v1_[0-9a-f]{32,}"  # SendGrid, …
+    r"|hv[sb]\.[\w-]{16,}|shp[a-z]{2}_[0-9a-f]{32}|tvly-[\w-]{16,}"  # Vault, Shopify, Tavily
+    r"|[0-9]{8,10}:AA[\w-]{30,}"  # Telegram
     r"|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*"  # JSON web tokens
     r")"
     r"|-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----.*?(?:-----END [A-Z ]{0,40}PRIVATE KEY-----|\Z)",
     re.DOTALL,
 )
 _BEARER = re.compile(r"\bbearer\s+([A-Za-z0-9._~+/=-]{6,})", re.I)
+_BASIC = re.compile(
+    r"(?i:authorization[\"'\]]{0,2}\s?[=:]\s{0,9}[\"']?basic)\s+"
+    r"(?=[a-z+/=]*[A-Z0-9])([A-Za-z0-9+/=]{8,})"
+)
+# The path of a webhook is all that it takes to post there.
+_WEBHOOK = re.compile(
+    r"//(?:hooks\.slack\.com/(?:services|workflows)|discord(?:app)?\.com/api/webhooks)/"
+    r"([\w-]+/[\w/-]+)"
+)
 _IN_URL = re.compile(r"(?<![A-Za-z0-9])([A-Za-z][A-Za-z0-9+.-]{0,20})://([^/\s\"'<>]{1,2000})@")
 # A secret key of AWS: 30 random bytes in base64.
 _RANDOM = re.compile(r"(?<![\w/+.~-])[A-Za-z0-9+][A-Za-z0-9/+]{39}(?![\w/+.~-])")
@@ -105,7 +117,8 @@ def secret_parts(text: str, known: Iterable[str] = ()) -> list[tuple[int, int]]:
         known: texts that are secrets wherever they stand.
     """
     spans = _of_a_form(text)
-    spans += [match.span(1) for match in _BEARER.finditer(text)]
+    for pattern in (_BEARER, _BASIC, _WEBHOOK):
+        spans += [match.span(1) for match in pattern.finditer(text)]
     spans += [match.span(2) for match in _IN_URL.finditer(text) if _opens_a_door(match)]
     spans += [match.span() for match in _RANDOM.finditer(text) if _is_mixed(match[0])]
     spans += _assigned(text)

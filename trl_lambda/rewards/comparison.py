@@ -10,7 +10,7 @@ ones here:
   beginning: `0.666667` and `0.666666` are 2/3, and `3.14159` is π.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import combinations
@@ -29,6 +29,7 @@ from sympy import (
     MatrixBase,
     MatrixExpr,
     Mul,
+    Ne,
     Product,
     Rational,
     Sum,
@@ -38,9 +39,11 @@ from sympy import (
     oo,
     sign,
     simplify,
+    solve,
     zoo,
 )
 from sympy.core.function import AppliedUndef
+from sympy.core.relational import Relational
 
 from trl_lambda.rewards.reading import Decimal, Expression, Reading, as_written
 
@@ -117,7 +120,18 @@ def _equal(gold: Expression, answer: Expression) -> bool:
     assigned = isinstance(gold, Eq) and isinstance(answer, Eq) and gold.lhs == answer.lhs
     if assigned and isinstance(gold.lhs, (Symbol, AppliedUndef)) and _equal(gold.rhs, answer.rhs):
         return True
+    if _is_value_of_function(gold) and not isinstance(answer, (Relational, And)):
+        gold = gold.rhs
     return grader.verify(gold, answer, timeout_seconds=None)
+
+
+def _is_value_of_function(expression: Expression) -> bool:
+    """Whether this is f(2) = 7; where its argument is a variable, math-verify takes the value."""
+    return (
+        isinstance(expression, Eq)
+        and isinstance(expression.lhs, AppliedUndef)
+        and not expression.lhs.free_symbols
+    )
 
 
 def _elements(reading: Reading) -> list[Expression]:
@@ -147,6 +161,7 @@ def _states_falsehood(expression: Expression) -> bool:
     return any(
         isinstance(relation, Eq)
         and not relation.free_symbols
+        and not relation.has(AppliedUndef)  # of f(3), SymPy says that it is not 0
         and relation.lhs.equals(relation.rhs) is False
         for relation in relations
     )
@@ -158,6 +173,7 @@ def _exact_numbers(decimals: Decimals, cases_differ: bool) -> Iterator[None]:
     replacements = {
         "sympy_numeric_eq": partial(_equal_numbers, decimals),
         "sympy_symbolic_eq": _equal_symbolically,
+        "sympy_solve_and_compare": partial(_equal_solutions, grader.sympy_solve_and_compare),
     }
     if cases_differ:
         replacements["sympy_compare_symbols"] = _equal_names
@@ -228,6 +244,27 @@ def _equal_symbolically(gold: Basic, answer: Basic) -> bool:
     except Exception:  # SymPy's simplifications fail in many ways, none of which is an equality.
         return False
     return difference.is_zero_matrix if isinstance(difference, MatrixBase) else difference.is_zero
+
+
+def _equal_solutions(
+    compare: Callable[..., bool], gold: Relational, answer: Relational, *options: object
+) -> bool:
+    """Whether relations have the same solutions; those without any, as x² = -1, need not agree."""
+    if not isinstance(gold, Eq) and _is_multiple(gold, answer):
+        return True
+    if not compare(gold, answer, *options):
+        return False
+    return bool(solve(gold, gold.free_symbols)) or _is_multiple(gold, answer)
+
+
+def _is_multiple(gold: Relational, answer: Relational) -> bool:
+    """Whether one is the other multiplied by a number: 2x < 4 is x < 2, but -x < -2 is not."""
+    if type(gold) is not type(answer):
+        return False
+    factor = simplify((gold.lhs - gold.rhs) / (answer.lhs - answer.rhs))
+    if not factor.is_number or not factor.is_real:
+        return False
+    return factor != 0 if isinstance(gold, (Eq, Ne)) else factor.is_positive is True
 
 
 def _equal_names(gold: Basic, answer: Basic) -> bool:

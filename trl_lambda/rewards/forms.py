@@ -13,13 +13,16 @@ _CLOCK = re.compile(
     rf"(?:{_TEXT_OPENING}?\s*(?:(?P<half>[aApP])\.?\s*[mM]\.?|(?P<noon>noon)|(?P<night>midnight))"
     r"\s*\}?)?"
 )
+_NOON_OR_MIDNIGHT = re.compile(rf"{_TEXT_OPENING}?\s*(?:(?P<noon>noon)|midnight)\s*\}}?")
 # 5am is five o'clock only with a blank or a capital.
 _PRODUCT = re.compile(r"\d+[ap]m")
 _COLON = re.compile(":")
 _COMMA = re.compile(r"(?<!\\)[,;]")
 _EQUALS = re.compile(r"(?<![<>!])=")
 
-_LETTER = re.compile(rf"{_TEXT_OPENING}?\s*\(?\s*(?P<letter>[A-J])\s*\)?\s*[.:]?\s*\}}?")
+_LETTER = re.compile(
+    rf"{_TEXT_OPENING}?\s*(?:(?:[Oo]ption|[Cc]hoice|[Aa]nswer):?\s*)?\(?\s*(?P<letter>[A-J])\s*\)?\s*[.:]?\s*\}}?"
+)
 _LETTER_AND_VALUE = re.compile(
     rf"(?:{_TEXT_OPENING}\s*(?:\((?P<in_text>[A-J])\)|(?P<dotted_text>[A-J])[.:)])"
     r"(?P<inside>[^{}]*)\}"
@@ -53,7 +56,10 @@ class Clock(NamedTuple):
 
 
 def clock(text: str) -> Clock | None:
-    """Reads a time of day: `10:30`, `10:30 a.m.`, `3 p.m.`, or the bare hour."""
+    """Reads a time of day: `10:30`, `10:30 a.m.`, `3 p.m.`, `noon`, or the bare hour."""
+    named = _NOON_OR_MIDNIGHT.fullmatch(text)
+    if named is not None:
+        return Clock(12, None, 0, "p" if named["noon"] else "a")
     found = _CLOCK.fullmatch(text)
     if found is None or int(found["hour"]) > 24 or int(found["minute"] or 0) > 59:
         return None
@@ -89,7 +95,7 @@ class Choice(NamedTuple):
 
 
 def choice(text: str) -> Choice | None:
-    r"""Reads `B`, `\text{(B)}`, `\textbf{(B)}\ 5`, `(B) 5`, `B. 5`; `None` for another text."""
+    r"""Reads `B`, `\text{(B)}`, `Option B`, `\textbf{(B)}\ 5`, `(B) 5`, `B. 5`; else `None`."""
     alone = _LETTER.fullmatch(text)
     if alone is not None:
         return Choice(alone["letter"], "")

@@ -4,9 +4,10 @@ r"""Numerals as people write them, brought to the spelling that the parser reads
 |---|---|
 | `58,500`, `58{,}500`, `10,\!080`, `10\,080`, `10 080` | `58500`, `10080` |
 | `2.3 \times 10^{8}`, `2.3*10^8`, `2.3e8` | `2.3E8` |
-| `0.1\overline{6}`, `0.\dot{3}`, `0.(3)` | `(\frac{15}{90})`, … |
+| `0.1\overline{6}`, `0.\dot{3}`, `0.1(6)`, `0.1666...` | `(\frac{15}{90})`, … |
 | `3 1/2` | `3\frac{1}{2}` |
 | `10^-12` | `10^{-12}` |
+| `5\text{ million}`, where the gold has such a word | `5\times10^{6}` |
 
 The parser would read the second number of `58,500` as another answer, the letter of `2.3e8` as
 Euler's number, and `3 1/2` as 3 + 1/2 or 3 · 1/2 as it comes.
@@ -15,6 +16,7 @@ Euler's number, and `3 1/2` as 3 + 1/2 or 3 · 1/2 as it comes.
 import re
 
 from trl_lambda.rewards.brackets import in_list
+from trl_lambda.rewards.spelling import UPRIGHT
 
 _GAP = r"(?:\s|~|\\[, ])"
 _GROUPED_BY_GAPS = re.compile(rf"(?<![\d.])\d{{1,3}}(?:{_GAP}\d{{3}})+(?![\d.])")
@@ -34,12 +36,34 @@ _E_NOTATION, _CAPITAL_E_NOTATION = (
 # Euler's number, which stands in no e-notation: 2e, e^2, e-2.
 _EULER = re.compile(r"(?<![\w\\.])e(?![a-zA-Z])|(?<![a-zA-Z\\])e(?!\{?[+-]?\d|[a-zA-Z])|\\exp\b")
 
+_MULTIPLIERS = {
+    "hundred": r"\times10^{2}",
+    "thousand": r"\times10^{3}",
+    "million": r"\times10^{6}",
+    "billion": r"\times10^{9}",
+    "trillion": r"\times10^{12}",
+    "dozen": r"\cdot12",
+}
+_MULTIPLIER = re.compile(
+    rf"(?<=[\d}}])(?:\s|~|\\[ ,;:])*(?P<opening>{UPRIGHT}\s*\{{\s*)?"
+    rf"(?P<word>{'|'.join(_MULTIPLIERS)})s?(?![a-zA-Z-])(?(opening)(?P<rest>[^{{}}]*)\}})"
+)
+
+_ELLIPSIS = r"(?:\.\.\.|\\[lc]?dots(?![a-zA-Z]))"
 _REPEATING = re.compile(
     r"(?<![\d.])(?P<whole>\d*)\.(?P<once>\d*)"
     r"(?:\\dot\s*\{?(?P<first>\d)\}?(?P<middle>\d*)\\dot\s*\{?(?P<last>\d)\}?"
-    r"|\\(?:overline|bar|dot|widebar)\s*\{?\s*(?P<again>\d+)\s*\}?)"
+    rf"|\\(?:overline|bar|dot|widebar)\s*\{{?\s*(?P<again>\d+)\s*\}}?)(?:\s*{_ELLIPSIS})?"
 )
-_REPEATING_IN_PARENTHESES = re.compile(r"(?<![\d.])(?P<whole>\d*)\.\((?P<again>\d+)\)")
+_REPEATING_IN_PARENTHESES = re.compile(
+    r"(?<![\d.])(?P<whole>\d*)\.(?P<once>\d*)\((?P<again>\d+)\)(?!\d)"
+)
+# Digits that stand there three times at least, before the dots: 0.1666..., 0.272727...
+_REPEATING_BEFORE_DOTS = re.compile(
+    rf"(?<![\d.])(?P<whole>\d*)\.(?P<once>\d{{0,20}}?)(?P<again>\d{{1,12}}?)(?P=again){{2,20}}\s*{_ELLIPSIS}"
+)
+# Other decimals that go on are as good as one that is cut off, if they are no mere estimate.
+_GOES_ON = re.compile(rf"(?<![\d.])(\d*\.\d{{5,}})\s*{_ELLIPSIS}")
 
 _SPACE = r"(?:\s|~|\\[ ,;:])"
 _MIXED = re.compile(rf"(?<![\d.])(\d+){_SPACE}+(\d+)\s*/\s*(\d+)(?![\d/.^])")
@@ -74,11 +98,29 @@ def respell_numerals(text: str, *, euler: bool = False) -> str:
         return text
     text = _NEGATIVE_EXPONENT.sub(r"^{\1}", _close_up(text))
     if "." in text:
-        text = _REPEATING_IN_PARENTHESES.sub(_as_fraction, _REPEATING.sub(_as_fraction, text))
+        for repeating in (_REPEATING, _REPEATING_IN_PARENTHESES, _REPEATING_BEFORE_DOTS):
+            text = repeating.sub(_as_fraction, text)
+        text = _GOES_ON.sub(r"\1", text)
     text = _TIMES_TEN.sub(_as_e_notation, text)
     notation = _CAPITAL_E_NOTATION if euler else _E_NOTATION
     text = notation.sub(_as_e_notation, text)
     return _split_products(_MIXED.sub(_as_mixed_number, text))
+
+
+def has_multiplier(text: str) -> bool:
+    """Whether a number is followed by `million` or the like."""
+    return _MULTIPLIER.search(text) is not None
+
+
+def multiplied(text: str) -> str:
+    r"""The text with `5\text{ million dollars}` as `5\times10^{6}\text{ dollars}`."""
+
+    def spelled(found: re.Match[str]) -> str:
+        rest = found["rest"] or ""
+        factor = _MULTIPLIERS[found["word"]]
+        return factor + (rf"\text{{{rest}}}" if found["opening"] and rest.strip() else "")
+
+    return _MULTIPLIER.sub(spelled, text)
 
 
 def has_euler(text: str) -> bool:

@@ -23,6 +23,7 @@ from sympy import (
     Integer,
     Interval,
     MatrixBase,
+    Ne,
     Rational,
     Symbol,
     Tuple,
@@ -33,6 +34,7 @@ from sympy.core.relational import Relational
 from trl_lambda.rewards.brackets import nesting
 
 Expression = Basic | MatrixBase
+_NAMES = (Symbol, AppliedUndef)
 
 # Golds of the usual sets nest two deep; the time of the parser doubles with every level.
 MAX_NESTING = 16
@@ -176,7 +178,7 @@ def _exact_decimal(number: Float, decimals: dict[Rational, Decimal]) -> Expressi
 
 
 def _oriented(expression: Expression) -> Expression:
-    """Chains from small to large, and equations with their lone symbol on the left."""
+    """Chains from small to large, equations with their lone symbol on the left, and one a value."""
     if isinstance(expression, And):
         relations = as_written(expression)
         if all(isinstance(relation, (Gt, Ge)) for relation in relations):
@@ -185,8 +187,11 @@ def _oriented(expression: Expression) -> Expression:
         return expression.reversed
     elif isinstance(expression, FiniteSet):
         return FiniteSet(*map(_oriented, as_written(expression)))
-    elif isinstance(expression, Eq) and not isinstance(expression.lhs, (Symbol, AppliedUndef)):
+    elif isinstance(expression, Eq) and isinstance(expression.rhs, FiniteSet):  # x = 2, 3
+        values = as_written(expression.rhs)
+        return FiniteSet(*(Eq(expression.lhs, value, evaluate=False) for value in values))
+    elif isinstance(expression, (Eq, Ne)) and not isinstance(expression.lhs, _NAMES):
         left, right = expression.args
-        if isinstance(right, (Symbol, AppliedUndef)) and not left.has(right):
-            return Eq(right, left, evaluate=False)
+        if isinstance(right, _NAMES) and not left.has(right):
+            return expression.func(right, left, evaluate=False)
     return expression

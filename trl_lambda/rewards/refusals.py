@@ -10,7 +10,9 @@ import re
 from trl_lambda.rewards.spelling import TEXT
 from trl_lambda.rewards.words import changes_number
 
-_PERCENT = re.compile(r"\\?%|(?:\\text\{\s*)?\b(?:percent(?:age)?|pct)\b(?:\s*\})?", re.IGNORECASE)
+_PERCENT = re.compile(
+    r"\\?%|(?:\\text\{\s*)?\b(?:per\s?cent(?:age)?|pct)\b(?:\s*\})?", re.IGNORECASE
+)
 
 # A numeral and its base: 4210_5, 4210_{5}, (4210)_5, \text{4210}_5, 4210_{\text{five}}; but
 # not the upper and lower index in P^{10}_{4}.
@@ -33,8 +35,10 @@ _BASE_NAMES = {
 
 _SPACE = r"(?:\s|~|\\[,;: ]|\\q?quad)"
 _NUMERAL_IN_PARENTHESES = r"\(\d+\)"
-# Digits that belong to a command: \frac 1 2, \frac1{2}, \log_2 8.
-_ARGUMENTS = re.compile(r"\\[dtc]?frac\s*\d\s*|_\s*\d(?=\s)")
+# Digits that belong to a command: \frac 1 2, \frac1{2}, \log_2 8, \log_2(8), \sin^2(3).
+_ARGUMENTS = re.compile(
+    r"\\[dtc]?frac\s*\d\s*|_\s*\d(?=\s)|\\log\s*_\s*\d|\\(?:sin|cos|tan|cot|sec|csc|ln|log)\s*\^\s*\d"
+)
 _SIDE_BY_SIDE = re.compile(
     rf"\d{_SPACE}+\d|[\d)]\s*{_NUMERAL_IN_PARENTHESES}|{_NUMERAL_IN_PARENTHESES}\s*\d"
     r"|\d\s*\{\d+\}|(?<![a-zA-Z}\]])\{\d+\}\s*\{\d+\}"

@@ -38,10 +38,10 @@ _SEPARATOR = re.compile(
 _COMMA = re.compile(r"(?<!\\)[,;]")
 _EQUALS = re.compile(r"(?<![<>!])=")
 
-# Letters of no variable: texts, commands with the names they take, e-notation, the left side of
-# an assignment.
+# Letters of no variable: texts, degrees Celsius, commands with the names they take, e-notation,
+# the left side of an assignment.
 _NO_LETTERS = re.compile(
-    rf"{TEXT}|\\(?:begin|end|mathbb|mathcal)\s*\{{[^{{}}]*\}}|\\[a-zA-Z]+|\d[eE][+-]?\d"
+    rf"{TEXT}|{_DEGREES}|\\(?:begin|end|mathbb|mathcal)\s*\{{[^{{}}]*\}}|\\[a-zA-Z]+|\d[eE][+-]?\d"
 )
 _ITALIC = re.compile(r"\\mathit\{([a-zA-Z])\}")
 _ASSIGNED = re.compile(r"(?:^|(?<!\\)[,;])[^,;=<>]*=")
@@ -218,8 +218,14 @@ def _is_unit(masked: str, run: list[re.Match[str]], alone: bool, *, last: bool) 
         return False
     if run[-1][0] == "and" and not last and len(run) > 1:
         run = run[:-1]
+    rate = run[0][0] in ("a", "an") and len(run) > 1 and len(run[1][0]) > 2  # 5 a day
     return all(
-        (word[0] in FILLERS and (index > 0 or word[0] == "of"))
-        or is_plain(word[0], tight=_LOOSE.search(masked[: word.start()]) is None, alone=alone)
+        (word[0] in FILLERS and (index > 0 or word[0] == "of" or rate))
+        or is_plain(
+            word[0],
+            tight=_LOOSE.search(masked[: word.start()]) is None,
+            alone=alone,
+            follows=index > 0 and len(run[0][0]) > 2,
+        )
         for index, word in enumerate(run)
     )

@@ -18,7 +18,12 @@ import logging
 from trl_lambda.rewards.comparison import proportional, same
 from trl_lambda.rewards.forms import choice, clock, is_time, ratio_terms, with_both_signs
 from trl_lambda.rewards.letters import letters_in_both_cases, same_words, with_case
-from trl_lambda.rewards.numerals import has_euler, respell_numerals
+from trl_lambda.rewards.numerals import (
+    has_euler,
+    has_multiplier,
+    multiplied,
+    respell_numerals,
+)
 from trl_lambda.rewards.reading import Reading, read
 from trl_lambda.rewards.refusals import is_refused, without_percent
 from trl_lambda.rewards.spelling import respell
@@ -61,6 +66,8 @@ def _judge_one(gold: str, answer: str) -> Reason:
 
 def _spelled_alike(gold: str, answer: str) -> tuple[str, str]:
     """Numerals and words after them in one spelling, with regard to the other text."""
+    if has_multiplier(gold):  # Of a gold of 5, 5 million is no answer, however it is spelled.
+        gold, answer = multiplied(gold), multiplied(answer)
     euler_in_gold, euler_in_answer = has_euler(gold), has_euler(answer)
     gold = mark_words(respell_numerals(gold, euler=euler_in_answer), answer=False)
     answer = respell_numerals(answer, euler=euler_in_gold)
@@ -77,15 +84,17 @@ def _equal(gold: str, answer: str, ours: Measured, theirs: Measured) -> bool:
 
 
 def _equal_choices(gold: str, answer: str) -> bool | None:
-    """Compares a letter with its value; `None` where neither text has both."""
+    """Compares letters, and their values; `None` where a text is no choice."""
     ours, theirs = choice(gold), choice(answer)
     if ours is not None and ours.value:
         if theirs is None:
             return _judge_one(ours.value, answer) == "ok"
         same_value = not theirs.value or _judge_one(ours.value, theirs.value) == "ok"
         return ours.letter == theirs.letter and same_value
-    if theirs is None or not theirs.value:
+    if theirs is None:
         return None
+    if not theirs.value:
+        return None if ours is None else ours.letter == theirs.letter
     if ours is not None:
         return ours.letter == theirs.letter
     return None if variables(gold) else _judge_one(gold, theirs.value) == "ok"

@@ -64,6 +64,7 @@ _SPELLINGS = """
     ha hectare hectares
     kb mb gb tb
     unit units
+    pts
 """
 _NAMES = {
     spelling: line.split()[0]
@@ -90,7 +91,7 @@ _CHANGING = _listed(
     half halves third thirds fourth fourths fifth fifths sixth sixths seventh sevenths eighth
     eighths ninth ninths tenth tenths hundredth hundredths thousandth thousandths
     dozen dozens hundred hundreds thousand thousands million millions billion billions
-    trillion trillions lakh lakhs crore crores
+    trillion trillions lakh lakhs crore crores grand
     zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen
     sixteen seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety
     quarter once twice double triple
@@ -120,13 +121,14 @@ def changes_number(text: str) -> bool:
     return bool(words & _CHANGING) or re.search(r"(?<![\w^{-])\d", text) is not None
 
 
-def is_plain(word: str, *, tight: bool, alone: bool) -> bool:
+def is_plain(word: str, *, tight: bool, alone: bool, follows: bool = False) -> bool:
     """Whether a word after a number is a unit or a noun, and no product of variables.
 
     Args:
         word: Letters, with hyphens or apostrophes.
         tight: Whether the word follows the number without a blank, as in `5cm`.
         alone: Whether a single letter may be a unit: in an answer to a gold without variables.
+        follows: Whether it follows another word, and so is no product itself: 5 packs of gum.
     """
     lower = word.lower()
     if len(word) == 1:
@@ -139,7 +141,9 @@ def is_plain(word: str, *, tight: bool, alone: bool) -> bool:
         return False
     if re.fullmatch("[A-Z]{2,4}s", word):  # TVs, CDs.
         return True
-    return lower in _SHORT_NOUNS or (len(word) > 3 and re.search("[aeiou]", lower) is not None)
+    shortest = 3 if follows else 4
+    has_vowel = re.search("[aeiou]", lower) is not None
+    return lower in _SHORT_NOUNS or (len(word) >= shortest and has_vowel)
 
 
 def has_known_unit(words: Iterable[str]) -> bool:

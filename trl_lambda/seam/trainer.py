@@ -296,6 +296,8 @@ class SeamTrainer(ScoringTrainer):
         """Notes what TRL gets from the outermost `_calculate_rewards`, be it a user's override."""
         seen: list[Rewards] = []
         outermost = self._calculate_rewards
+        # A method that replaces the class's on this trainer alone comes back afterwards.
+        of_this_trainer = "_calculate_rewards" in vars(self)
 
         def observed(inputs, prompts, completions, completion_ids_list):
             rewards_NF = outermost(inputs, prompts, completions, completion_ids_list)
@@ -316,7 +318,10 @@ class SeamTrainer(ScoringTrainer):
         try:
             yield seen
         finally:
-            del self._calculate_rewards
+            if of_this_trainer:
+                self._calculate_rewards = outermost
+            else:
+                del self._calculate_rewards
 
     def _scored_batch(self, inputs, output, scored: Rewards) -> ScoredBatch:
         completion_mask, prompt_mask = output["completion_mask"], output["prompt_mask"]
