@@ -19,8 +19,8 @@ RESULTS = BENCHMARKS / "results"
 README = BENCHMARKS / "learning" / "README.md"
 
 # `short` with fixed texts of three tokens, and a start that takes seconds.
-TINY = tagged_task(
-    "tiny",
+SMALLER = tagged_task(
+    "smaller",
     "three of 12 tokens",
     [TEXT[:3], TEXT[3:6], TEXT[6:9], ""],
     right=0.5,
@@ -39,9 +39,9 @@ TINY = tagged_task(
 
 @pytest.mark.slow
 def test_the_shipped_branch_does_not_collapse_where_grpo_learns(tmp_path, monkeypatch):
-    monkeypatch.setitem(TASKS, "tiny", TINY)
+    monkeypatch.setitem(TASKS, "smaller", SMALLER)
     curves = {
-        method: train(Run("tiny", method, 1e-3, 0, generations=60), tmp_path)["curve"]
+        method: train(Run("smaller", method, 1e-3, 0, generations=60), tmp_path)["curve"]
         for method in ("GRPO", "branch")
     }
     for curve in curves.values():

@@ -184,15 +184,15 @@ def test_a_grid_grows_until_the_best_rate_lies_inside():
     low, middle, high = TASKS["first"].learning_rates
     tried, chosen = grown(middle)
     assert list(tried) == [low, middle, high]
-    assert chosen == {("first", "GRPO"): middle}
+    assert chosen == {("first", "GRPO"): low}  # one step below
     tried, chosen = grown(best=2.8e-3)
     assert list(tried) == [low, middle, high, 2e-3, 2.8e-3, 4e-3]
-    assert chosen == {("first", "GRPO"): 2.8e-3}
+    assert chosen == {("first", "GRPO"): 2e-3}
     tried, chosen = grown(best=5e-4)
     assert list(tried) == [3.5e-4, 4.9e-4, low, middle, high]
     # A run that crashed was never right.
     tried, chosen = grown(best=2.8e-3, failing=(2.8e-3,))
-    assert chosen == {("first", "GRPO"): 2e-3}
+    assert chosen == {("first", "GRPO"): high}
 
 
 def test_a_grid_that_finds_no_end_stops_growing():
@@ -266,7 +266,7 @@ def test_the_report_says_what_the_runs_say(tmp_path):
     low = TASKS["first"].learning_rates[0]
 
     def height(run):
-        return base[run.method] + 0.01 * (run.seed % 3) - (run.learning_rate > 2e-3) * 0.02
+        return base[run.method] + 0.01 * (run.seed % 3)
 
     store = store_of(tmp_path, PLAN, height)
     crashed = PLAN.run("first", "DAPO", low, 0)
@@ -366,6 +366,14 @@ def test_methods_that_are_named_come_with_their_reference():
         plans.only(FULL, ["GPRO"])
 
 
+def test_fewer_seeds_are_the_first_ones():
+    assert plans.only(FULL, seeds=3).seeds == (0, 1, 2)
+    assert plans.only(FULL) == FULL
+    for wrong in (1, 11):
+        with pytest.raises(SystemExit, match=f"--seeds {wrong}: from 2"):
+            plans.only(FULL, seeds=wrong)
+
+
 def test_a_readme_without_marks_is_left_alone(tmp_path, capsys):
     readme = tmp_path / "README.md"
     readme.write_text("mine")
@@ -436,7 +444,7 @@ def kill_when(condition, arguments: tuple[str, ...], folder: Path) -> None:
         [sys.executable, str(BENCHMARKS / "learning"), *arguments], cwd=folder, env=environment,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    until = time.monotonic() + 120
+    until = time.monotonic() + 600
     while not condition():
         assert process.poll() is None, "it ended before it could be killed"
         assert time.monotonic() < until

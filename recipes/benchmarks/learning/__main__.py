@@ -8,8 +8,8 @@
 
 Tiny models on four tasks that differ in where the token sits that decides (see tasks.py), one
 process a core with one thread each. The learning rate of each method is tuned on each task with
-seeds of its own, by the rule in plan.py; then ten new seeds are run. All of it takes about an hour
-and a quarter on two cores.
+seeds of its own, by the rule in plan.py; then ten new seeds are run, or as many as --seeds says.
+All of it takes about an hour and a quarter on two cores.
 
 Kill it whenever you like and start it again with the same arguments: finished runs are kept in
 OUTPUT_DIR/runs.jsonl, and what was under way is done again. A run that crashed is recorded with its
@@ -77,6 +77,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="these of methods.py alone, beside the one that all are compared with",
     )
     parser.add_argument(
+        "--seeds", type=int, help="so many of the ten seeds of the results; --report with them, too"
+    )
+    parser.add_argument(
         "--compare", choices=("branching",), help="accuracy against tokens, see above"
     )
     parser.add_argument("--report", action="store_true", help="train nothing, write the report")
@@ -115,8 +118,7 @@ def main() -> None:
     from benchmarks.learning.runs import Store
 
     plan = plans.SMOKE if args.smoke else plans.FULL
-    if args.methods:
-        plan = plans.only(plan, args.methods)
+    plan = plans.only(plan, args.methods, args.seeds)
     store = Store(args.output_dir / "runs.jsonl")
     if not args.report and not run_plan(args, plan, store):
         raise SystemExit(3)

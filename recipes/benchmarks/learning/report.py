@@ -25,7 +25,7 @@ from .estimators import (
     stratified_bootstrap,
 )
 from .methods import METHODS
-from .plan import REFERENCE, Lookup, Plan, chosen_rates, final_accuracy, grid
+from .plan import REFERENCE, Lookup, Plan, best_rate, chosen_rates, final_accuracy, grid
 from .runs import Record, Store, versions
 from .table import insert, markdown
 from .tasks import TASKS
@@ -93,7 +93,7 @@ def learning(plan: Plan, store: Store) -> dict[str, Any]:
         "runs": len(store.records),
         "failed_runs": sum("error" in r for r in store.records.values()),
         "cpu_hours": round(sum(seconds) / 3600, 2),
-        "tasks": {t: task_entry(plan, t, runs) for t in plan.tasks},
+        "tasks": {t: task_entry(t, runs) for t in plan.tasks},
         "settings": {m: vars(METHODS[m]) for m in plan.methods},
         "overall": overall(plan, runs),
         "results": {
@@ -113,13 +113,12 @@ def final_runs(plan: Plan, lookup: Lookup) -> Runs:
     return runs
 
 
-def task_entry(plan: Plan, name: str, runs: Runs) -> dict[str, Any]:
+def task_entry(name: str, runs: Runs) -> dict[str, Any]:
     told = TASKS[name].settings()
     ran = [r for (task, _), records in runs.items() for r in records if task == name]
     starts = [record["curve"][0] for record in ran if "curve" in record]
     if starts:
         told |= {"start": starts[0][2], "start_pass_at_k": starts[0][3]}
-    told |= {"generations": plan.run(name, REFERENCE, 0.0, 0).generations}
     return told | {"faults": faults(name, runs.get((name, REFERENCE), []))}
 
 
@@ -180,7 +179,7 @@ def result(runs: Runs, cell: Cell, tried: dict[float, float | None]) -> dict[str
     entry = {
         "learning_rate": rate,
         "tried": {f"{r:g}": s for r, s in tried.items()},
-        "edge": rate in (min(tried), max(tried)) and len(tried) > 1,
+        "edge": best_rate(tried) in (min(tried), max(tried)),
         "final": round(float(final.mean()), 4),
         "interquartile": round(float(interquartile_mean(final)), 4),
         "lowest": round(float(final.min()), 4),

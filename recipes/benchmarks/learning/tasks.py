@@ -12,7 +12,7 @@ the prompt, one tagged operand each: the operand plus 1, modulo 5. The fixed tex
 twice, so that a tiny model writes it almost without error.
 
 `short` is what branching rollouts are measured on in `--compare branching`: noisier, faster, and a
-reward that looks at the digits alone.
+reward that looks at the digits alone. `tiny` is there for `--smoke`.
 """
 
 from __future__ import annotations
@@ -244,4 +244,15 @@ TASKS[SHORT] = tagged_task(
     schedule="constant_with_warmup",
     max_grad_norm=1.0,
     measured=2,
+)
+# For runs that only have to run.
+TINY = "tiny"
+TASKS[TINY] = tagged_task(
+    TINY,
+    "first of 5 tokens",
+    ["", TEXT[:4]],
+    right=0.5,
+    generations=5,
+    learning_rates=(1e-3,),
+    warm_start_steps=100,
 )
