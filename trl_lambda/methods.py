@@ -192,7 +192,10 @@ METHODS: Mapping[str, Preset] = MappingProxyType(
                 "trace_style": ("recent", "the λ-return, eq. 16"),
                 "trace_mode": ("advantage", "the λ-return is an advantage"),
                 "trace_per": ("step", "a segment is what the critic judges"),
-                "trace_lambda": (0.8, "best of three in recipes/benchmarks/learning; per segment"),
+                "trace_lambda": (
+                    0.8,
+                    "level with 1 and ahead of 0.5 in recipes/benchmarks/learning; per segment",
+                ),
                 "normalize_trace": (False, "the λ-return is no mean"),
                 "loss_type": ("dapo", "a token's term does not depend on the length"),
                 "scale_rewards": ("batch", "a group's own deviation may be far below V's error"),

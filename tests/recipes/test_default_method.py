@@ -41,14 +41,15 @@ def full(told: dict) -> dict:
 
 
 def verdicts_in_learning(told: dict) -> list[str | None]:
-    """The verdict on each task, None where the credit was not trained."""
+    """The verdict on each task that measures what it says; None where it was not trained."""
     data = json.loads((RESULTS / "learning.json").read_text())
     for name, of in data["settings"].items():
         ours = of["trainer"] == "LambdaGRPOTrainer"
         if ours and of["steps_share"] == 1 and trained(full(of["told"])) == trained(told):
-            found = [data["results"].get(f"{name} | {task}", {}) for task in data["tasks"]]
+            tasks = [task for task, entry in data["tasks"].items() if not entry["faults"]]
+            found = [data["results"].get(f"{name} | {task}", {}) for task in tasks]
             return [entry.get("verdict") for entry in found]
-    return [None] * len(data["tasks"])
+    return [None]
 
 
 def verdict_on_language(told: dict) -> str | None:

@@ -17,7 +17,7 @@ from benchmarks.learning import runs as runs_module
 from benchmarks.learning import table
 from benchmarks.learning.estimators import Estimate
 from benchmarks.learning.plan import FULL, SMOKE, Plan
-from benchmarks.learning.report import faults, json_text, learning, write_report
+from benchmarks.learning.report import decided_failures, faults, json_text, learning, write_report
 from benchmarks.learning.runs import Store, key, read_lines, run_all
 from benchmarks.learning.tasks import TASKS
 from benchmarks.learning.training import Run
@@ -304,7 +304,7 @@ def test_the_report_says_what_the_runs_say(tmp_path):
     [
         ({}, None),
         ({"format": [0.5] * 9}, "50% of the last completions keep their text"),
-        ({"decided": [0.2] * 9}, "20% of the last failures are decided where the name says"),
+        ({"decided": [0.2] * 9}, "20% of the failures are decided where the name says"),
         ({"length": [14.0] * 9}, "the last completions have 14.0 of 32 tokens"),
         ({"curve": [(0, 0, 0.3, 1), (9, 9, 0.6, 1), (18, 9, 0.5, 1)]}, "falls by 0.10 on the way"),
     ],
@@ -313,7 +313,8 @@ def test_the_report_says_what_the_runs_say(tmp_path):
 def test_a_task_that_does_not_measure_what_it_says_is_told(change, fault):
     good = {
         "format": [0.0, *[1.0] * 5],
-        "decided": [0.0, *[1.0] * 5],
+        "decided": [1.0, None, *[1.0] * 7],
+        "rewards": [0.0, 1.0, *[0.5] * 7],
         "length": [1.0, *[32.0] * 5],
     }
     curve = ((0, 0, 0.3, 1), (9, 9, 0.6, 1), (18, 9, 0.58, 1))
@@ -322,9 +323,19 @@ def test_a_task_that_does_not_measure_what_it_says_is_told(change, fault):
     assert fault is None or found[0].endswith(fault)
 
 
-def test_the_committed_tasks_measure_what_their_names_say():
+def test_failures_count_once_whenever_they_happened():
+    early = record(RUN, decided=[1.0, 0.0, None], rewards=[0.1, 0.9, 1.0])
+    assert decided_failures([early]) == pytest.approx(0.9)  # nine of ten fail in the first step
+    assert decided_failures([record(RUN)]) is None
+
+
+def test_the_committed_means_have_the_tasks_that_measure_what_their_names_say():
     data = json.loads(RESULTS.read_text(encoding="utf-8"))
-    assert [entry["faults"] for entry in data["tasks"].values()] == [[]] * len(FULL.tasks)
+    measuring = [task for task, entry in data["tasks"].items() if not entry["faults"]]
+    assert {"first", "last"} <= set(measuring)
+    finals = [data["results"][f"GRPO | {task}"]["final"] for task in measuring]
+    assert data["overall"]["GRPO"]["mean"] == pytest.approx(sum(finals) / len(finals), abs=1e-3)
+    assert len(data["seeds"]["final"]) == 10
 
 
 def test_the_report_writes_a_picture_and_a_table(tmp_path):

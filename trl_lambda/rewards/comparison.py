@@ -161,7 +161,7 @@ def _states_falsehood(expression: Expression) -> bool:
     return any(
         isinstance(relation, Eq)
         and not relation.free_symbols
-        and not relation.has(AppliedUndef)  # of f(3), SymPy says that it is not 0
+        and not relation.has(AppliedUndef)  # SymPy says of f(3) that it is not 0
         and relation.lhs.equals(relation.rhs) is False
         for relation in relations
     )

@@ -75,7 +75,7 @@ _DEGREES = r"\^\s*(?:\\circ|\{\s*\\circ\s*\})"
 _MINUTES = r"\s*(?:'|\^\s*(?:\\prime|\{\s*(?:\\prime|')\s*\}))(?!\s*')"
 _SECONDS = r"\s*(?:''|\"|\^\s*\{\s*\\prime\s*\\prime\s*\})"
 
-# What a text has to contain for a rule to be tried, which saves most of the time; the pattern; and
+# Text that has to be there for a rule to be tried, which saves most of the time; the pattern; and
 # the spelling in its place.
 _RULES: tuple[tuple[str, str, str], ...] = (
     # Blanks: `\ ` and `~`. A line break, `\\ `, is none, but goes at the end and loses its height.

@@ -124,18 +124,30 @@ def task_entry(name: str, runs: Runs) -> dict[str, Any]:
 
 def faults(task: str, records: Sequence[Record]) -> list[str]:
     """Why a task does not measure what its name says, by the reference's own runs; or nothing."""
-    told = {name: late_mean(records, name) for name in ("format", "decided", "length")}
-    kept, decided, length = (0.0 if value is None else value for value in told.values())
+    kept, length = (late_mean(records, name) or 0.0 for name in ("format", "length"))
+    decided = decided_failures(records)
     found = []
     if kept < KEPT_TEXT:
         found.append(f"{kept:.0%} of the last completions keep their text")
-    if told["decided"] is not None and decided < DECIDED:
-        found.append(f"{decided:.0%} of the last failures are decided where the name says")
+    if decided is not None and decided < DECIDED:
+        found.append(f"{decided:.0%} of the failures are decided where the name says")
     if abs(length - TASKS[task].tokens) > LENGTH:
         found.append(f"the last completions have {length:.1f} of {TASKS[task].tokens} tokens")
     if (fall := largest_fall(records)) > FALL:
         found.append(f"{REFERENCE}'s mean accuracy falls by {fall:.2f} on the way")
     return found
+
+
+def decided_failures(records: Sequence[Record]) -> float | None:
+    """The share of all failures of the runs that were decided where the task says."""
+    steps = [
+        (share, 1 - reward)
+        for record in records
+        for share, reward in zip(record.get("decided", []), record.get("rewards", []), strict=True)
+        if share is not None
+    ]
+    failed = sum(failures for _, failures in steps)
+    return sum(share * failures for share, failures in steps) / failed if failed else None
 
 
 def largest_fall(records: Sequence[Record]) -> float:
