@@ -23,7 +23,7 @@ if __name__ == "__main__":  # the folder `recipes` takes the place of this one
 
 import torch
 from benchmarks import scripted
-from benchmarks.quiet import QUIET
+from benchmarks.quiet import QUIET, silence
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -106,6 +106,7 @@ def main() -> None:
     )
     parser.add_argument("--arms", nargs="+", help="with --real: see language/arms.py")
     options = parser.parse_args()
+    silence()
     torch.set_num_threads(1)
     if options.real:
         print_real(options)

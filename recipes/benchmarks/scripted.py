@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-import transformers
 from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, PrinterCallback, Qwen2Config, Qwen2ForCausalLM
@@ -13,9 +12,6 @@ from transformers import PreTrainedTokenizerFast, PrinterCallback, Qwen2Config, 
 VOCABULARY = 1000
 FIRST_TOKEN = 3  # behind padding, EOS and unknown
 ROW = {"prompt": "3", "answer": "7 8 9 10"}  # of the data set
-
-transformers.logging.set_verbosity_error()
-transformers.logging.disable_progress_bar()
 
 
 def shortest(size: int) -> int:

@@ -25,11 +25,11 @@ from typing import Any
 
 import datasets
 import torch
-import transformers
 from tqdm.auto import tqdm
 
 from trl_lambda.versions import TRAINING, installed_versions
 
+from ..quiet import silence
 from .methods import METHODS
 from .tasks import TASKS
 from .training import ADAM_BETA2, WARM_UP, Run, train
@@ -165,8 +165,7 @@ def new_worker() -> ProcessPoolExecutor:
 
 def start_worker() -> None:
     """One thread, nothing on the terminal but errors; ends with the process that started it."""
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
+    silence()
     datasets.disable_progress_bars()
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")

@@ -30,6 +30,7 @@ if __name__ == "__main__":  # the folder `recipes` takes the place of this one
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 import torch
+from benchmarks.quiet import silence
 from benchmarks.speed import kernels, rollout, scaling
 from benchmarks.speed.measuring import on_cuda
 from benchmarks.speed.probe import LENGTHS, probed_steps
@@ -108,6 +109,7 @@ def chosen_shape(options: argparse.Namespace) -> Shape:
 
 def main() -> None:
     options, shape = parse_arguments()
+    silence()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     rounds = options.rounds or shape.rounds
