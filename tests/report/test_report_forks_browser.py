@@ -32,7 +32,8 @@ def page(opened, tmp_path):
 
 def choose(page, number):
     page.locator("#rows button").nth(number - 1).click()
-    page.wait_for_function("document.querySelector('#text').innerText")  # a frame later
+    # A frame later. Not wait_for_function, whose second look is an eval that the page forbids.
+    page.locator("#text [data-t]").first.wait_for()
 
 
 def entries(page, selector):
