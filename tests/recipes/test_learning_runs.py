@@ -417,6 +417,9 @@ def test_help_helps(run_recipe):
     wrong = run_recipe("benchmarks/learning", "--budget_hours", "0", succeeds=False)
     assert wrong.returncode == 2
     assert "hours" in wrong.stderr
+    unused = ("--compare", "branching", "--seeds", "3")
+    wrong = run_recipe("benchmarks/learning", *unused, succeeds=False)
+    assert "leave out --smoke and --seeds" in wrong.stderr
 
 
 @pytest.mark.slow

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import statistics
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from trl_lambda.atomic_write import replace_text
 from trl_lambda.versions import TRAINING, installed_versions
 
 from ..learning.estimators import interquartile_mean, paired_difference
-from ..learning.report import json_text, rounded
+from ..learning.report import json_text, mean, rounded
 from ..learning.runs import Record, Store
 from ..learning.table import count, insert, number, optional, signed_interval, table
 from ..learning.verdict import tokens_ratio, verdict
@@ -101,11 +100,6 @@ def entry(arm: str, runs: Runs, rate: float, plan: Plan) -> dict[str, Any]:
     if arm != REFERENCE and REFERENCE in runs:
         told |= compared(records, runs[REFERENCE])
     return told
-
-
-def mean(values: list[float | None]) -> float | None:
-    there = [v for v in values if v is not None]
-    return round(statistics.fmean(there), 4) if there else None
 
 
 def compared(ours: list[Record], theirs: list[Record]) -> dict[str, Any]:

@@ -90,8 +90,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--readme", type=Path, help="Markdown file that gets the tables (see above)"
     )
     args = parser.parse_args(arguments)
-    # What a smoke run or a few methods find is never published by accident.
-    whole = not args.smoke and not args.methods
+    if args.compare and (args.smoke or args.seeds is not None):
+        parser.error(f"--compare {args.compare} has three seeds: leave out --smoke and --seeds.")
+    # What a smoke run, a few methods or a few seeds find is never published by accident.
+    whole = not args.smoke and not args.methods and args.seeds is None
     args.results = args.results or (BENCHMARKS / "results" if whole else args.output_dir)
     place = BENCHMARKS / "learning" if args.compare else BENCHMARKS
     args.readme = args.readme or (place / "README.md" if whole else None)

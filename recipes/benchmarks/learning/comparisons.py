@@ -18,7 +18,7 @@ from trl_lambda.atomic_write import replace_text
 
 from .estimators import first_reach
 from .methods import BRANCHING as FORKS_OTHERWISE
-from .methods import METHODS
+from .methods import METHODS, check_names
 from .report import json_text
 from .runs import Record, Store, versions
 from .table import count, insert, number, shown_rate, table
@@ -72,8 +72,7 @@ def only(plan: Comparison, arms: Sequence[str]) -> Comparison:
     Raises:
         SystemExit: there is no method of that name.
     """
-    if unknown := [name for name in arms if name not in METHODS]:
-        raise SystemExit(f"--methods: no {', '.join(unknown)}; there are {', '.join(METHODS)}.")
+    check_names(arms)
     return replace(plan, arms=tuple(dict.fromkeys(arms)))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -103,3 +104,9 @@ BRANCHING = {
 } | {"GRPO, half groups": Method(STOCK, GRPO, group_share=0.5)}
 
 METHODS: dict[str, Method] = BASELINES | TRACES | FORKS | PROBES | BRANCHING
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Raises SystemExit where there is no method of a name."""
+    if unknown := [name for name in names if name not in METHODS]:
+        raise SystemExit(f"--methods: no {', '.join(unknown)}; there are {', '.join(METHODS)}.")

@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .methods import BASELINES, FORKS, METHODS, PROBES, TRACES
+from .methods import BASELINES, FORKS, METHODS, PROBES, TRACES, check_names
 from .runs import Record
 from .table import REFERENCE
 from .tasks import SHORT, TASKS, TINY
@@ -70,8 +70,7 @@ def only(plan: Plan, methods: Sequence[str] | None = None, seeds: int | None = N
     Raises:
         SystemExit: there is no method of that name, or too few seeds for an interval.
     """
-    if unknown := [name for name in methods or () if name not in METHODS]:
-        raise SystemExit(f"--methods: no {', '.join(unknown)}; there are {', '.join(METHODS)}.")
+    check_names(methods or ())
     if seeds is not None and not 2 <= seeds <= len(FULL.seeds):
         raise SystemExit(f"--seeds {seeds}: from 2, for an interval, to {len(FULL.seeds)}.")
     if methods:
@@ -87,13 +86,15 @@ def final_accuracy(record: Record) -> float:
     return 0.0 if "error" in record else record["curve"][-1][2]
 
 
-def scores(plan: Plan, lookup: Lookup, task: str, method: str, rates: Iterable[float]):
-    """Learning rate → mean final accuracy over the tuning seeds, where all of them are there."""
+def scores(
+    plan: Plan, lookup: Lookup, task: str, method: str, rates: Iterable[float]
+) -> dict[float, float | None]:
+    """Learning rate → mean final accuracy over the tuning seeds; None while one is not done."""
     found = {}
     for rate in rates:
         records = [lookup(plan.run(task, method, rate, seed)) for seed in plan.tuning_seeds]
-        if all(records):
-            found[rate] = float(np.mean([final_accuracy(record) for record in records]))
+        done = [final_accuracy(record) for record in records if record]
+        found[rate] = float(np.mean(done)) if len(done) == len(records) else None
     return found
 
 
@@ -104,20 +105,18 @@ def best_rate(scores: dict[float, float]) -> float:
 
 def grid(plan: Plan, lookup: Lookup, task: str, method: str) -> dict[float, float | None]:
     """The rates to try, ascending, with their scores; None for those that are not done yet."""
-    rates = list(TASKS[task].learning_rates[: plan.rates])
-    for _ in range(GROWN if plan.rates is None else 0):
-        found = scores(plan, lookup, task, method, rates)
-        if len(found) < len(rates):
-            break
+    found = scores(plan, lookup, task, method, TASKS[task].learning_rates[: plan.rates])
+    limit = len(found) + (GROWN if plan.rates is None else 0)
+    while None not in found.values() and len(found) < limit:
         best = best_rate(found)
-        if best == rates[0]:
-            rates.insert(0, neighbour(best, 2**-0.5))
-        elif best == rates[-1]:
-            rates.append(neighbour(best, 2**0.5))
+        if best == min(found):
+            new = neighbour(best, 2**-0.5)
+        elif best == max(found):
+            new = neighbour(best, 2**0.5)
         else:
             break
-    found = scores(plan, lookup, task, method, rates)
-    return {rate: found.get(rate) for rate in rates}
+        found |= scores(plan, lookup, task, method, [new])
+    return dict(sorted(found.items()))
 
 
 def neighbour(rate: float, factor: float) -> float:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -86,6 +86,7 @@ def learning(plan: Plan, store: Store) -> dict[str, Any]:
             "all): there is nothing to report yet."
         )
     seconds = [r["cpu_seconds"] for r in store.records.values() if "cpu_seconds" in r]
+    tasks = {task: task_entry(task, runs) for task in plan.tasks}
     return {
         "versions": versions(),
         "seeds": {"tuning": plan.tuning_seeds, "final": plan.seeds},
@@ -93,9 +94,9 @@ def learning(plan: Plan, store: Store) -> dict[str, Any]:
         "runs": len(store.records),
         "failed_runs": sum("error" in r for r in store.records.values()),
         "cpu_hours": round(sum(seconds) / 3600, 2),
-        "tasks": {t: task_entry(t, runs) for t in plan.tasks},
+        "tasks": tasks,
         "settings": {m: vars(METHODS[m]) for m in plan.methods},
-        "overall": overall(plan, runs),
+        "overall": overall(plan, runs, [t for t, told in tasks.items() if not told["faults"]]),
         "results": {
             f"{m} | {t}": result(runs, (t, m), grid(plan, store.any, t, m)) for t, m in runs
         },
@@ -157,9 +158,8 @@ def largest_fall(records: Sequence[Record]) -> float:
     return float(np.max(np.maximum.accumulate(mean_curve) - mean_curve))
 
 
-def overall(plan: Plan, runs: Runs) -> dict[str, Any]:
+def overall(plan: Plan, runs: Runs, tasks: Sequence[str]) -> dict[str, Any]:
     """Interquartile means of final accuracy over the tasks, of the methods that have them all."""
-    tasks = [t for t in plan.tasks if not faults(t, runs.get((t, REFERENCE), []))]
     whole = [m for m in plan.methods if tasks and all((t, m) in runs for t in tasks)]
     final = {m: np.stack([finals(runs[t, m]) for t in tasks], 1) for m in whole}
     entries = {}
@@ -200,8 +200,8 @@ def result(runs: Runs, cell: Cell, tried: dict[float, float | None]) -> dict[str
     }
     entry |= {name: late_mean(records, name) for name in ("entropy", "length", "format", "decided")}
     entry |= {
-        "generated_tokens": mean([r["curve"][-1][1] for r in records if "curve" in r]),
-        "seconds": mean([r["cpu_seconds"] for r in records if "curve" in r]),
+        "generated_tokens": mean(r["curve"][-1][1] for r in records if "curve" in r),
+        "seconds": mean(r.get("cpu_seconds") for r in records),
     }
     if method != REFERENCE and (task, REFERENCE) in runs:
         entry |= compared(records, runs[task, REFERENCE])
@@ -213,14 +213,15 @@ def collapsed(record: Record) -> bool:
     return "error" in record or final_accuracy(record) <= record["curve"][0][2]
 
 
-def mean(values: Sequence[float]) -> float | None:
-    return round(statistics.fmean(values), 4) if values else None
+def mean(values: Iterable[float | None]) -> float | None:
+    """Of the values that there are."""
+    there = [value for value in values if value is not None]
+    return round(statistics.fmean(there), 4) if there else None
 
 
 def late_mean(records: Sequence[Record], name: str) -> float | None:
     """Of the last generations of all runs, those that have a value."""
-    values = [v for r in records for v in r.get(name, [])[-LAST:] if v is not None]
-    return mean(values)
+    return mean(v for r in records for v in r.get(name, [])[-LAST:])
 
 
 def compared(ours: Sequence[Record], theirs: Sequence[Record]) -> dict[str, Any]:
