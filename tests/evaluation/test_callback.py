@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import replace
 
 import pytest
 import tiny
@@ -193,6 +194,30 @@ def test_a_resumed_training_remembers_the_best(value, kept_step, tmp_path, monke
     assert [step for step, _ in tracker.evaluations()] == [4]
     kept = json.loads((tmp_path / "best" / "evaluation.json").read_text())
     assert kept["step"] == kept_step
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        ("more", {"keep_best": "pass@3"}, r"best, by pass@3 of more and by avg@3 of sums; give"),
+        ("sums", {}, "problem set named 'sums'"),
+        ("more", {}, None),
+    ],
+)
+def test_two_callbacks_do_not_write_to_one_place(name, options, said, tmp_path):
+    made, _ = trainer(tmp_path, keep_best="avg@3", settings={"max_steps": 2})
+    other = EvaluationCallback(
+        made, replace(sums(2), name=name), every=2, k=3, sampling=SAMPLING, **options
+    )
+    made.add_callback(other)
+    if said is None:
+        made.train()
+        written = sorted(path.name for path in (tmp_path / "evaluation").iterdir())
+        assert written == ["more", "sums"]
+        return
+    with pytest.raises(ValueError, match=said):
+        made.train()
+    assert not (tmp_path / "evaluation").exists()
 
 
 def test_nothing_is_kept_unless_asked(tmp_path):

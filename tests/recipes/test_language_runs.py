@@ -10,9 +10,10 @@ import re
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
-from benchmarks.language import arms, gradients, plan, problems, report, training
+from benchmarks.language import arms, figure, gradients, plan, problems, report, training
 from benchmarks.language.sampling import measure, sample
 from benchmarks.language.tasks import gsm8k, task
 from benchmarks.learning.runs import Store
@@ -215,7 +216,8 @@ def test_the_report_is_made_of_the_json_alone(tmp_path):
     readme = tmp_path / "README.md"
     readme.write_text(f"before\n{report.MARK}\nold\n{report.MARK}\nafter\n")
     written = report.write_report(made, store, results=tmp_path / "results", readme=readme)
-    assert [path.name for path in written] == ["language.json", "language.csv", "README.md"]
+    names = ["language.json", "language.csv", "language.png", "README.md"]
+    assert [path.name for path in written] == names
     data = json.loads(written[0].read_text())
     assert between_marks(readme, mark=report.MARK) == report.markdown(data)
     assert "| `default` | 1e-05 ↓ | 0.403 |" in readme.read_text()  # a third of (.6 + .61 + 0)
@@ -225,6 +227,37 @@ def test_the_report_is_made_of_the_json_alone(tmp_path):
     assert len(rows) == 3 * 5  # three measurements of the five runs that ended
     assert {row["arm"] for row in rows} == {"grpo", "default"}
     assert rows[2]["accuracy"] == "0.6"
+
+
+def test_the_picture_has_the_mean_of_each_arm_s_runs(tmp_path, monkeypatch):
+    made = made_plan()
+    store = filled(tmp_path, made, lambda run: [0.5, 0.6 + 0.01 * run.seed])
+    crashed = made.run("default", 1e-5, 2)
+    store.add({"key": plan.key(crashed, made), **vars(crashed), "error": "a\nOSError: full"})
+    drawn = []
+    monkeypatch.setattr(
+        figure, "draw_mean", lambda _, at, values, label, *style: drawn.append((at, values, label))
+    )
+    monkeypatch.setattr(figure, "save", lambda _, panels, title, path: path)
+    figure.plot(report.language(made, store), tmp_path / "unused.png")
+    assert len(drawn) == 8  # two arms in four panels
+    at, values, label = drawn[0]
+    assert label == "grpo"
+    assert list(at) == [0, 1, 2]
+    np.testing.assert_allclose(values, [[0.3, 0.5, 0.6], [0.3, 0.5, 0.61], [0.3, 0.5, 0.62]])
+    at, values, label = drawn[-1]  # pass@k against tokens
+    assert label == "default (1 failed)"
+    assert list(at) == [0, 100, 200]
+    np.testing.assert_allclose(values, [[0.5, 0.7, 0.8], [0.5, 0.7, 0.81]])
+
+
+def test_without_matplotlib_the_report_has_no_picture_and_says_so(tmp_path, monkeypatch, capsys):
+    made = made_plan()
+    store = filled(tmp_path, made, lambda run: [0.5])
+    monkeypatch.setattr(report, "find_spec", lambda name: None)
+    written = report.write_report(made, store, results=tmp_path, readme=None)
+    assert [path.name for path in written] == ["language.json", "language.csv"]
+    assert "matplotlib is not installed" in capsys.readouterr().out
 
 
 def test_with_one_seed_or_one_rate_the_table_says_what_it_cannot_say(tmp_path):

@@ -96,7 +96,12 @@ class EvaluationCallback(TrainerCallback):
             raise ValueError(f"keep_best is {keep_best!r}, expected one of {', '.join(names)}.")
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Evaluates the untrained policy; a resumed training takes up its best value."""
+        """Evaluates the untrained policy; a resumed training takes up its best value.
+
+        Raises:
+            ValueError: another evaluation callback of the trainer writes to the same place.
+        """
+        self._check_others()
         if state.global_step == 0:
             self._evaluate(state.global_step)
         elif (
@@ -109,6 +114,24 @@ class EvaluationCallback(TrainerCallback):
         """Evaluates every N steps."""
         if state.global_step % self.every == 0:
             self._evaluate(state.global_step)
+
+    def _check_others(self) -> None:
+        """Two callbacks that write to one place would lose what one of them wrote."""
+        for other in self.trainer.callback_handler.callbacks:
+            if other is self or not isinstance(other, EvaluationCallback):
+                continue
+            if self.keep_best is not None and other.keep_best is not None:
+                raise ValueError(
+                    f"Two evaluation callbacks keep their best checkpoint in {self._best_folder}, "
+                    f"by {other.keep_best} of {other.problem_set.name} and by {self.keep_best} of "
+                    f"{self.problem_set.name}; give keep_best to one of them."
+                )
+            if other.problem_set.name == self.problem_set.name:
+                raise ValueError(
+                    f"Two evaluation callbacks have a problem set named {self.problem_set.name!r}, "
+                    "by which records and logs are known; give one of the sets another name with "
+                    "dataclasses.replace(problem_set, name=…)."
+                )
 
     @property
     def _best_folder(self) -> Path:

@@ -1,9 +1,10 @@
-"""From finished runs to `language.json` and `language.csv`; from the JSON to the table."""
+"""From finished runs to `language.json`, `.csv` and `.png`; from the JSON to the table."""
 
 from __future__ import annotations
 
 import csv
 import io
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,16 @@ from . import arms
 from .plan import REFERENCE, Plan, chosen_rates, final
 
 MARK = "<!-- language -->"
+PICTURE = "language.png"
 # Of a run's last measurement; means over seeds are shown.
 SHOWN = ("accuracy", "pass_at_k", "entropy", "length", "format")
 Runs = dict[str, list[Record]]
 
 
 def write_report(plan: Plan, store: Store, *, results: Path, readme: Path | None) -> list[Path]:
-    """Writes language.json and language.csv, and the table into the README if it has its marks.
+    """Writes language.json, .csv and .png, and the table into the README if it has its marks.
+
+    The picture takes matplotlib, which a machine with a pack may lack; there it is left out.
 
     Raises:
         SystemExit: no arm has all its final runs.
@@ -35,6 +39,12 @@ def write_report(plan: Plan, store: Store, *, results: Path, readme: Path | None
     replace_text(results / "language.json", json_text(data))
     replace_text(results / "language.csv", csv_text(data))
     written = [results / "language.json", results / "language.csv"]
+    if find_spec("matplotlib") is None:
+        print(f"No picture: matplotlib is not installed here. --report with it draws {PICTURE}.")
+    else:
+        from .figure import plot
+
+        written.append(plot(data, results / PICTURE))
     if readme is not None and insert(readme, markdown(data), mark=MARK):
         written.append(readme)
     return written

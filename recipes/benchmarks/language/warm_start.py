@@ -35,13 +35,16 @@ class WarmStart:
     Attributes:
         enough: share of right samples at which it stops.
         every: steps between two measurements.
-        checked: problems of a measurement, one sample each; none of them is trained on.
+        checked, samples: problems of a measurement, and samples of each; none of these problems
+            is trained on. With 48 samples the rule stopped early by luck: 27 % of them were right,
+            and of other problems' samples 13 %.
         steps: at most so many.
     """
 
     enough: float = 0.25
     every: int = 10
-    checked: int = 48
+    checked: int = 96
+    samples: int = 2
     steps: int = 200
     batch: int = 8
     learning_rate: float = 2e-4
@@ -104,8 +107,9 @@ class UntilEnough(TrainerCallback):
     def on_step_end(self, args, state, control, model=None, **kwargs):
         if state.global_step % self.how.every:
             return
+        how = self.how
         measured = measure(
-            model, self.tokenizer, self.rows, k=1, tokens=self.how.tokens, batch=len(self.rows)
+            model, self.tokenizer, self.rows, k=how.samples, tokens=how.tokens, batch=len(self.rows)
         )
         self.shares.append((state.global_step, measured.accuracy))
         print(f"warm start, step {state.global_step}: {measured.accuracy:.3f} right", flush=True)

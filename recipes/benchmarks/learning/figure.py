@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +38,18 @@ def plot(data: dict[str, Any], path: Path) -> Path:
     for row, axis in zip(panels, ("steps", "tokens"), strict=True):
         for panel, task in zip(row, tasks, strict=True):
             draw(panel, data, task, axis)
+    seeds = len(data["seeds"]["final"])
+    title = f"Held-out accuracy, mean of {seeds} seeds with 95 % intervals"
+    return save(figure, panels, title, path)
+
+
+def save(figure, panels, title: str, path: Path) -> Path:
+    """Writes the picture with one legend for all panels, which says each label once."""
     handles = {}
     for panel in panels.flat:
         handles |= dict(zip(*reversed(panel.get_legend_handles_labels()), strict=True))
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=5, fontsize=8)
-    seeds = len(data["seeds"]["final"])
-    figure.suptitle(f"Held-out accuracy, mean of {seeds} seeds with 95 % intervals", fontsize=10)
+    figure.suptitle(title, fontsize=10)
     figure.savefig(path, dpi=100)
     pyplot.close(figure)
     return path
@@ -59,9 +66,13 @@ def draw(panel, data: dict[str, Any], task: str, axis: str) -> None:
         curves = data["curves"].get(f"{method} | {task}")
         if curves is None:
             continue
-        values = np.array(curves["accuracy"])
-        mean, at = values.mean(0), curves[axis]
-        panel.plot(at, mean, color=colour, linestyle=line, label=method, linewidth=1.5)
-        if len(values) > 1:
-            half = student_half_width(values)
-            panel.fill_between(at, mean - half, mean + half, color=colour, alpha=0.12)
+        draw_mean(panel, curves[axis], np.array(curves["accuracy"]), method, line, colour)
+
+
+def draw_mean(panel, at: Sequence[float], values_SP, label: str, line: str, colour: str) -> None:
+    """The mean of S runs at P places, with Student's 95 % interval where there are several."""
+    mean_P = values_SP.mean(0)
+    panel.plot(at, mean_P, color=colour, linestyle=line, label=label, linewidth=1.5)
+    if len(values_SP) > 1:
+        half_P = student_half_width(values_SP)
+        panel.fill_between(at, mean_P - half_P, mean_P + half_P, color=colour, alpha=0.12)

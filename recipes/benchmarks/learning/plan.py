@@ -24,9 +24,9 @@ import numpy as np
 
 from .methods import BASELINES, FORKS, METHODS, PROBES, TRACES, check_names
 from .runs import Record
-from .table import REFERENCE
 from .tasks import SHORT, TASKS, TINY
 from .training import Run
+from .verdict import REFERENCE
 
 GROWN = 6  # rates that a grid is grown by, at most
 Lookup = Callable[[Run], Record | None]

@@ -25,11 +25,11 @@ from .estimators import (
     stratified_bootstrap,
 )
 from .methods import METHODS
-from .plan import REFERENCE, Lookup, Plan, best_rate, chosen_rates, final_accuracy, grid
+from .plan import Lookup, Plan, best_rate, chosen_rates, final_accuracy, grid
 from .runs import Record, Store, versions
 from .table import insert, markdown
 from .tasks import TASKS
-from .verdict import tokens_ratio, verdict
+from .verdict import REFERENCE, tokens_ratio, verdict
 
 LAST = 5  # generations at the end of a run, over which its rollouts are averaged
 # A task measures what its name says where the reference's runs keep to these; else no mean has it.

@@ -9,8 +9,9 @@ from typing import Any
 
 from trl_lambda.atomic_write import replace_text
 
+from .verdict import REFERENCE
+
 MARK = "<!-- learning -->"
-REFERENCE = "GRPO"
 
 
 def markdown(data: dict[str, Any]) -> str:

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 
 from .estimators import Estimate, first_reach
 
+# The method of the small tasks that the others are compared with: TRL's own trainer.
+REFERENCE = "GRPO"
 MARGIN = -0.01
 FEWER_TOKENS = 0.75
 # A run as (generated tokens, accuracy), along it; one that crashed is empty.
