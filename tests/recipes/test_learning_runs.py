@@ -209,6 +209,30 @@ def test_a_grid_that_is_not_done_chooses_nothing():
     assert list(plans.grid(plan, lookup, "first", "GRPO").values())[1:] == [None, None]
 
 
+def test_the_rate_that_is_trained_with_stands_below_the_best():
+    scores = {1.4e-3: 0.5, 2e-3: 0.8, 2.8e-3: 0.9, 4e-3: 0.3}
+    assert plans.below_best(scores, 1) == 2e-3
+    assert plans.below_best(scores, 2) == 1.4e-3
+    assert plans.below_best(scores, 3) == 9.9e-4  # 1.4e-3 over √2: not tried
+    assert plans.below_best({1e-3: 0.1}, 2) == 5e-4
+    assert [plans.steps_below(task) for task in FULL.tasks] == [1, 1, 1, 2]
+    chosen = {
+        task: plans.chosen_rates(Plan(methods=("GRPO",), tasks=(task,)), tuned(2.8e-3))
+        for task in ("last", "chain")
+    }
+    assert list(chosen["last"].values()) == [2e-3]
+    assert list(chosen["chain"].values()) == [1.4e-3]
+
+
+def tuned(best: float):
+    """Finds any run, the more accurate the nearer its rate is to the best."""
+
+    def lookup(run: Run) -> dict:
+        return record(run, ((0, 0, 0.1, 0.5), (5, 100, 1 - abs(run.learning_rate - best), 0.8)))
+
+    return lookup
+
+
 def test_rates_that_tie_give_the_smaller():
     assert plans.best_rate({3e-3: 0.5, 1e-3: 0.5, 3e-4: 0.2}) == 1e-3
 
@@ -263,13 +287,13 @@ PLAN = Plan(
 
 def test_the_report_says_what_the_runs_say(tmp_path):
     base = {"GRPO": 0.6, "DAPO": 0.5, OURS: 0.7, "probe λ 0.8": 0.05}
-    low = TASKS["first"].learning_rates[0]
+    rate = 4.9e-4  # one step below the smallest, 7e-4
 
     def height(run):
         return base[run.method] + 0.01 * (run.seed % 3)
 
     store = store_of(tmp_path, PLAN, height)
-    crashed = PLAN.run("first", "DAPO", low, 0)
+    crashed = PLAN.run("first", "DAPO", rate, 0)
     store.add({"key": key(crashed), **vars(crashed), "error": "the worker process died"})
     data = json.loads(json_text(learning(PLAN, store)))
     assert data["failed_runs"] == 1
@@ -278,7 +302,7 @@ def test_the_report_says_what_the_runs_say(tmp_path):
     assert entry["pass_at_k_difference"] == pytest.approx([0, 0, 0], abs=1e-4)
     assert entry["verdict"] == "better"
     assert entry["edge"]  # both rates alike: the smaller
-    assert entry["learning_rate"] == low
+    assert entry["learning_rate"] == rate
     assert set(entry["tried"]) == {"0.0007", "0.001"}
     assert (entry["final"], entry["lowest"]) == (pytest.approx(0.71), pytest.approx(0.7))
     # GRPO's mean of 0.61 on a line from 0.1 to 0.71; its own runs have it near their ends.

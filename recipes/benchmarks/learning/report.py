@@ -25,7 +25,7 @@ from .estimators import (
     stratified_bootstrap,
 )
 from .methods import METHODS
-from .plan import Lookup, Plan, best_rate, chosen_rates, final_accuracy, grid
+from .plan import Lookup, Plan, best_rate, chosen_rates, final_accuracy, grid, steps_below
 from .runs import Record, Store, versions
 from .table import insert, markdown
 from .tasks import TASKS
@@ -115,7 +115,7 @@ def final_runs(plan: Plan, lookup: Lookup) -> Runs:
 
 
 def task_entry(name: str, runs: Runs) -> dict[str, Any]:
-    told = TASKS[name].settings()
+    told = TASKS[name].settings() | {"steps_below": steps_below(name)}
     ran = [r for (task, _), records in runs.items() for r in records if task == name]
     starts = [record["curve"][0] for record in ran if "curve" in record]
     if starts:

@@ -66,8 +66,8 @@ def task_table(data: dict[str, Any], name: str) -> str:
         "collapsed. “Tokens to” are the generated tokens at which half of the runs have had "
         f"{REFERENCE}'s mean final accuracy, as a share of what {REFERENCE} takes for it. "
         "Entropy, length, kept text, and failures that were decided where the task says, are of "
-        "the last five steps. The rate is one step of √2 below the best that was tried; ↕ where "
-        "that best was at an edge of the grid."
+        f"the last five steps. The rate is {count(task['steps_below'], 'step')} of √2 below the "
+        "best that was tried; ↕ where that best was at an edge of the grid."
         + "".join(f" **No mean has this task: {fault}.**" for fault in task["faults"])
     )
     columns = [
