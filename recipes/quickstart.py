@@ -50,7 +50,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of data, weights and sampling (0)")
     overwrite = "replace the files of an earlier quickstart in OUTPUT_DIR; other files stay"
     parser.add_argument("--overwrite", action="store_true", help=overwrite)
-    parser.add_argument("--learning_rate", type=float, help="of both; else that of the settings")
+    parser.add_argument("--learning_rate", type=settings.rate, help="of both (the settings')")
     smoke = "a few steps of everything: shows that it runs here, learns nothing"
     parser.add_argument("--smoke", action="store_true", help=smoke)
     return parser.parse_args(arguments)
@@ -119,7 +119,7 @@ def run(args: argparse.Namespace, state: PartialState, began: float) -> None:
     out, seed = args.output_dir, args.seed
     budget = settings.SMOKE if args.smoke else settings.FULL
     given = settings.grpo_settings(budget, seed)
-    rate, grpo_rate = (args.learning_rate or tuned for tuned in settings.RATES)
+    rate, grpo_rate = [args.learning_rate] * 2 if args.learning_rate else settings.RATES
     stock_config = GRPOConfig(output_dir=str(out / "grpo"), learning_rate=grpo_rate, **given)
     given |= {"learning_rate": rate} | settings.own_settings(budget)
     our_config = LambdaGRPOConfig(output_dir=str(out / "model"), **given)

@@ -419,6 +419,7 @@ RECIPE_ARROWS = {
         "trl_lambda",
         "trl_lambda.atomic_write",
         "trl_lambda.evaluation.metrics",
+        "trl_lambda.evaluation.transformers_generator",
         "trl_lambda.functional",
         "trl_lambda.functional.segments",
         "trl_lambda.methods",

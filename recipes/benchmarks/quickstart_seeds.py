@@ -3,7 +3,7 @@
     for rate in 1.2e-3 2.4e-3 4.8e-3; do
       python recipes/quickstart.py --output_dir runs/$rate --seed 100 --learning_rate $rate
     done
-    python recipes/benchmarks/quickstart_seeds.py runs/*       # prints the mean of each rate
+    python recipes/benchmarks/quickstart_seeds.py runs/*       # prints what each rate ends with
 
     for seed in 0 1 2; do
       python recipes/quickstart.py --output_dir runs/tuned-$seed --seed $seed
@@ -43,7 +43,8 @@ def collect(folders: list[Path]) -> dict[str, Any]:
     """`tuning` and `seeds`: what is kept of each run, by learning rate and seed.
 
     Raises:
-        SystemExit: a seed chose rates and is shown as evidence, or runs are of other settings.
+        SystemExit: a seed chose rates and is shown as evidence, runs are of other settings, one
+            comes twice, or one is of `--smoke`.
     """
     told = [json.loads((folder / "summary.json").read_text()) for folder in folders]
     runs = sorted(
@@ -52,8 +53,18 @@ def collect(folders: list[Path]) -> dict[str, Any]:
     )
     if len({json.dumps([run["budget"], run["label_noise"]], sort_keys=True) for run in runs}) > 1:
         raise SystemExit("The runs differ in their budget: they cannot be compared.")
+    if smoke := [str(f) for f, run in zip(folders, told, strict=True) if run["smoke"]]:
+        raise SystemExit(f"{', '.join(smoke)}: runs with --smoke learn nothing; leave them out.")
     tuning = [run for run in runs if not run["tuned"]]
     seeds = [run for run in runs if run["tuned"]]
+    if len(rates := {(run["learning_rate"], run["learning_rate_grpo"]) for run in seeds}) > 1:
+        raise SystemExit(
+            f"The runs with the settings' own rates have several: {sorted(rates)}; give one's."
+        )
+    for part in (tuning, seeds):
+        shown = [(run["seed"], run["learning_rate"]) for run in part]
+        if twice := sorted({run for run in shown if shown.count(run) > 1}):
+            raise SystemExit(f"Seeds and rates that come twice: {twice}; give each once.")
     if both := {run["seed"] for run in tuning} & {run["seed"] for run in seeds}:
         raise SystemExit(f"Seeds {sorted(both)} chose the learning rates; show others.")
     return {"tuning": tuning, "seeds": seeds}
@@ -102,8 +113,8 @@ def sentence(data: dict[str, Any]) -> str:
     tokens = [run["generated_tokens"] / run["generated_tokens_grpo"] for run in runs]
     gains = [signed(run["accuracy_after"] - run["accuracy_after_grpo"]) for run in runs]
     return (
-        f"Over {len(runs)} seeds TRL's GRPO ended at {ends('accuracy_after_grpo')}, `branch` at "
-        f"{ends('accuracy_after')} (seed by seed {', '.join(gains)}), with "
+        f"Over {len(runs)} seeds TRL's GRPO ended at {ends('accuracy_after_grpo')} and `branch` at "
+        f"{ends('accuracy_after')} (differences by seed {', '.join(gains)}), with "
         f"{number(sum(tokens) / len(tokens))} of the generated tokens."
     )
 

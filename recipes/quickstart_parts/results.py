@@ -109,9 +109,10 @@ def print_results(
 def _comment(summary: dict[str, Any]) -> str:
     if summary["smoke"]:
         return "--smoke runs everything and learns nothing; these numbers mean nothing."
+    greedy, sampled = summary["accuracy_before_greedy"], summary["accuracy_before"]
+    above = ", above that of its samples; the reward draws the samples towards it"
     return (
-        "With greedy decoding the accuracy of the warm start is "
-        f"{summary['accuracy_before_greedy']:.3f}, above that of its samples; the reward draws the "
-        "samples towards it. One seed of a small task shows that both trainers learn, not which of "
-        "them is better; what was seen over seeds stands in the README."
+        f"With greedy decoding the accuracy of the warm start is {greedy:.3f}"
+        f"{above if greedy > sampled else ''}. One seed of a small task shows that both "
+        "trainers learn, not which of them is better; the README says what was seen over seeds."
     )

@@ -6,6 +6,8 @@ each of them alike; all else is each trainer's own default.
 
 from __future__ import annotations
 
+import argparse
+import math
 from collections.abc import Iterable
 from dataclasses import MISSING, dataclass, fields
 from typing import Any
@@ -129,6 +131,13 @@ def per_process(total: int, what: str) -> int:
             f"--num_processes 1, 2, 4 or 8."
         )
     return total // processes
+
+
+def rate(text: str) -> float:
+    """A learning rate of the command line."""
+    if not 0 < (value := float(text)) < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
+    return value
 
 
 def changed_settings(config: LambdaGRPOConfig, names: Iterable[str]) -> list[Change]:

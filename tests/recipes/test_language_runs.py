@@ -318,6 +318,21 @@ def test_prompts_of_uneven_length_are_padded_before_them(chat_model, monkeypatch
     assert together == alone
 
 
+def test_the_settings_that_a_model_brings_do_not_change_its_samples(chat_model):
+    """Qwen2.5's instruct models bring top_p and a repetition penalty; training has neither."""
+    model, tokenizer = loaded(chat_model)
+    chats = [[{"role": "user", "content": "1+2="}]] * 8
+
+    def drawn():
+        torch.manual_seed(0)
+        return sample(model, tokenizer, chats, 12)
+
+    plain = drawn()
+    model.generation_config.update(top_p=0.1, repetition_penalty=5.0, no_repeat_ngram_size=1)
+    assert drawn() == plain
+    assert model.generation_config.top_p == 0.1
+
+
 def test_a_measurement_counts_what_was_sampled(monkeypatch):
     texts = ["#### 5", "#### 6", "no", "#### 7"]
     drawn = iter(range(4))

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+import quickstart
 from benchmarks import quickstart_seeds
 from benchmarks.learning.table import between_marks
 from quickstart_parts import settings
@@ -125,7 +126,7 @@ def test_the_seeds_ran_what_the_quickstart_runs_with_a_rate_that_was_tried():
 
 def finished(folder: Path, **told) -> Path:
     """The output folder of a quickstart, as far as `collect` reads it."""
-    run = json.loads(RESULTS.read_text())["seeds"][0] | told
+    run = json.loads(RESULTS.read_text())["seeds"][0] | {"smoke": False} | told
     folder.mkdir()
     (folder / "summary.json").write_text(json.dumps(run))
     return folder
@@ -141,3 +142,23 @@ def test_seeds_that_chose_the_rates_are_no_evidence(tmp_path):
         quickstart_seeds.collect([tried, other])
     data = quickstart_seeds.collect([tried, finished(tmp_path / "third", seed=3, tuned=True)])
     assert [len(data[part]) for part in ("tuning", "seeds")] == [1, 1]
+
+
+def test_runs_that_would_mislead_are_refused(tmp_path):
+    good = finished(tmp_path / "good", seed=1, tuned=True)
+    smoke = finished(tmp_path / "smoke", seed=2, tuned=True, smoke=True)
+    with pytest.raises(SystemExit, match="smoke: runs with --smoke learn nothing"):
+        quickstart_seeds.collect([good, smoke])
+    again = finished(tmp_path / "again", seed=1, tuned=True)
+    with pytest.raises(SystemExit, match=r"come twice: \[\(1, "):
+        quickstart_seeds.collect([good, again])
+    older = finished(tmp_path / "older", seed=2, tuned=True, learning_rate=1e-5)
+    with pytest.raises(SystemExit, match="own rates have several"):
+        quickstart_seeds.collect([good, older])
+
+
+@pytest.mark.parametrize("rate", ["0", "-1e-3", "nan", "inf"])
+def test_a_learning_rate_is_above_0(rate, capsys):
+    with pytest.raises(SystemExit):
+        quickstart.parse_arguments(["--output_dir", "out", f"--learning_rate={rate}"])
+    assert f"{rate} is not a number above 0" in capsys.readouterr().err

@@ -23,7 +23,7 @@ from trl_lambda.evaluation.summary import pass_ks, summarize
 from trl_lambda.evaluation.tables import settings_line
 from trl_lambda.evaluation.trained_with import config_settings, differences_from_training
 from trl_lambda.evaluation.transformers_generator import TransformersGenerator
-from trl_lambda.host import under_fsdp
+from trl_lambda.host import callbacks, under_fsdp
 
 logger = get_logger(__name__)
 
@@ -117,7 +117,7 @@ class EvaluationCallback(TrainerCallback):
 
     def _check_others(self) -> None:
         """Two callbacks that write to one place would lose what one of them wrote."""
-        for other in self.trainer.callback_handler.callbacks:
+        for other in callbacks(self.trainer):
             if other is self or not isinstance(other, EvaluationCallback):
                 continue
             if self.keep_best is not None and other.keep_best is not None:

@@ -147,7 +147,7 @@ class TransformersGenerator:
         ids = [[pad] * (width - len(prompt)) + prompt for prompt in prompts]
         mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
         device = self.model.device
-        with torch.no_grad(), _without_own_settings(self.model):
+        with torch.no_grad(), without_own_settings(self.model):
             output_BT = self.model.generate(
                 input_ids=torch.tensor(ids, device=device),
                 attention_mask=torch.tensor(mask, device=device),
@@ -254,7 +254,7 @@ def _plain_config(max_tokens: int, ends: list[int], pad: int, stops: list[str]) 
 
 
 @contextmanager
-def _without_own_settings(model: Any) -> Iterator[None]:
+def without_own_settings(model: Any) -> Iterator[None]:
     """Hides the model's generation config, from which `generate` takes whatever is left unset.
 
     Qwen2.5's, for one, has a repetition penalty. PEFT hands its own config to the base model.

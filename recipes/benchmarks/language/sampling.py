@@ -11,6 +11,7 @@ import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from trl_lambda.evaluation.metrics import pass_at_k
+from trl_lambda.evaluation.transformers_generator import without_own_settings
 from trl_lambda.rewards import extract_answer, grade_many
 
 SEED = 0
@@ -80,18 +81,20 @@ def sample(model, tokenizer, prompts: list, tokens: int) -> list[tuple[list[int]
     encoded = tokenizer.pad({"input_ids": ids}, padding_side="left", return_tensors="pt")
     encoded = encoded.to(model.device)
     entropies = Entropies()
-    generated = model.generate(
-        **encoded,
-        generation_config=GenerationConfig(
-            max_new_tokens=tokens,
-            do_sample=True,
-            temperature=1.0,
-            top_k=0,  # generate() would keep the 50 most likely tokens, training keeps all
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        ),
-        logits_processor=LogitsProcessorList([entropies]),
+    config = GenerationConfig(
+        max_new_tokens=tokens,
+        do_sample=True,
+        temperature=1.0,
+        top_k=0,  # generate() would keep the 50 most likely tokens, training keeps all
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
     )
+    with without_own_settings(model):
+        generated = model.generate(
+            **encoded,
+            generation_config=config,
+            logits_processor=LogitsProcessorList([entropies]),
+        )
     width = encoded["input_ids"].shape[1]
     rows = [until(row, tokenizer.eos_token_id) for row in generated[:, width:].tolist()]
     entropy_BT = torch.stack(entropies.steps, 1)
