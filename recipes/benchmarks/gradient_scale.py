@@ -86,26 +86,46 @@ def gradient_norm(folder: Path, length: int, settings: dict) -> float:
     return trainer.state.log_history[0]["grad_norm"]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--lengths", type=int, nargs="+", default=[64, 768], help="tokens (64 768)")
+# The options that belong to --real, and what they are where they are not given.
+REAL = {
+    "results": Path("gradient_scale.json"),
+    "readme": None,
+    "batches": 2,
+    "groups": 3,
+    "completions": 8,
+    "arms": None,
+}
+LENGTHS = [64, 768]
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--lengths", type=int, nargs="+", help="tokens (64 768); not with --real")
     parser.add_argument("--real", metavar="FOLDER", help="a warm-started model")
-    parser.add_argument(
-        "--results",
-        type=Path,
-        default=Path("gradient_scale.json"),
-        help="with --real: what is measured, kept after each arm and taken up again (%(default)s)",
-    )
-    parser.add_argument(
-        "--readme", type=Path, help="with --real: a Markdown file with the two marks for the table"
-    )
-    parser.add_argument("--batches", type=int, default=2, help="with --real: how many (2)")
-    parser.add_argument("--groups", type=int, default=3, help="with --real: prompts of each (3)")
-    parser.add_argument(
-        "--completions", type=int, default=8, help="with --real: of each prompt (8)"
-    )
-    parser.add_argument("--arms", nargs="+", help="with --real: see language/arms.py")
-    options = parser.parse_args()
+    real = parser.add_argument_group("with --real")
+    kept = "what is measured, kept after each arm and taken up again (gradient_scale.json)"
+    real.add_argument("--results", type=Path, help=kept)
+    real.add_argument("--readme", type=Path, help="a Markdown file with the two marks (none)")
+    real.add_argument("--batches", type=int, help="how many (2)")
+    real.add_argument("--groups", type=int, help="prompts of each batch (3)")
+    real.add_argument("--completions", type=int, help="of each prompt (8)")
+    real.add_argument("--arms", nargs="+", help="see language/arms.py (those of gradients.py)")
+    options = parser.parse_args(arguments)
+    if options.real and options.lengths:
+        parser.error("--lengths is of random completions: leave it out with --real.")
+    if not options.real and (given := [f"--{n}" for n in REAL if vars(options)[n] is not None]):
+        parser.error(f"{', '.join(given)}: of use with --real FOLDER alone.")
+    options.lengths = options.lengths or LENGTHS
+    for name, value in REAL.items():
+        if vars(options)[name] is None:
+            setattr(options, name, value)
+    return options
+
+
+def main() -> None:
+    options = parse_arguments()
     silence()
     torch.set_num_threads(1)
     if options.real:
