@@ -97,10 +97,11 @@ def read_lines(path: Path) -> list[Record]:
     if not path.exists():
         return []
     records = []
-    for line in path.read_text().splitlines():
+    # Bytes: a character may be cut in two, and lines of text end at more than a newline.
+    for line in filter(None, path.read_bytes().split(b"\n")):
         try:
             records.append(json.loads(line))
-        except json.JSONDecodeError:
+        except ValueError:
             print(f"{path}: a line that was cut off is skipped; its run will be done again.")
     return records
 
@@ -111,7 +112,9 @@ def append_line(path: Path, record: Record) -> None:
     with path.open("ab+", buffering=0) as file:
         size = file.seek(0, os.SEEK_END)
         torn = size and os.pread(file.fileno(), 1, size - 1) != b"\n"
-        file.write(b"\n" * bool(torn) + json.dumps(record, ensure_ascii=False).encode() + b"\n")
+        # Half a surrogate, as names of files may have, is no UTF-8; escaped it is valid JSON.
+        line = json.dumps(record, ensure_ascii=False).encode(errors="backslashreplace")
+        file.write(b"\n" * bool(torn) + line + b"\n")
         os.fsync(file.fileno())
 
 
