@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
-from benchmarks.learning.runs import append_line, read_lines
+from benchmarks.learning import runs as runs_module
+from benchmarks.learning.runs import Store, append_line, key, read_lines
 from benchmarks.learning.training import Run
 
 RUN = Run("first", "Dr. GRPO", 1e-3, 0, 5)
@@ -31,3 +34,46 @@ def test_a_line_ends_at_a_newline_and_nowhere_else(mark, tmp_path, capsys):
     append_line(path, record)
     assert read_lines(path) == [record]
     assert capsys.readouterr().out == ""
+
+
+class Worker:
+    """Stands in for a process; one seed ends it with an exception that is no crash of a run."""
+
+    def submit(self, function, run, key, work):
+        self.run = run
+        return self
+
+    def result(self):
+        if self.run.seed == 1:
+            raise SystemExit("DIR has no training.jsonl")
+        return {"key": key(self.run), **vars(self.run), "curve": [[0, 0, 0.1, 0.5]]}
+
+    def shutdown(self):
+        pass
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_worker_that_says_to_end_ends_the_benchmark(workers, monkeypatch, tmp_path):
+    """What it says comes out, what was finished is kept, and no further run is begun."""
+    monkeypatch.setattr(runs_module, "new_worker", Worker)
+    store = Store(tmp_path / "runs.jsonl")
+    runs = [Run("first", "Dr. GRPO", 1e-3, seed, 5) for seed in range(30)]
+    settings = {"workers": workers, "deadline": time.monotonic() + 60, "name": "x"}
+    with pytest.raises(SystemExit, match="DIR has no training"):
+        runs_module.perform_all(runs, store, dict, **settings)
+    assert store.finished(runs[0])
+    assert store.any(runs[1]) is None
+    assert workers > 1 or len(Store(store.path).records) == 1
+
+
+def told_to_end(run: Run) -> dict:
+    raise SystemExit(f"no seed {run.seed}")
+
+
+@pytest.mark.slow
+def test_a_real_worker_that_says_to_end_ends_the_benchmark(tmp_path):
+    store = Store(tmp_path / "runs.jsonl")
+    settings = {"workers": 1, "deadline": time.monotonic() + 600, "name": "x"}
+    with pytest.raises(SystemExit, match="no seed 0"):
+        runs_module.perform_all([RUN], store, told_to_end, **settings)
+    assert not store.records
