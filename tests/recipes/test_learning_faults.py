@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import time
 
 import pytest
+from benchmarks.learning import __main__ as main_module
+from benchmarks.learning import plan as plans
 from benchmarks.learning import runs as runs_module
 from benchmarks.learning.runs import Store, append_line, key, read_lines
+from benchmarks.learning.tasks import TASKS
 from benchmarks.learning.training import Run
 
 RUN = Run("first", "Dr. GRPO", 1e-3, 0, 5)
@@ -77,3 +81,45 @@ def test_a_real_worker_that_says_to_end_ends_the_benchmark(tmp_path):
     with pytest.raises(SystemExit, match="no seed 0"):
         runs_module.perform_all([RUN], store, told_to_end, **settings)
     assert not store.records
+
+
+def start(plan: plans.Plan, store: Store, fails, monkeypatch, hours: float = 1.0) -> list[Run]:
+    """What one start of the benchmark trains; `fails(run)` says which runs crash."""
+    trained = []
+
+    def run_all(runs, store, folder, *, workers, deadline, name):
+        for run in dict.fromkeys(runs):
+            if store.finished(run) is None:
+                trained.append(run)
+                found = {"error": "died"} if fails(run) else {"curve": [[0, 0, 0, 0], [5, 9, 1, 1]]}
+                store.add({"key": key(run), **vars(run)} | found)
+        return []
+
+    monkeypatch.setattr(runs_module, "run_all", run_all)
+    args = argparse.Namespace(output_dir=store.path.parent, workers=1, budget_hours=hours)
+    assert main_module.run_plan(args, plan, store)
+    return trained
+
+
+def test_runs_that_failed_are_tried_once_at_each_start(monkeypatch, tmp_path):
+    """Also those that choose rates, when all others are there; never twice in one start."""
+    plan = plans.Plan(methods=("GRPO",), tasks=("first",), tuning_seeds=(1000,), seeds=(0, 1))
+    store = Store(tmp_path / "runs.jsonl")
+    low, middle, _ = TASKS["first"].learning_rates
+
+    def fails(run):  # the middle rate and one of the last seeds, whatever its rate
+        return run.learning_rate == middle or run.seed == 1
+
+    first = start(plan, store, fails, monkeypatch)
+    assert len(first) == len(set(first))
+    assert plans.chosen_rates(plan, store.any)["first", "GRPO"] < low
+    again = start(plan, store, fails, monkeypatch)
+    assert {(run.learning_rate, run.seed) for run in again} == {
+        (middle, 1000),
+        (plans.chosen_rates(plan, store.any)["first", "GRPO"], 1),
+    }
+    assert len(again) == len(set(again))
+    # When it does not fail any more, it is what chooses.
+    start(plan, store, lambda run: False, monkeypatch)
+    assert plans.scores(plan, store.any, "first", "GRPO", [middle]) == {middle: 1.0}
+    assert start(plan, store, lambda run: True, monkeypatch) == []

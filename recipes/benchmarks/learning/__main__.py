@@ -170,10 +170,13 @@ def run_plan(args: argparse.Namespace, plan, store) -> bool:
             )
         return not left
 
-    # What is tried next depends on what was found: until nothing is asked for that is not there.
-    while any(store.any(run) is None for run in plans.tuning(plan, store.any)):
-        if not do(plans.tuning(plan, store.any), "learning rates"):
+    # What is tried next depends on what was found: until nothing new is asked for. A run that
+    # failed, now or at an earlier start, is tried once.
+    tried: set = set()
+    while new := [run for run in plans.tuning(plan, store.any) if run not in tried]:
+        if not do(new, "learning rates"):
             return False
+        tried.update(new)
     rates = plans.chosen_rates(plan, store.any)
     return do(plans.final(plan, rates), f"{len(plan.seeds)} seeds")
 
