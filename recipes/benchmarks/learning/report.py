@@ -232,7 +232,7 @@ def compared(ours: Sequence[Record], theirs: Sequence[Record]) -> dict[str, Any]
     return {
         "difference": rounded(accuracy),
         "pass_at_k_difference": rounded(pass_at_k),
-        "tokens_to_reference": ratio,
+        "tokens_to_reference": None if ratio is None else round(ratio, 4),
         "verdict": verdict(accuracy, pass_at_k, ratio),
     }
 
