@@ -20,7 +20,13 @@ import numpy as np
 BENCHMARKS = Path(__file__).resolve().parent
 if __name__ == "__main__":  # the folder `recipes` takes the place of this one
     sys.path[0] = str(BENCHMARKS.parent)
-from benchmarks.learning.table import between_marks, insert, number, shown_verdict  # noqa: E402
+from benchmarks.learning.table import (  # noqa: E402
+    between_marks,
+    insert,
+    number,
+    optional,
+    shown_verdict,
+)
 
 MARK = "<!-- front -->"
 # Name in the results: (name on the front page, line and colour in the figure, or None).
@@ -42,7 +48,8 @@ def table(data: dict[str, Any]) -> str:
     ]
     for name, (shown, _) in ROWS.items():
         cells = [cell(data, name, task) for task in tasks]
-        lines.append(f"| {shown} | {' | '.join(cells)} | {number(share_of_tokens(data, name))} |")
+        tokens = optional(share_of_tokens(data, name), 2)
+        lines.append(f"| {shown} | {' | '.join(cells)} | {tokens} |")
     return "\n".join(lines)
 
 
@@ -52,15 +59,18 @@ def cell(data: dict[str, Any], method: str, task: str) -> str:
     return text if verdict == "–" else f"{text} {verdict}"
 
 
-def share_of_tokens(data: dict[str, Any], method: str) -> float:
-    """Tokens that a method's runs generate, as a share of GRPO's; the mean over tasks."""
-    results = data["results"]
-    shares = [
-        results[f"{method} | {task}"]["generated_tokens"]
-        / results[f"GRPO | {task}"]["generated_tokens"]
-        for task in data["tasks"]
-    ]
-    return float(np.mean(shares))
+def share_of_tokens(data: dict[str, Any], method: str) -> float | None:
+    """Tokens that a method's runs generate, as a share of GRPO's; the mean over tasks.
+
+    None where all runs of one of the two failed on a task.
+    """
+    ours, theirs = (
+        [data["results"][f"{name} | {task}"]["generated_tokens"] for task in data["tasks"]]
+        for name in (method, "GRPO")
+    )
+    if None in ours or None in theirs:
+        return None
+    return float(np.mean([a / b for a, b in zip(ours, theirs, strict=True)]))
 
 
 def figure(data: dict[str, Any], path: Path) -> None:
@@ -83,9 +93,14 @@ def figure(data: dict[str, Any], path: Path) -> None:
 
 
 def along(data: dict[str, Any], method: str, task: str, share: np.ndarray) -> np.ndarray:
-    """Mean accuracy over seeds at these shares of GRPO's tokens; NaN where the runs have ended."""
-    curves = data["curves"][f"{method} | {task}"]
-    tokens = np.array(curves["tokens"]) / data["curves"][f"GRPO | {task}"]["tokens"][-1]
+    """Mean accuracy over seeds at these shares of GRPO's tokens; NaN where the runs have ended.
+
+    NaN everywhere where all runs of one of the two failed.
+    """
+    curves, theirs = (data["curves"][f"{name} | {task}"] for name in (method, "GRPO"))
+    if not curves["tokens"] or not theirs["tokens"]:
+        return np.full_like(share, np.nan)
+    tokens = np.array(curves["tokens"]) / theirs["tokens"][-1]
     return np.interp(share, tokens, np.mean(curves["accuracy"], axis=0), right=np.nan)
 
 

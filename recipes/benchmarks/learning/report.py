@@ -124,7 +124,12 @@ def task_entry(name: str, runs: Runs) -> dict[str, Any]:
 
 
 def faults(task: str, records: Sequence[Record]) -> list[str]:
-    """Why a task does not measure what its name says, by the reference's own runs; or nothing."""
+    """Why a task does not measure what its name says, by the reference's own runs; or nothing.
+
+    While the reference has not been run, nothing is known against a task.
+    """
+    if not any("curve" in record for record in records):
+        return [f"all {len(records)} runs of {REFERENCE} failed"] if records else []
     kept, length = (late_mean(records, name) or 0.0 for name in ("format", "length"))
     decided = decided_failures(records)
     found = []
@@ -243,10 +248,13 @@ def by_tokens(record: Record) -> tuple[list[float], list[float]]:
 
 
 def curves(records: Sequence[Record]) -> dict[str, Any]:
-    """Accuracy of each seed, to three digits, at common steps, with the mean tokens there."""
+    """Accuracy of each seed, to three digits, at common steps, with the mean tokens there.
+
+    Runs that failed have no curve; where all have, the lists are empty.
+    """
     ran = [record["curve"] for record in records if "curve" in record]
     return {
-        "steps": [point[0] for point in ran[0]],
+        "steps": [point[0] for point in ran[0]] if ran else [],
         "tokens": [round(statistics.fmean(p[1] for p in at)) for at in zip(*ran, strict=True)],
         "accuracy": [[round(point[2], 3) for point in curve] for curve in ran],
     }
