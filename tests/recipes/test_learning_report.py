@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import math
+from pathlib import Path
 
+import numpy as np
 import pytest
 from benchmarks import front_page
 from benchmarks.learning import plan as plans
 from benchmarks.learning import table
 from benchmarks.learning.figure import failures
 from benchmarks.learning.plan import Plan
-from benchmarks.learning.report import faults, learning, write_report
+from benchmarks.learning.report import faults, json_text, learning, read_results, write_report
 from benchmarks.learning.runs import Store, key
 from benchmarks.learning.tasks import TASKS
 from benchmarks.learning.training import Run
 
+RESULTS = Path(__file__).parents[2] / "recipes" / "benchmarks" / "results"
 PLAN = Plan(
     methods=("GRPO", "DAPO", "branch"),
     tasks=("first", "chain"),
@@ -101,3 +105,55 @@ def test_the_front_page_has_runs_that_all_failed(tmp_path):
         data = learning(plan, store)
         assert "–" in front_page.table(data)
         front_page.figure(data, tmp_path / "front.png")
+
+
+def test_runs_of_other_plans_are_not_counted(tmp_path):
+    """An output folder also has `--smoke`, comparisons, and rates that are tried no more."""
+    store = store_of(tmp_path, lambda run: (run.method, run.seed) == ("DAPO", 1))
+    mine = len(store.records)
+    for other in ("short", "tiny"):
+        add(store, Run(other, "branch", 1e-3, 0, 9), failed=True)
+    add(store, PLAN.run("first", "GRPO", 9e-3, 0))
+    data = learning(PLAN, store)
+    assert (data["runs"], data["failed_runs"]) == (mine, 2)
+    assert data["cpu_hours"] == pytest.approx((mine - 2) / 100)
+
+
+def strict(text: str) -> dict:
+    """As parsers read it that keep to RFC 8259."""
+
+    def refused(constant: str):
+        raise ValueError(f"{constant} is no JSON")
+
+    return json.loads(text, parse_constant=refused)
+
+
+def test_infinities_are_text_and_what_is_no_number_is_null(tmp_path):
+    data = {
+        "a": {"x": {"low": -math.inf, "high": [math.inf, 1.5]}, "y": math.nan},
+        "b": [math.inf, (np.float64("nan"), 2)],
+        "c": "Infinity",
+    }
+    path = tmp_path / "data.json"
+    path.write_text(json_text(data), encoding="utf-8")
+    found = strict(path.read_text(encoding="utf-8"))
+    assert found["a"] == {"x": {"low": "-inf", "high": ["inf", 1.5]}, "y": None}
+    assert found["b"] == ["inf", [None, 2]]
+    again = read_results(path)
+    assert again["a"] == {"x": {"low": -math.inf, "high": [math.inf, 1.5]}, "y": None}
+    assert (again["b"], again["c"]) == ([math.inf, [None, 2]], "Infinity")
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("*.json")), ids=lambda path: path.name)
+def test_committed_results_are_json_for_strict_parsers(path):
+    strict(path.read_text(encoding="utf-8"))
+
+
+def test_a_policy_that_broke_is_never_right_and_its_means_leave_out_what_is_no_number(tmp_path):
+    store = store_of(tmp_path)
+    rate = plans.chosen_rates(PLAN, store.any)["first", "DAPO"]
+    broken = store.any(PLAN.run("first", "DAPO", rate, 2))
+    store.add(broken | {"entropy": [0.5, math.nan], "length": [math.nan]})
+    written = write_report(PLAN, store, results=tmp_path, readme=None)
+    entry = strict(written[0].read_text(encoding="utf-8"))["results"]["DAPO | first"]
+    assert (entry["entropy"], entry["length"]) == (0.5, 32.0)

@@ -230,6 +230,13 @@ def test_accuracy_is_the_share_of_right_samples(encoder, model, monkeypatch):
     assert share == pytest.approx(expected, abs=0.03)  # of 4096 samples: 4 standard errors
 
 
+def test_a_policy_that_broke_is_never_right(encoder, model, monkeypatch):
+    weight = model.lm_head.weight
+    monkeypatch.setattr(weight, "data", torch.full_like(weight, torch.nan))
+    problems = held_out(TASKS["chain"])[:4]
+    assert measured(model, TASKS["chain"], problems, encoder) == (0.0, 0.0)
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_is_a_valid_config(name, tmp_path):
     method = METHODS[name]

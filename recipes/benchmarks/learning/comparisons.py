@@ -7,6 +7,7 @@ has *collapsed* if it ends no better than it started.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -82,10 +83,11 @@ def write_results(plan: Comparison, store: Store, *, results: Path, readme: Path
     Raises:
         SystemExit: there is nothing to report yet.
     """
-    data = collected(plan, store)
+    text = json_text(collected(plan, store))
+    data = json.loads(text)
     results.mkdir(parents=True, exist_ok=True)
     path = results / f"{plan.name}.json"
-    replace_text(path, json_text(data))
+    replace_text(path, text)
     print(markdown(data))
     written = [path]
     if readme is not None and insert(readme, markdown(data), mark=plan.mark):
