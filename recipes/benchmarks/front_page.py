@@ -111,7 +111,13 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=BENCHMARKS / "results")
     parser.add_argument("--readme", type=Path, default=BENCHMARKS.parents[1] / "README.md")
     options = parser.parse_args()
-    data = json.loads((options.results / "learning.json").read_text(encoding="utf-8"))
+    path = options.results / "learning.json"
+    data = json.loads(path.read_text(encoding="utf-8"))
+    if data["missing"]:
+        raise SystemExit(
+            f"{path} is not whole: not done yet are {', '.join(data['missing'])}. Finish "
+            "recipes/benchmarks/learning first."
+        )
     figure(data, options.results / "learning_front.png")
     if not insert(options.readme, table(data), mark=MARK):
         raise SystemExit(f"{options.readme} has no two lines {MARK}.")

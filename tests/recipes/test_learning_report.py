@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -105,6 +106,15 @@ def test_the_front_page_has_runs_that_all_failed(tmp_path):
         data = learning(plan, store)
         assert "–" in front_page.table(data)
         front_page.figure(data, tmp_path / "front.png")
+
+
+def test_the_front_page_is_not_made_from_a_part(tmp_path, monkeypatch):
+    plan = dataclasses.replace(PLAN, methods=("GRPO", "DAPO", "λ-GRPO"))
+    write_report(plan, store_of(tmp_path), results=tmp_path, readme=None)
+    monkeypatch.setattr("sys.argv", ["front_page.py", "--results", str(tmp_path)])
+    with pytest.raises(SystemExit, match="not done yet are λ-GRPO on first, λ-GRPO on chain"):
+        front_page.main()
+    assert not (tmp_path / "learning_front.png").exists()
 
 
 def test_runs_of_other_plans_are_not_counted(tmp_path):

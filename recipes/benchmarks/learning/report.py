@@ -51,25 +51,39 @@ Cell = tuple[str, str]  # task, method
 Runs = dict[Cell, list[Record]]
 
 
-def write_report(plan: Plan, store: Store, *, results: Path, readme: Path | None) -> list[Path]:
+def write_report(
+    plan: Plan,
+    store: Store,
+    *,
+    results: Path,
+    readme: Path | None,
+    unfinished: Path | None = None,
+) -> list[Path]:
     """Writes learning.json and learning.png, and the tables into the README if it has its marks.
 
     The README is left alone while a method lacks a task.
+
+    Args:
+        unfinished: the folder in the place of `results` while a method lacks a task.
 
     Raises:
         SystemExit: there is nothing to report yet.
     """
     text = json_text(learning(plan, store))
     data = json.loads(text)
+    if data["missing"]:
+        results, readme = unfinished or results, None
+        print(
+            f"Not done yet: {', '.join(data['missing'])}. What there is goes to {results}; no "
+            "README is written."
+        )
     results.mkdir(parents=True, exist_ok=True)
     path = results / "learning.json"
     replace_text(path, text)
     from .figure import plot  # late: others use this module where there is no matplotlib
 
     written = [path, plot(data, results / "learning.png")]
-    if readme is not None and data["missing"]:
-        print(f"{readme} is left as it is: not done yet are {', '.join(data['missing'])}.")
-    elif readme is not None and insert(readme, markdown(data)):
+    if readme is not None and insert(readme, markdown(data)):
         written.append(readme)
     return written
 
