@@ -270,6 +270,13 @@ def test_a_changed_task_is_another_start(monkeypatch):
     assert warm_start_settings(other_text) != before
 
 
+def test_a_task_that_holds_out_all_its_problems_has_none_to_train_on():
+    whole = dataclasses.replace(TASKS["first"], held_out=625)
+    with pytest.raises(ValueError, match="first has 625 problems and holds out 625"):
+        others(whole, 8)
+    assert len(others(dataclasses.replace(whole, held_out=624), 8)) == 1
+
+
 @pytest.fixture
 def tiny_chain(model, tmp_path, monkeypatch):
     """`chain` with rewards that any completion may get, and an untrained start: (folder, task)."""

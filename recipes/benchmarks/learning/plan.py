@@ -1,7 +1,8 @@
 """What is run, and the rules that choose learning rates.
 
-The rules stand here, in code, and were fixed before any result was looked at; pilots of one or two
-seeds of GRPO and `branch` had set the tasks' sizes and the rates that are tried first:
+The rules stand here, in code. All but the steps back were fixed before any result was looked at;
+pilots of one or two seeds of GRPO and `branch` had set the tasks' sizes and the rates that are
+tried first:
 
 - The learning rate is chosen for each method and task by the mean final accuracy over the tuning
   seeds, the smaller one in a tie. Tuning seeds are used for nothing else. All methods begin with
