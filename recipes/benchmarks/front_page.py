@@ -20,7 +20,13 @@ import numpy as np
 BENCHMARKS = Path(__file__).resolve().parent
 if __name__ == "__main__":  # the folder `recipes` takes the place of this one
     sys.path[0] = str(BENCHMARKS.parent)
-from benchmarks.learning.table import between_marks, insert, number, shown_verdict  # noqa: E402
+from benchmarks.learning.table import (  # noqa: E402
+    between_marks,
+    insert,
+    number,
+    optional,
+    shown_verdict,
+)
 
 MARK = "<!-- front -->"
 # Name in the results: (name on the front page, line and colour in the figure, or None).
@@ -43,7 +49,8 @@ def table(data: dict[str, Any]) -> str:
     ]
     for name, (shown, _) in ROWS.items():
         cells = [cell(data, name, task) for task in tasks]
-        lines.append(f"| {shown} | {' | '.join(cells)} | {number(share_of_tokens(data, name))} |")
+        tokens = optional(share_of_tokens(data, name), 2)
+        lines.append(f"| {shown} | {' | '.join(cells)} | {tokens} |")
     if len(measuring(data)) < len(tasks):
         lines += ["", "¹ GRPO's own runs show another task than the name says, so no mean has it."]
     return "\n".join(lines)
@@ -60,15 +67,18 @@ def measuring(data: dict[str, Any]) -> list[str]:
     return [task for task, told in data["tasks"].items() if not told["faults"]]
 
 
-def share_of_tokens(data: dict[str, Any], method: str) -> float:
-    """Tokens that a method's runs generate, as a share of GRPO's; the mean over tasks."""
-    results = data["results"]
-    shares = [
-        results[f"{method} | {task}"]["generated_tokens"]
-        / results[f"GRPO | {task}"]["generated_tokens"]
-        for task in measuring(data)
-    ]
-    return float(np.mean(shares))
+def share_of_tokens(data: dict[str, Any], method: str) -> float | None:
+    """Tokens that a method's runs generate, as a share of GRPO's; the mean over tasks.
+
+    None where all runs of one of the two failed on a task, or no task measures what it says.
+    """
+    ours, theirs = (
+        [data["results"][f"{name} | {task}"]["generated_tokens"] for task in measuring(data)]
+        for name in (method, "GRPO")
+    )
+    if not ours or None in ours or None in theirs:
+        return None
+    return float(np.mean([a / b for a, b in zip(ours, theirs, strict=True)]))
 
 
 def figure(data: dict[str, Any], path: Path) -> None:
@@ -80,7 +90,8 @@ def figure(data: dict[str, Any], path: Path) -> None:
         if style is None:
             continue
         line, colour = style
-        mean = np.mean([along(data, name, task, share) for task in measuring(data)], axis=0)
+        curves = [along(data, name, task, share) for task in measuring(data)]
+        mean = np.mean(curves, axis=0) if curves else np.full_like(share, np.nan)
         label = shown.replace("`", "")
         panel.plot(100 * share, mean, line, color=colour, label=label, linewidth=2)
     panel.set_xlabel("generated tokens (% of those that GRPO takes)")
@@ -91,9 +102,14 @@ def figure(data: dict[str, Any], path: Path) -> None:
 
 
 def along(data: dict[str, Any], method: str, task: str, share: np.ndarray) -> np.ndarray:
-    """Mean accuracy over seeds at these shares of GRPO's tokens; NaN where the runs have ended."""
-    curves = data["curves"][f"{method} | {task}"]
-    tokens = np.array(curves["tokens"]) / data["curves"][f"GRPO | {task}"]["tokens"][-1]
+    """Mean accuracy over seeds at these shares of GRPO's tokens; NaN where the runs have ended.
+
+    NaN everywhere where all runs of one of the two failed.
+    """
+    curves, theirs = (data["curves"][f"{name} | {task}"] for name in (method, "GRPO"))
+    if not curves["tokens"] or not theirs["tokens"]:
+        return np.full_like(share, np.nan)
+    tokens = np.array(curves["tokens"]) / theirs["tokens"][-1]
     return np.interp(share, tokens, np.mean(curves["accuracy"], axis=0), right=np.nan)
 
 
@@ -104,7 +120,13 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=BENCHMARKS / "results")
     parser.add_argument("--readme", type=Path, default=BENCHMARKS.parents[1] / "README.md")
     options = parser.parse_args()
-    data = json.loads((options.results / "learning.json").read_text(encoding="utf-8"))
+    path = options.results / "learning.json"
+    data = json.loads(path.read_text(encoding="utf-8"))
+    if data["missing"]:
+        raise SystemExit(
+            f"{path} is not whole: not done yet are {', '.join(data['missing'])}. Finish "
+            "recipes/benchmarks/learning first."
+        )
     figure(data, options.results / "learning_front.png")
     if not insert(options.readme, table(data), mark=MARK):
         raise SystemExit(f"{options.readme} has no two lines {MARK}.")

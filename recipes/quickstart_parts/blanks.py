@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 from datasets import Dataset
 from transformers import PreTrainedTokenizerFast
@@ -20,6 +21,7 @@ from .small_model import EOS
 DIGITS = "0123456789"
 CHARACTERS = f"{DIGITS}>?,"
 BLANKS = 10
+Drawn = TypeVar("Drawn", bound=Hashable)
 PROMPT_TOKENS = 4 * BLANKS  # one token per character
 SOLUTION_TOKENS = PROMPT_TOKENS + 1  # and the end of the sequence
 
@@ -51,14 +53,21 @@ class Problem:
         return "".join(f"{d}>{w}," for d, w in zip(self.digits, written, strict=True))
 
 
+def distinct(draw: Callable[[], Drawn], count: int) -> Iterator[Drawn]:
+    """What `draw` gives, nothing twice, until all `count` that there are have come."""
+    seen: set[Drawn] = set()
+    while len(seen) < count:
+        if (drawn := draw()) not in seen:
+            seen.add(drawn)
+            yield drawn
+
+
 def distinct_problems(rng: random.Random) -> Iterator[Problem]:
     """Problems, none twice: sets taken from it one after the other share none."""
-    seen: set[Problem] = set()
-    while len(seen) < len(DIGITS) ** BLANKS:
-        problem = Problem(tuple(rng.randrange(len(DIGITS)) for _ in range(BLANKS)))
-        if problem not in seen:
-            seen.add(problem)
-            yield problem
+    size = len(DIGITS)
+    return distinct(
+        lambda: Problem(tuple(rng.randrange(size) for _ in range(BLANKS))), size**BLANKS
+    )
 
 
 @dataclass(frozen=True)

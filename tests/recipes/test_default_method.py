@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from benchmarks.language import arms
+from benchmarks.learning.report import read_results
 from benchmarks.learning.verdict import MARGIN
 from quickstart_parts.settings import METHOD
 
@@ -42,7 +43,7 @@ def full(told: dict) -> dict:
 
 def verdicts_in_learning(told: dict) -> list[str | None]:
     """The verdict on each task that measures what it says; None where it was not trained."""
-    data = json.loads((RESULTS / "learning.json").read_text())
+    data = read_results(RESULTS / "learning.json")
     for name, of in data["settings"].items():
         ours = of["trainer"] == "LambdaGRPOTrainer"
         if ours and of["steps_share"] == 1 and trained(full(of["told"])) == trained(told):

@@ -145,8 +145,8 @@ def test_a_lane_that_breaks_does_not_hang_the_rest(monkeypatch, tmp_path):
     monkeypatch.setattr(runs_module, "new_worker", broken)
     done = queue.Queue()
     lane = runs_module.Lane(queue.Queue(), done, key, dict, time.monotonic() + 9)
-    monkeypatch.setattr(runs_module.threading, "excepthook", lambda args: None)
     lane.start()
+    assert str(done.get(timeout=5)) == "no more processes"
     assert done.get(timeout=5) is None
 
 
@@ -260,6 +260,14 @@ def test_the_share_of_tokens_to_the_references_accuracy():
     assert tokens_ratio(ours, theirs) is None
     assert tokens_ratio(ours, theirs[:1]) == 0.5  # 100 of 200
     assert tokens_ratio([([], []), *ours], [([0, 100], [0.0, 0.75])]) == 0.75  # never, 50, 75
+
+
+def test_a_little_more_than_three_quarters_of_the_tokens_is_not_better():
+    ratio = tokens_ratio([([0, 7504], [0.0, 1.0])], [([0, 10_000], [0.0, 1.0])])
+    assert ratio == pytest.approx(0.7504, abs=1e-9)
+    alike = Estimate(0.0, 0.0, 0.0)
+    assert verdict(alike, alike, ratio) == "level"
+    assert verdict(alike, alike, 0.75) == "better"
 
 
 def store_of(tmp_path, plan: Plan, height) -> Store:

@@ -230,6 +230,13 @@ def test_accuracy_is_the_share_of_right_samples(encoder, model, monkeypatch):
     assert share == pytest.approx(expected, abs=0.03)  # of 4096 samples: 4 standard errors
 
 
+def test_a_policy_that_broke_is_never_right(encoder, model, monkeypatch):
+    weight = model.lm_head.weight
+    monkeypatch.setattr(weight, "data", torch.full_like(weight, torch.nan))
+    problems = held_out(TASKS["chain"])[:4]
+    assert measured(model, TASKS["chain"], problems, encoder) == (0.0, 0.0)
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_is_a_valid_config(name, tmp_path):
     method = METHODS[name]
@@ -261,6 +268,13 @@ def test_a_changed_task_is_another_start(monkeypatch):
     assert warm_start_settings(dataclasses.replace(task, right=0.3)) != before
     other_text = dataclasses.replace(task, demonstrate=TASKS["last"].demonstrate)
     assert warm_start_settings(other_text) != before
+
+
+def test_a_task_that_holds_out_all_its_problems_has_none_to_train_on():
+    whole = dataclasses.replace(TASKS["first"], held_out=625)
+    with pytest.raises(ValueError, match="first has 625 problems and holds out 625"):
+        others(whole, 8)
+    assert len(others(dataclasses.replace(whole, held_out=624), 8)) == 1
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ has *collapsed* if it ends no better than it started.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,9 +20,10 @@ from trl_lambda.atomic_write import replace_text
 from .estimators import first_reach
 from .methods import BRANCHING as FORKS_OTHERWISE
 from .methods import METHODS, check_names
-from .report import json_text
+from .plan import check_tasks
+from .report import json_text, mean
 from .runs import Record, Store, versions
-from .table import count, insert, number, shown_rate, table
+from .table import count, insert, number, optional, shown_rate, table
 from .tasks import SHORT, TASKS
 from .training import Run
 
@@ -70,23 +72,39 @@ def only(plan: Comparison, arms: Sequence[str]) -> Comparison:
     """The comparison with these arms alone.
 
     Raises:
-        SystemExit: there is no method of that name.
+        SystemExit: there is no method of that name, or a task has no answer that it asks for.
     """
     check_names(arms)
+    check_tasks(arms, plan.tasks)
     return replace(plan, arms=tuple(dict.fromkeys(arms)))
 
 
-def write_results(plan: Comparison, store: Store, *, results: Path, readme: Path | None):
+def write_results(
+    plan: Comparison,
+    store: Store,
+    *,
+    results: Path,
+    readme: Path | None,
+    unfinished: Path | None = None,
+) -> list[Path]:
     """Writes its JSON and the table into the README, if it has its marks; prints the table.
+
+    Args:
+        unfinished: the folder in the place of `results` while runs are missing, and then no README
+            is written. None for none: the table says itself how many are missing.
 
     Raises:
         SystemExit: there is nothing to report yet.
     """
-    data = collected(plan, store)
+    text = json_text(collected(plan, store))
+    data = json.loads(text)
+    print(markdown(data))
+    if data["not_run"] and unfinished is not None:
+        results, readme = unfinished, None
+        print(f"What there is goes to {results}; no README is written.")
     results.mkdir(parents=True, exist_ok=True)
     path = results / f"{plan.name}.json"
-    replace_text(path, json_text(data))
-    print(markdown(data))
+    replace_text(path, text)
     written = [path]
     if readme is not None and insert(readme, markdown(data), mark=plan.mark):
         written.append(readme)
@@ -148,7 +166,7 @@ def task_table(data: dict[str, Any], name: str) -> str:
     head = (
         f"`{name}`: accuracy at so many *generated* tokens, between two measurements by a straight "
         "line: the mean over seeds, in brackets the lowest and the highest. Runs start at "
-        f"{number(float(np.mean(starts)), 3)} and have {steps} steps; a run ends at "
+        f"{optional(mean(starts), 3)} and have {steps} steps; a run ends at "
         f"the mean of its last {FINAL_POINTS} measurements of {samples} samples each. A run that "
         f"ends no better than it started has collapsed. “{target} after” has thousands of "
         "generated tokens, a number for each seed."

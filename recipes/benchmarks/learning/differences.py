@@ -11,6 +11,8 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from quickstart_parts.blanks import distinct
+
 CHARACTERS = "0123456789-=#"
 STEPS = 4
 # "6-6=0", then "-0=0" for each further step, "#8", and the end of the sequence.
@@ -49,14 +51,5 @@ def written_steps(digits: tuple[int, ...], is_right: Callable[[], bool], rng: ra
 
 def distinct_problems(rng: random.Random) -> Iterator[Problem]:
     """Problems, none twice: sets taken from it one after the other share none."""
-    seen: set[Problem] = set()
-    while len(seen) < 10 ** (STEPS + 1):
-        problem = Problem(tuple(rng.randrange(10) for _ in range(STEPS + 1)))
-        if problem not in seen:
-            seen.add(problem)
-            yield problem
-
-
-def answer_reward(completion: str, answer: str) -> float:
-    """1 where what follows the first `#` is the answer, else 0."""
-    return float(completion.partition("#")[2] == answer)
+    count = STEPS + 1
+    return distinct(lambda: Problem(tuple(rng.randrange(10) for _ in range(count))), 10**count)

@@ -49,7 +49,6 @@ def interquartile_mean(values_N: ArrayLike) -> Floats:
 def stratified_bootstrap(
     statistic: Callable[..., Floats],
     *samples_SK: ArrayLike,
-    paired: bool = False,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Estimate:
@@ -57,8 +56,7 @@ def stratified_bootstrap(
 
     Args:
         statistic: of arrays (…, S, K), one for each sample, to (…).
-        samples_SK: scores, one row a seed, one column a task.
-        paired: the samples' rows belong together, and are drawn together.
+        samples_SK: scores, one row a seed, one column a task; each is resampled by itself.
         resamples: R.
         seed: of the resampling.
     """
@@ -69,12 +67,7 @@ def stratified_bootstrap(
                 f"stratified_bootstrap: a sample has shape {array.shape}; (seeds, tasks) is needed"
             )
     rng = np.random.default_rng(seed)
-    rows = _draw(rng, arrays[0].shape, resamples)
-    drawn = []
-    for array in arrays:
-        if array is not arrays[0] and not paired:
-            rows = _draw(rng, array.shape, resamples)
-        drawn.append(np.take_along_axis(array[None], rows, 1))
+    drawn = [np.take_along_axis(a[None], _draw(rng, a.shape, resamples), 1) for a in arrays]
     low, high = np.percentile(statistic(*drawn), [2.5, 97.5])
     return Estimate(float(statistic(*arrays)), float(low), float(high))
 
@@ -110,12 +103,6 @@ def student_half_width(values_S: ArrayLike) -> Floats:
     values = np.asarray(values_S, dtype=np.float64)
     count = len(values)
     return student_quantile(count - 1) * values.std(0, ddof=1) / np.sqrt(count)
-
-
-def area_under_curve(steps: ArrayLike, values: ArrayLike) -> float:
-    """Mean height of the curve, by trapezoids."""
-    steps, values = np.asarray(steps, dtype=np.float64), np.asarray(values, dtype=np.float64)
-    return float(np.trapezoid(values, steps) / (steps[-1] - steps[0]))
 
 
 def first_reach(positions: ArrayLike, values: ArrayLike, target: float) -> float:

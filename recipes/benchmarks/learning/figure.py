@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 
 from .estimators import student_half_width
+from .table import count, failed_runs
 
 # What is drawn, where it was run: line and colour (Okabe and Ito's, which the colour-blind tell
 # apart). All others are in the JSON.
@@ -56,17 +57,29 @@ def save(figure, panels, title: str, path: Path) -> Path:
 
 
 def draw(panel, data: dict[str, Any], task: str, axis: str) -> None:
-    """Means over seeds, with Student's interval where there are several."""
-    panel.set_title(f"{task}: {data['tasks'][task]['decisive']}", fontsize=9)
+    """Means over the seeds that did not fail, with Student's interval where there are several."""
+    title = f"{task}: {data['tasks'][task]['decisive']}\n{failures(data, task, LINES)}"
+    panel.set_title(title.strip(), fontsize=9)
     panel.set_xlabel("optimiser steps" if axis == "steps" else "generated tokens", fontsize=8)
     panel.tick_params(labelsize=8)
     panel.set_ylim(0, 1)
     panel.grid(alpha=0.3)
     for method, (line, colour) in LINES.items():
         curves = data["curves"].get(f"{method} | {task}")
-        if curves is None:
+        if curves is None or not curves["accuracy"]:
             continue
         draw_mean(panel, curves[axis], np.array(curves["accuracy"]), method, line, colour)
+
+
+def failures(data: dict[str, Any], task: str, methods: Iterable[str]) -> str:
+    """How many runs of which methods failed on a task, and are not in their lines; or nothing."""
+    ran = [m for m in methods if f"{m} | {task}" in data["curves"]]
+    failed = {m: n for m in ran if (n := failed_runs(data, m, task))}
+    if not failed:
+        return ""
+    seeds = len(data["seeds"]["final"])
+    told = ", ".join(f"{method} {n} of {seeds}" for method, n in failed.items())
+    return f"{count(sum(failed.values()), 'run')} failed: {told}"
 
 
 def draw_mean(panel, at: Sequence[float], values_SP, label: str, line: str, colour: str) -> None:

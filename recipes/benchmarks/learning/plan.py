@@ -1,7 +1,8 @@
 """What is run, and the rules that choose learning rates.
 
-The rules stand here, in code, and were fixed before any result was looked at; pilots of one or two
-seeds of GRPO and `branch` had set the tasks' sizes and the rates that are tried first:
+The rules stand here, in code. All but the steps back were fixed before any result was looked at;
+pilots of one or two seeds of GRPO and `branch` had set the tasks' sizes and the rates that are
+tried first:
 
 - The learning rate is chosen for each method and task by the mean final accuracy over the tuning
   seeds, the smaller one in a tie. Tuning seeds are used for nothing else. All methods begin with
@@ -71,11 +72,13 @@ def only(plan: Plan, methods: Sequence[str] | None = None, seeds: int | None = N
     """The plan with these methods alone and the one that all are compared with, or fewer seeds.
 
     Raises:
-        SystemExit: there is no method of that name, or too few seeds for an interval.
+        SystemExit: there is no method of that name, no task has the answer that it asks for, or
+            there are too few seeds for an interval.
     """
     check_names(methods or ())
-    if seeds is not None and not 2 <= seeds <= len(FULL.seeds):
-        raise SystemExit(f"--seeds {seeds}: from 2, for an interval, to {len(FULL.seeds)}.")
+    check_tasks(methods or (), plan.tasks)
+    if seeds is not None and not 2 <= seeds <= len(plan.seeds):
+        raise SystemExit(f"--seeds {seeds}: from 2, for an interval, to {len(plan.seeds)}.")
     if methods:
         plan = replace(plan, methods=tuple(dict.fromkeys([REFERENCE, *methods])))
     return replace(plan, seeds=plan.seeds[:seeds])
@@ -83,6 +86,15 @@ def only(plan: Plan, methods: Sequence[str] | None = None, seeds: int | None = N
 
 def applies(method: str, task: str) -> bool:
     return TASKS[task].answered or not METHODS[method].answered
+
+
+def check_tasks(methods: Iterable[str], tasks: Sequence[str]) -> None:
+    """Raises SystemExit where no task has what a method asks for."""
+    if useless := [m for m in methods if not any(applies(m, task) for task in tasks)]:
+        raise SystemExit(
+            f"--methods: {', '.join(useless)} cannot be run on {', '.join(tasks)}: a probe asks "
+            "for the prompt's answer, and there is none."
+        )
 
 
 def final_accuracy(record: Record) -> float:

@@ -6,6 +6,7 @@ The tables in benchmarks/README.md are made from the committed JSON; a test make
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -25,12 +26,23 @@ from .estimators import (
     stratified_bootstrap,
 )
 from .methods import METHODS
-from .plan import Lookup, Plan, best_rate, chosen_rates, final_accuracy, grid, steps_below
+from .plan import (
+    Lookup,
+    Plan,
+    best_rate,
+    chosen_rates,
+    final,
+    final_accuracy,
+    grid,
+    steps_below,
+    tuning,
+)
 from .runs import Record, Store, versions
 from .table import insert, markdown
 from .tasks import TASKS
 from .verdict import REFERENCE, tokens_ratio, verdict
 
+INFINITIES = ("-inf", "inf")  # as text
 LAST = 5  # generations at the end of a run, over which its rollouts are averaged
 # A task measures what its name says where the reference's runs keep to these; else no mean has it.
 KEPT_TEXT, DECIDED, LENGTH, FALL = 0.9, 0.9, 0.5, 0.03
@@ -39,33 +51,52 @@ Cell = tuple[str, str]  # task, method
 Runs = dict[Cell, list[Record]]
 
 
-def write_report(plan: Plan, store: Store, *, results: Path, readme: Path | None) -> list[Path]:
+def write_report(
+    plan: Plan,
+    store: Store,
+    *,
+    results: Path,
+    readme: Path | None,
+    unfinished: Path | None = None,
+) -> list[Path]:
     """Writes learning.json and learning.png, and the tables into the README if it has its marks.
 
     The README is left alone while a method lacks a task.
 
+    Args:
+        unfinished: the folder in the place of `results` while a method lacks a task.
+
     Raises:
         SystemExit: there is nothing to report yet.
     """
-    data = learning(plan, store)
+    text = json_text(learning(plan, store))
+    data = json.loads(text)
+    if data["missing"]:
+        results, readme = unfinished or results, None
+        print(
+            f"Not done yet: {', '.join(data['missing'])}. What there is goes to {results}; no "
+            "README is written."
+        )
     results.mkdir(parents=True, exist_ok=True)
     path = results / "learning.json"
-    replace_text(path, json_text(data))
+    replace_text(path, text)
     from .figure import plot  # late: others use this module where there is no matplotlib
 
     written = [path, plot(data, results / "learning.png")]
-    if readme is not None and data["missing"]:
-        print(f"{readme} is left as it is: not done yet are {', '.join(data['missing'])}.")
-    elif readme is not None and insert(readme, markdown(data)):
+    if readme is not None and insert(readme, markdown(data)):
         written.append(readme)
     return written
 
 
 def json_text(data: dict[str, Any]) -> str:
-    """One line for each entry of the second level: short, and a change shows where it is."""
-    encode = partial(json.dumps, ensure_ascii=False)
+    """One line for each entry of the second level: short, and a change shows where it is.
+
+    JSON has no infinities and no NaN: those are the texts "inf" and "-inf", this is null. See
+    `read_results`.
+    """
+    encode = partial(json.dumps, ensure_ascii=False, allow_nan=False)
     parts = []
-    for name, value in data.items():
+    for name, value in _plain(data).items():
         if isinstance(value, dict):
             inner = ",\n".join(f"  {encode(k)}: {encode(v)}" for k, v in value.items())
             parts.append(f" {encode(name)}: {{\n{inner}\n }}")
@@ -77,6 +108,29 @@ def json_text(data: dict[str, Any]) -> str:
     return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(v) for name, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else INFINITIES[value > 0]
+    return value
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """What `json_text` wrote, with its infinities as numbers."""
+    return _numbers(json.loads(path.read_text(encoding="utf-8")))
+
+
+def _numbers(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _numbers(v) for name, v in value.items()}
+    if isinstance(value, list):
+        return [_numbers(v) for v in value]
+    return float(value) if value in INFINITIES else value
+
+
 def learning(plan: Plan, store: Store) -> dict[str, Any]:
     """All that the tables and the picture need, and the curves behind them."""
     runs = final_runs(plan, store.any)
@@ -85,14 +139,15 @@ def learning(plan: Plan, store: Store) -> dict[str, Any]:
             f"{store.path} has no method with all its final runs ({len(store.records)} runs in "
             "all): there is nothing to report yet."
         )
-    seconds = [r["cpu_seconds"] for r in store.records.values() if "cpu_seconds" in r]
+    records = planned(plan, store.any)
+    seconds = [record["cpu_seconds"] for record in records if "cpu_seconds" in record]
     tasks = {task: task_entry(task, runs) for task in plan.tasks}
     return {
         "versions": versions(),
         "seeds": {"tuning": plan.tuning_seeds, "final": plan.seeds},
         "missing": [f"{m} on {t}" for t, m in plan.cells() if (t, m) not in runs],
-        "runs": len(store.records),
-        "failed_runs": sum("error" in r for r in store.records.values()),
+        "runs": len(records),
+        "failed_runs": sum("error" in record for record in records),
         "cpu_hours": round(sum(seconds) / 3600, 2),
         "tasks": tasks,
         "settings": {m: vars(METHODS[m]) for m in plan.methods},
@@ -102,6 +157,12 @@ def learning(plan: Plan, store: Store) -> dict[str, Any]:
         },
         "curves": {f"{m} | {t}": curves(records) for (t, m), records in runs.items()},
     }
+
+
+def planned(plan: Plan, lookup: Lookup) -> list[Record]:
+    """The records of this plan's runs; a folder may have those of others as well."""
+    runs = [*tuning(plan, lookup), *final(plan, chosen_rates(plan, lookup))]
+    return [record for run in runs if (record := lookup(run)) is not None]
 
 
 def final_runs(plan: Plan, lookup: Lookup) -> Runs:
@@ -124,7 +185,12 @@ def task_entry(name: str, runs: Runs) -> dict[str, Any]:
 
 
 def faults(task: str, records: Sequence[Record]) -> list[str]:
-    """Why a task does not measure what its name says, by the reference's own runs; or nothing."""
+    """Why a task does not measure what its name says, by the reference's own runs; or nothing.
+
+    While the reference has not been run, nothing is known against a task.
+    """
+    if not any("curve" in record for record in records):
+        return [f"all {len(records)} runs of {REFERENCE} failed"] if records else []
     kept, length = (late_mean(records, name) or 0.0 for name in ("format", "length"))
     decided = decided_failures(records)
     found = []
@@ -161,13 +227,13 @@ def largest_fall(records: Sequence[Record]) -> float:
 def overall(plan: Plan, runs: Runs, tasks: Sequence[str]) -> dict[str, Any]:
     """Interquartile means of final accuracy over the tasks, of the methods that have them all."""
     whole = [m for m in plan.methods if tasks and all((t, m) in runs for t in tasks)]
-    final = {m: np.stack([finals(runs[t, m]) for t in tasks], 1) for m in whole}
+    ends = {m: np.stack([finals(runs[t, m]) for t in tasks], 1) for m in whole}
     entries = {}
     for m in whole:
-        estimate = stratified_bootstrap(iqm_over_tasks, final[m])
-        entries[m] = {"mean": round(float(final[m].mean()), 4), "final": rounded(estimate)}
-        if m != REFERENCE and REFERENCE in final:
-            chance = stratified_bootstrap(probability_of_improvement, final[m], final[REFERENCE])
+        estimate = stratified_bootstrap(iqm_over_tasks, ends[m])
+        entries[m] = {"mean": round(float(ends[m].mean()), 4), "final": rounded(estimate)}
+        if m != REFERENCE and REFERENCE in ends:
+            chance = stratified_bootstrap(probability_of_improvement, ends[m], ends[REFERENCE])
             entries[m]["improves"] = rounded(chance)
     return entries
 
@@ -187,14 +253,14 @@ def result(runs: Runs, cell: Cell, tried: dict[float, float | None]) -> dict[str
     task, method = cell
     records = runs[cell]
     rate = records[0]["learning_rate"]
-    final = finals(records)
+    ends = finals(records)
     entry = {
         "learning_rate": rate,
         "tried": {f"{r:g}": s for r, s in tried.items()},
         "edge": best_rate(tried) in (min(tried), max(tried)),
-        "final": round(float(final.mean()), 4),
-        "interquartile": round(float(interquartile_mean(final)), 4),
-        "lowest": round(float(final.min()), 4),
+        "final": round(float(ends.mean()), 4),
+        "interquartile": round(float(interquartile_mean(ends)), 4),
+        "lowest": round(float(ends.min()), 4),
         "pass_at_k": round(float(final_passes(records).mean()), 4),
         "collapsed": sum(map(collapsed, records)),
     }
@@ -214,8 +280,8 @@ def collapsed(record: Record) -> bool:
 
 
 def mean(values: Iterable[float | None]) -> float | None:
-    """Of the values that there are."""
-    there = [value for value in values if value is not None]
+    """Of the values that there are; NaN, of a policy that broke, is none."""
+    there = [value for value in values if value is not None and math.isfinite(value)]
     return round(statistics.fmean(there), 4) if there else None
 
 
@@ -232,7 +298,7 @@ def compared(ours: Sequence[Record], theirs: Sequence[Record]) -> dict[str, Any]
     return {
         "difference": rounded(accuracy),
         "pass_at_k_difference": rounded(pass_at_k),
-        "tokens_to_reference": ratio,
+        "tokens_to_reference": None if ratio is None else round(ratio, 4),
         "verdict": verdict(accuracy, pass_at_k, ratio),
     }
 
@@ -243,10 +309,13 @@ def by_tokens(record: Record) -> tuple[list[float], list[float]]:
 
 
 def curves(records: Sequence[Record]) -> dict[str, Any]:
-    """Accuracy of each seed, to three digits, at common steps, with the mean tokens there."""
+    """Accuracy of each seed, to three digits, at common steps, with the mean tokens there.
+
+    Runs that failed have no curve; where all have, the lists are empty.
+    """
     ran = [record["curve"] for record in records if "curve" in record]
     return {
-        "steps": [point[0] for point in ran[0]],
+        "steps": [point[0] for point in ran[0]] if ran else [],
         "tokens": [round(statistics.fmean(p[1] for p in at)) for at in zip(*ran, strict=True)],
         "accuracy": [[round(point[2], 3) for point in curve] for curve in ran],
     }

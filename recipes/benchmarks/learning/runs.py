@@ -97,10 +97,11 @@ def read_lines(path: Path) -> list[Record]:
     if not path.exists():
         return []
     records = []
-    for line in path.read_text().splitlines():
+    # Bytes: a character may be cut in two, and lines of text end at more than a newline.
+    for line in filter(None, path.read_bytes().split(b"\n")):
         try:
             records.append(json.loads(line))
-        except json.JSONDecodeError:
+        except ValueError:
             print(f"{path}: a line that was cut off is skipped; its run will be done again.")
     return records
 
@@ -111,7 +112,9 @@ def append_line(path: Path, record: Record) -> None:
     with path.open("ab+", buffering=0) as file:
         size = file.seek(0, os.SEEK_END)
         torn = size and os.pread(file.fileno(), 1, size - 1) != b"\n"
-        file.write(b"\n" * bool(torn) + json.dumps(record, ensure_ascii=False).encode() + b"\n")
+        # Half a surrogate, as names of files may have, is no UTF-8; escaped it is valid JSON.
+        line = json.dumps(record, ensure_ascii=False).encode(errors="backslashreplace")
+        file.write(b"\n" * bool(torn) + line + b"\n")
         os.fsync(file.fileno())
 
 
@@ -127,6 +130,9 @@ def perform(run: Any, key: Key, work: Work) -> Record:
 class Lane(threading.Thread):
     """A worker process, and the thread that feeds it; a worker that dies is replaced.
 
+    It gives records, then None. What is no fault of a run, as SystemExit in a worker, it gives
+    before that, and begins no further run.
+
     Args:
         key, work: what a worker calls; both are pickled.
     """
@@ -139,6 +145,8 @@ class Lane(threading.Thread):
     def run(self) -> None:
         try:
             self._work()
+        except BaseException as error:  # threading would swallow SystemExit
+            self.done.put(error)
         finally:
             self.done.put(None)
 
@@ -220,6 +228,9 @@ def perform_all(
         work: from a run to what its record gets beside the run itself; it runs in a process of its
             own, so it must be a function of a module, or a `partial` of one.
         deadline: no run is begun after this time of `time.monotonic()`.
+
+    Raises:
+        BaseException: what ended a worker and is no failure of its run; see `collect`.
     """
     # The cheap and the dear ones mixed, as planned; each once.
     missing = [run for run in dict.fromkeys(runs) if store.finished(run) is None]
@@ -234,20 +245,44 @@ def perform_all(
     ]
     for lane in lanes:
         lane.start()
-    open_lanes, failed = len(lanes), 0
     with tqdm(total=len(missing), desc=name, unit="run", smoothing=0.02) as bar:
-        while open_lanes:
-            record = done.get()
-            if record is None:
-                open_lanes -= 1
-                continue
+        collect(store, todo, done, len(lanes), bar)
+    return [run for run in missing if store.any(run) is None]
+
+
+def collect(store: Store, todo: Queue, done: Queue, open_lanes: int, bar: tqdm) -> None:
+    """Keeps the lanes' records until the last lane has ended.
+
+    Raises:
+        BaseException: what a lane gave instead of a record. The runs that are under way in other
+            lanes are waited for and kept; none is begun after it.
+    """
+    failed, error = 0, None
+    while open_lanes:
+        record = done.get()
+        if record is None:
+            open_lanes -= 1
+        elif isinstance(record, BaseException):
+            error = error or record
+            _drain(todo)
+            bar.write(f"No further run is begun: {error!r}")
+        else:
             store.add(record)
             bar.update()
             if "error" in record:
                 failed += 1
                 bar.set_postfix(failed=failed)
                 bar.write(f"{_name(record)}: {record['error'].strip()[-300:]}")
-    return [run for run in missing if store.any(run) is None]
+    if error is not None:
+        raise error
+
+
+def _drain(todo: Queue) -> None:
+    try:
+        while True:
+            todo.get_nowait()
+    except Empty:
+        return
 
 
 def _name(record: Record) -> str:

@@ -59,12 +59,12 @@ def task_table(data: dict[str, Any], name: str) -> str:
     """What the runs of each method end with on a task, and what they took."""
     task = data["tasks"][name]
     head = (
-        f"`{name}`, {task['decisive']}. Runs start at {number(task['start'], 3)} and have "
+        f"`{name}`, {task['decisive']}. Runs start at {optional(task.get('start'), 3)} and have "
         f"{count(task['generations'], 'step')} of {task['groups']} × {task['completions']} "
         f"completions. Differences to TRL's {REFERENCE} are paired by seed, with Student's 95 % "
-        "interval. “Lowest” is the worst seed; a run that ends no better than it started has "
-        "collapsed. “Tokens to” are the generated tokens at which half of the runs have had "
-        f"{REFERENCE}'s mean final accuracy, as a share of what {REFERENCE} takes for it. "
+        "interval. “Lowest” is the worst seed; a run that ends no better than it started, or "
+        "fails, has collapsed. “Tokens to” are the generated tokens at which half of the runs have "
+        f"had {REFERENCE}'s mean final accuracy, as a share of what {REFERENCE} takes for it. "
         "Entropy, length, kept text, and failures that were decided where the task says, are of "
         f"the last five steps. The rate is {count(task['steps_below'], 'step')} of √2 below the "
         "best that was tried; ↕ where that best was at an edge of the grid."
@@ -75,11 +75,21 @@ def task_table(data: dict[str, Any], name: str) -> str:
         *("tokens to", "entropy", "length", "kept text", "failures decided", "tokens", "CPU s"),
     ]
     entries = {m: data["results"].get(f"{m} | {name}") for m in data["settings"]}
-    rows = [task_row(method, entry) for method, entry in entries.items() if entry]
+    rows = [
+        task_row(method, entry, failed_runs(data, method, name))
+        for method, entry in entries.items()
+        if entry
+    ]
     return head + "\n\n" + table(columns, rows)
 
 
-def task_row(method: str, entry: dict[str, Any]) -> list[str]:
+def failed_runs(data: dict[str, Any], method: str, task: str) -> int:
+    """How many final runs failed: they have no curve, and count as never right."""
+    curves = data["curves"][f"{method} | {task}"]
+    return len(data["seeds"]["final"]) - len(curves["accuracy"])
+
+
+def task_row(method: str, entry: dict[str, Any], failed: int) -> list[str]:
     ratio = entry.get("tokens_to_reference")
     return [
         method,
@@ -87,19 +97,23 @@ def task_row(method: str, entry: dict[str, Any]) -> list[str]:
         number(entry["final"], 3),
         signed_interval(entry.get("difference")),
         number(entry["lowest"], 3),
-        str(entry["collapsed"]),
+        str(entry["collapsed"]) + f" ({failed} failed)" * bool(failed),
         number(entry["pass_at_k"], 3),
         "–" if ratio is None else f"× {number(ratio)}",
         *(optional(entry[name], 3) for name in ("entropy",)),
         *(optional(entry[name], 1) for name in ("length",)),
         *(optional(entry[name], 2) for name in ("format", "decided")),
-        f"{entry['generated_tokens'] / 1000:.0f}k",
-        number(entry["seconds"], 1),
+        thousands(entry["generated_tokens"]),
+        optional(entry["seconds"], 1),
     ]
 
 
 def shown_rate(rate: float) -> str:
     return f"{rate:.1e}".replace(".0e", "e").replace("e-0", "e-")
+
+
+def thousands(tokens: float | None) -> str:
+    return "–" if tokens is None else f"{tokens / 1000:.0f}k"
 
 
 def optional(value: float | None, digits: int) -> str:

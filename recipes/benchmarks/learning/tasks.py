@@ -42,7 +42,7 @@ class Task:
     """What is to be learnt, from which start, with how much.
 
     Attributes:
-        name: of what is to be learnt; tasks with one name start from one model.
+        name: its key in `TASKS`.
         decisive: where the tokens sit that decide, in words.
         decisions: their positions in a completion. One character is one token.
         problems: a stream of distinct problems from a random generator.

@@ -76,7 +76,8 @@ def measured(model, task: Task, problems: list[Problem], encoder) -> tuple[float
     if not task.exact:
         return (sampled_accuracy(model, task, problems, encoder),)
     prompts, golds = [p.prompt for p in problems], [p.gold for p in problems]
-    chance_N = gold_probability(model, encoder, prompts, golds).double()
+    # A policy whose weights are NaN writes no gold.
+    chance_N = gold_probability(model, encoder, prompts, golds).double().nan_to_num(0.0)
     return chance_N.mean().item(), (1 - (1 - chance_N) ** PASS_OF).mean().item()
 
 

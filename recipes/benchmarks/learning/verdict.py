@@ -38,11 +38,12 @@ def verdict(accuracy: Estimate, pass_at_k: Estimate, tokens: float | None) -> st
 def tokens_ratio(ours: Sequence[Curve], theirs: Sequence[Curve]) -> float | None:
     """Median generated tokens to the reference's mean final accuracy, over the reference's own.
 
-    None where half of the runs of a side or more never have it.
+    None where half of the runs of a side or more never have it. It is not rounded: the rule's
+    limit is compared with what was measured.
     """
     target = statistics.fmean(curve[1][-1] if curve[1] else 0.0 for curve in theirs)
     reach = [
         statistics.median(first_reach(*curve, target) if curve[1] else math.inf for curve in side)
         for side in (ours, theirs)
     ]
-    return round(reach[0] / reach[1], 3) if all(map(math.isfinite, reach)) and reach[1] else None
+    return reach[0] / reach[1] if all(map(math.isfinite, reach)) and reach[1] else None

@@ -26,10 +26,20 @@ def held_out(task: Task) -> list[Problem]:
 
 
 def others(task: Task, count: int) -> list[Problem]:
-    """Up to `count` problems that are not held out; of `search` there is one, and it is both."""
+    """Up to `count` problems that are not held out.
+
+    Raises:
+        ValueError: there is none.
+    """
     stream = task.problems(random.Random(SEED))
-    kept = list(itertools.islice(stream, task.held_out))
-    return list(itertools.islice(stream, count)) or kept
+    kept = sum(1 for _ in itertools.islice(stream, task.held_out))
+    found = list(itertools.islice(stream, count))
+    if not found:
+        raise ValueError(
+            f"The task {task.name} has {kept} problems and holds out {task.held_out}: none is left "
+            "to train on. Set its held_out lower."
+        )
+    return found
 
 
 def fingerprint(settings: dict) -> str:
