@@ -2,7 +2,6 @@
 
 first   a digit, then a fixed text of 30 tokens: the first token decides
 last    the same text, then the digit: the last token decides
-blanks  three digits, each after a fixed text of 12 tokens
 chain   four dependent steps written out in 19 tokens: each result decides the steps after it
 
 A completion earns 1 where it is the gold, token for token, and 0 otherwise: who drops the fixed
@@ -200,14 +199,6 @@ TASKS = {
             "last of 31 tokens",
             [TEXT[:30], ""],
             right=0.2,
-            generations=40,
-            learning_rates=(2e-3, 2.8e-3, 4e-3),
-        ),
-        tagged_task(
-            "blanks",
-            "three of 39 tokens",
-            [TEXT[:12], TEXT[12:24], TEXT[24:36], ""],
-            right=0.5,
             generations=40,
             learning_rates=(2e-3, 2.8e-3, 4e-3),
         ),
