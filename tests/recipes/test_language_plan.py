@@ -1,0 +1,93 @@
+"""What the language benchmark runs: its rules, the keys of runs, and what is refused before any."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from benchmarks.language import plan, training
+from benchmarks.language.model import ORIGIN
+from benchmarks.language.warm_start import WarmStart, warm_start_of
+from benchmarks.learning.warm_start import fingerprint
+from language_runs import SMALL, filled, made_plan
+
+from trl_lambda.methods import METHODS, OPTIONS, preset_value
+from trl_lambda.versions import TRAINING, installed_versions
+
+# --- rules ---
+
+
+def test_tuning_and_results_share_neither_seeds_nor_problems():
+    made = made_plan()
+    assert made.arms == ("grpo", "default")
+    tuned, final = made.tuning(), made.final({"grpo": 1e-5, "default": 2e-5})
+    assert {run.part for run in tuned} == {"validation"}
+    assert {run.part for run in final} == {"held_out"}
+    assert {run.seed for run in tuned}.isdisjoint(run.seed for run in final)
+    trials = {arm: [r.learning_rate for r in tuned if r.arm == arm] for arm in made.arms}
+    assert all(rates == [1e-5, 2e-5, 1e-5, 2e-5] for rates in trials.values())
+    with pytest.raises(SystemExit, match=r"\[1\] are for tuning and for the results"):
+        made_plan(tuning_seeds=(1, 7))
+    assert made_plan(rates=(1e-5,)).tuning() == []
+
+
+def test_the_rate_with_the_best_end_is_chosen_the_smaller_one_in_a_tie(tmp_path):
+    made = made_plan()
+    best = {("default", 2e-5): 0.7}
+    store = filled(tmp_path, made, lambda run: [best.get((run.arm, run.learning_rate), 0.5)])
+    assert plan.chosen_rates(made, store.any) == {"grpo": 1e-5, "default": 2e-5}
+    del store.records[plan.key(made.run("grpo", 2e-5, 8), made)]
+    assert plan.chosen_rates(made, store.any) == {"default": 2e-5}  # a trial less: no choice
+
+
+def test_a_run_s_key_is_of_what_its_method_means(monkeypatch):
+    made = made_plan()
+    run = made.run("default", 1e-5, 0)
+    before = plan.key(run, made)
+    moved = {"default": METHODS["branch"], "grpo": METHODS["grpo"]}
+    with monkeypatch.context() as patch:
+        patch.setattr("trl_lambda.methods.METHODS", {**METHODS, **moved})
+        assert plan.key(run, made) != before
+    longer = dataclasses.replace(made, size=dataclasses.replace(SMALL, steps=4))
+    assert plan.key(run, longer) != before
+    assert plan.key(run, dataclasses.replace(made, made="another start")) != before
+    assert plan.key(run, dataclasses.replace(made, seeds=(0,))) == before
+
+
+# --- names on disk ---
+
+
+def run_of_small(**more) -> tuple[plan.Plan, training.Run]:
+    """A run of the task `words` as the options of a real comparison make it."""
+    folder, made = warm_start_of(ORIGIN, Path(), WarmStart())
+    assert str(folder) == "warm_start-618b91c8b23583d5"
+    size = training.Size(
+        groups=2, completions=8, steps=16, held_out=32, samples=4, checkpoint_every=8
+    )
+    told = {"rates": (1e-5, 2e-5, 4e-5), "tuning_seeds": (1000,), "seeds": (0, 1, 2)}
+    whole = plan.Plan("words", str(folder), made, size, arms=("grpo", "branch"), **told | more)
+    return whole, whole.run("grpo", 1e-5, 1000)
+
+
+def test_what_older_runs_are_known_by_stays(tmp_path, monkeypatch):
+    """Runs of hours are found again by these names: without `--data` they never change."""
+    made, run = run_of_small()
+    credit = {option: preset_value("grpo", option) for option in OPTIONS} | {"method": "grpo"}
+    assert plan.key(run, made) == fingerprint(
+        {
+            "run": dataclasses.asdict(run),
+            "credit": credit,
+            "size": dataclasses.asdict(made.size),
+            "start": made.made,
+            "tokens": 80,
+            "versions": installed_versions(*TRAINING),
+        }
+    )
+    monkeypatch.setattr(plan, "measure_start", lambda *given: {"accuracy": 0.25})
+    for part in ("validation", "held_out"):
+        plan.started(made, part, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "start-validation-943367fefae11bba.json",
+        "start-held_out-a1b5f23d470358d0.json",
+    }

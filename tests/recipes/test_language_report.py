@@ -1,0 +1,121 @@
+"""From finished runs of the language benchmark to its JSON, table and picture."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from benchmarks.language import figure, plan, report
+from benchmarks.learning.runs import Store
+from benchmarks.learning.table import between_marks
+from language_runs import filled, made_plan
+
+LANGUAGE = Path(__file__).parents[2] / "recipes" / "benchmarks" / "language"
+RESULTS = LANGUAGE.parent / "results" / "language.json"
+
+VERDICTS = {
+    "better": lambda seed: [0.62 + 0.001 * seed],
+    "level": lambda seed: [0.5 + 0.001 * seed],
+    "not shown": lambda seed: [0.5 + 0.1 * (seed - 1)],
+    "worse": lambda seed: [0.4],
+    "faster": lambda seed: [0.5, 0.5],
+}
+
+
+@pytest.mark.parametrize("case", VERDICTS)
+def test_the_verdict_is_the_rule_s(tmp_path, case):
+    made = made_plan(rates=(1e-5,))
+
+    def height(run):
+        if run.arm == "default":
+            return VERDICTS[case](run.seed)
+        return [0.4, 0.5] if case == "faster" else [0.5]
+
+    entry = report.language(made, filled(tmp_path, made, height))["arms"]["default"]
+    expected = {"worse": "not shown", "faster": "better"}.get(case, case)
+    assert entry["verdict"] == expected
+    if case == "better":
+        assert entry["accuracy_difference"][0] == pytest.approx(0.121)
+        # From .3 to .621 in 100 tokens: .5 is met after 200/321 of them.
+        assert entry["tokens_to_reference"] == pytest.approx(0.2 / 0.321, abs=2e-3)
+    if case == "faster":
+        assert entry["tokens_to_reference"] == 0.5
+
+
+def test_the_report_is_made_of_the_json_alone(tmp_path):
+    made = made_plan()
+    store = filled(tmp_path, made, lambda run: [0.5, 0.6 + 0.01 * run.seed])
+    crashed = made.run("default", 1e-5, 2)
+    store.add({"key": plan.key(crashed, made), **vars(crashed), "error": "a\nOSError: full"})
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{report.MARK}\nold\n{report.MARK}\nafter\n")
+    written = report.write_report(made, store, results=tmp_path / "results", readme=readme)
+    names = ["language.json", "language.csv", "language.png", "README.md"]
+    assert [path.name for path in written] == names
+    data = json.loads(written[0].read_text())
+    assert between_marks(readme, mark=report.MARK) == report.markdown(data)
+    assert "| `default` | 1e-05 ↓ | 0.403 |" in readme.read_text()  # a third of (.6 + .61 + 0)
+    assert data["runs"]["default | 2"] == {"error": "OSError: full"}
+    assert data["failed_runs"] == 1
+    rows = list(csv.DictReader(io.StringIO(written[1].read_text())))
+    assert len(rows) == 3 * 5  # three measurements of the five runs that ended
+    assert {row["arm"] for row in rows} == {"grpo", "default"}
+    assert rows[2]["accuracy"] == "0.6"
+
+
+def test_the_picture_has_the_mean_of_each_arm_s_runs(tmp_path, monkeypatch):
+    made = made_plan()
+    store = filled(tmp_path, made, lambda run: [0.5, 0.6 + 0.01 * run.seed])
+    crashed = made.run("default", 1e-5, 2)
+    store.add({"key": plan.key(crashed, made), **vars(crashed), "error": "a\nOSError: full"})
+    drawn = []
+    monkeypatch.setattr(
+        figure, "draw_mean", lambda _, at, values, label, *style: drawn.append((at, values, label))
+    )
+    monkeypatch.setattr(figure, "save", lambda _, panels, title, path: path)
+    figure.plot(report.language(made, store), tmp_path / "unused.png")
+    assert len(drawn) == 8  # two arms in four panels
+    at, values, label = drawn[0]
+    assert label == "grpo"
+    assert list(at) == [0, 1, 2]
+    np.testing.assert_allclose(values, [[0.3, 0.5, 0.6], [0.3, 0.5, 0.61], [0.3, 0.5, 0.62]])
+    at, values, label = drawn[-1]  # pass@k against tokens
+    assert label == "default (1 failed)"
+    assert list(at) == [0, 100, 200]
+    np.testing.assert_allclose(values, [[0.5, 0.7, 0.8], [0.5, 0.7, 0.81]])
+
+
+def test_without_matplotlib_the_report_has_no_picture_and_says_so(tmp_path, monkeypatch, capsys):
+    made = made_plan()
+    store = filled(tmp_path, made, lambda run: [0.5])
+    monkeypatch.setattr(report, "find_spec", lambda name: None)
+    written = report.write_report(made, store, results=tmp_path, readme=None)
+    assert [path.name for path in written] == ["language.json", "language.csv"]
+    assert "matplotlib is not installed" in capsys.readouterr().out
+
+
+def test_with_one_seed_or_one_rate_the_table_says_what_it_cannot_say(tmp_path):
+    made = made_plan(rates=(1e-5,), seeds=(0,))
+    data = report.language(made, filled(tmp_path, made, lambda run: [0.9]))
+    text = report.markdown(json.loads(json.dumps(data)))
+    assert "**was not tuned**" in text
+    assert "no arm can be called better" in text
+    assert data["arms"]["default"]["verdict"] is None
+
+
+def test_nothing_to_report_is_said(tmp_path):
+    with pytest.raises(SystemExit, match="nothing to report"):
+        report.language(made_plan(), Store(tmp_path / "none.jsonl", plan.keys(made_plan())))
+
+
+def test_the_readme_has_the_table_of_the_committed_results():
+    readme = LANGUAGE / "README.md"
+    committed, marked = RESULTS.exists(), report.MARK in readme.read_text(encoding="utf-8")
+    assert committed == marked, "language.json and the README's table belong together"
+    if committed:
+        data = json.loads(RESULTS.read_text(encoding="utf-8"))
+        assert between_marks(readme, mark=report.MARK) == report.markdown(data)
