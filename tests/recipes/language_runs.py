@@ -18,7 +18,8 @@ def made_plan(**more) -> plan.Plan:
         "tuning_seeds": (7, 8),
         "seeds": (0, 1, 2),
     }
-    return plan.checked(plan.Plan("words", "folder", "made", SMALL, **given | more))
+    size = more.pop("size", SMALL)
+    return plan.checked(plan.Plan("words", "folder", "made", size, **given | more))
 
 
 def record(made: plan.Plan, run: training.Run, *ends: float, tokens: int = 100, **more) -> dict:

@@ -91,3 +91,26 @@ def test_what_older_runs_are_known_by_stays(tmp_path, monkeypatch):
         "start-validation-943367fefae11bba.json",
         "start-held_out-a1b5f23d470358d0.json",
     }
+
+
+# --- what is refused before any run ---
+
+
+@pytest.mark.parametrize(("groups", "micro_batch"), [(3, 16), (2, 5)])
+def test_a_micro_batch_that_leaves_completions_over_is_refused(groups, micro_batch):
+    size = training.Size(groups=groups, completions=8, micro_batch=micro_batch)
+    with pytest.raises(
+        SystemExit, match=rf"{groups} × 8 = {groups * 8} completions .* in parts of {micro_batch}"
+    ):
+        made_plan(size=size)
+
+
+@pytest.mark.parametrize(
+    ("groups", "micro_batch", "parts"), [(3, 8, 3), (3, 12, 2), (3, 24, 1), (3, 100, 1), (4, 16, 2)]
+)
+def test_a_step_trains_all_its_completions(tmp_path, groups, micro_batch, parts):
+    size = training.Size(groups=groups, completions=8, micro_batch=micro_batch)
+    made = made_plan(size=size)
+    told = training.config(made.run("grpo", 1e-5, 0), made.task_itself(), size, tmp_path)
+    assert told["gradient_accumulation_steps"] == parts
+    assert told["per_device_train_batch_size"] * parts == groups * 8

@@ -80,10 +80,19 @@ def checked(plan: Plan) -> Plan:
     """The plan, with the arm that all are compared with.
 
     Raises:
-        SystemExit: an arm is not known, or a seed is for tuning and for the results.
+        SystemExit: an arm is not known, a seed is for tuning and for the results, or a step's
+            completions cannot be had in equal parts.
     """
     for arm in plan.arms:
         arms.settings(arm)
+    size = plan.size
+    if (rows := size.groups * size.completions) % size.at_once():
+        raise SystemExit(
+            f"A step has {size.groups} × {size.completions} = {rows} completions (--groups × "
+            f"--completions), and they go through the model in parts of {size.micro_batch} "
+            "(--micro_batch), which would leave some out; give a micro_batch that divides "
+            f"{rows}."
+        )
     if both := sorted({*plan.seeds} & {*plan.tuning_seeds}):
         raise SystemExit(f"The seeds {both} are for tuning and for the results; they must differ.")
     return replace(plan, arms=tuple(dict.fromkeys((REFERENCE, *plan.arms))))

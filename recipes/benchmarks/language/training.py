@@ -46,6 +46,8 @@ class Size:
         held_out, samples: problems of a measurement, and samples of each.
         measured_at_once: samples that are drawn at a time.
         checkpoint_every: steps; what a kill loses at most.
+
+    Its fields are in the keys of runs: with another field, all older runs are lost.
     """
 
     groups: int = 4
@@ -57,6 +59,10 @@ class Size:
     samples: int = 8
     measured_at_once: int = 128
     checkpoint_every: int = 10
+
+    def at_once(self) -> int:
+        """Completions that go through the model at a time."""
+        return min(self.micro_batch, self.groups * self.completions)
 
 
 @dataclass(frozen=True)
@@ -227,7 +233,7 @@ def make_trainer(
 
 def config(run: Run, task: Task, size: Size, folder: Path) -> dict[str, Any]:
     """What all arms are told; what an arm sets comes on top."""
-    rows = size.groups * size.completions
+    rows, at_once = size.groups * size.completions, size.at_once()
     return QUIET | {
         "output_dir": str(folder),
         "seed": run.seed,
@@ -236,8 +242,8 @@ def config(run: Run, task: Task, size: Size, folder: Path) -> dict[str, Any]:
         "warmup_steps": min(5, size.steps),
         "max_steps": size.steps,
         "num_generations": size.completions,
-        "per_device_train_batch_size": min(size.micro_batch, rows),
-        "gradient_accumulation_steps": max(1, rows // size.micro_batch),
+        "per_device_train_batch_size": at_once,
+        "gradient_accumulation_steps": rows // at_once,
         "max_completion_length": task.tokens,
         "logging_steps": 1,
         "bf16": torch.cuda.is_available() and torch.cuda.is_bf16_supported(),
