@@ -114,3 +114,17 @@ def test_a_step_trains_all_its_completions(tmp_path, groups, micro_batch, parts)
     told = training.config(made.run("grpo", 1e-5, 0), made.task_itself(), size, tmp_path)
     assert told["gradient_accumulation_steps"] == parts
     assert told["per_device_train_batch_size"] * parts == groups * 8
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"seeds": (0, 1, 0, 1, 2)}, r"--seeds: 0, 1 more than once"),
+        ({"tuning_seeds": (7, 7)}, r"--tuning_seeds: 7 more than once"),
+        ({"rates": (1e-5, 2e-5, 0.00001)}, r"--rates: 1e-05 more than once"),
+    ],
+)
+def test_a_seed_or_a_rate_given_twice_is_refused(given, said):
+    """One run counted twice would have an interval of no width."""
+    with pytest.raises(SystemExit, match=said):
+        made_plan(**given)

@@ -80,11 +80,18 @@ def checked(plan: Plan) -> Plan:
     """The plan, with the arm that all are compared with.
 
     Raises:
-        SystemExit: an arm is not known, a seed is for tuning and for the results, or a step's
-            completions cannot be had in equal parts.
+        SystemExit: an arm is not known, a seed or a rate is given twice, a seed is for tuning and
+            for the results, or a step's completions cannot be had in equal parts.
     """
     for arm in plan.arms:
         arms.settings(arm)
+    for name in ("seeds", "tuning_seeds", "rates"):
+        given = getattr(plan, name)
+        if twice := [v for v in dict.fromkeys(given) if given.count(v) > 1]:
+            raise SystemExit(
+                f"--{name}: {', '.join(f'{v:g}' for v in twice)} more than once; a run that is "
+                "counted twice tells no more than one."
+            )
     size = plan.size
     if (rows := size.groups * size.completions) % size.at_once():
         raise SystemExit(
