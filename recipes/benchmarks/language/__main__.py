@@ -24,6 +24,7 @@ what it says tells right completions from wrong ones.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 import time
@@ -51,6 +52,28 @@ SIZE_OPTIONS = (
     *("groups", "completions", "micro_batch", "steps", "held_out", "samples"),
     *("measurements", "checkpoint_every"),
 )
+
+
+def above_0(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text}: expected a whole number above 0")
+    return int(text)
+
+
+def seed(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text}: expected a whole number of 0 or above")
+    return int(text)
+
+
+def positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text}: expected a number above 0, and no infinite one")
+    return value
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -86,15 +109,17 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--called", metavar="NAME", help="with --probe: the model, in the table")
     parser.add_argument("--arms", nargs="+", metavar="NAME", help="methods; see arms.py")
-    parser.add_argument("--rates", nargs="+", type=float, help="learning rates; one is not tuned")
-    parser.add_argument("--seeds", nargs="+", type=int, help="of the results")
-    parser.add_argument("--tuning_seeds", nargs="+", type=int, help="learning rates are chosen by")
+    parser.add_argument(
+        "--rates", nargs="+", type=positive, help="learning rates; one is not tuned"
+    )
+    parser.add_argument("--seeds", nargs="+", type=seed, help="of the results")
+    parser.add_argument("--tuning_seeds", nargs="+", type=seed, help="learning rates are chosen by")
     parser.add_argument("--size", choices=SIZES, default="full", help="(full)")
     for name in SIZE_OPTIONS:
-        parser.add_argument(f"--{name}", type=int, help=f"{name} of the size, otherwise")
-    parser.add_argument("--workers", type=int, default=1, help="runs at a time (1)")
+        parser.add_argument(f"--{name}", type=above_0, help=f"{name} of the size, otherwise")
+    parser.add_argument("--workers", type=above_0, default=1, help="runs at a time (1)")
     parser.add_argument(
-        "--budget_hours", type=float, default=24.0, help="no run is begun after these (24)"
+        "--budget_hours", type=positive, default=24.0, help="no run is begun after these (24)"
     )
     parser.add_argument(
         "--keep_models", action="store_true", help="trained models stay, in OUTPUT_DIR/models"

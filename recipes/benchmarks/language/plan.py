@@ -89,7 +89,7 @@ def checked(plan: Plan) -> Plan:
         given = getattr(plan, name)
         if twice := [v for v in dict.fromkeys(given) if given.count(v) > 1]:
             raise SystemExit(
-                f"--{name}: {', '.join(f'{v:g}' for v in twice)} more than once; a run that is "
+                f"--{name}: {', '.join(map(str, twice))} more than once; a run that is "
                 "counted twice tells no more than one."
             )
     size = plan.size

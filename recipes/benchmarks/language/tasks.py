@@ -41,6 +41,21 @@ class Task:
     default_model: str | None = None
 
 
+def first(task: Task, part: str, count: int) -> list[Row]:
+    """The first problems of a part.
+
+    Raises:
+        SystemExit: the part has fewer.
+    """
+    rows = task.part(part)
+    if count > len(rows):
+        raise SystemExit(
+            f"{count} problems of {part} were asked for (--held_out), and the part has "
+            f"{len(rows)}; ask for no more."
+        )
+    return rows[:count]
+
+
 def chat(question: str, system: str | None = None) -> list[dict[str, str]]:
     before = [{"role": "system", "content": system}] if system else []
     return [*before, {"role": "user", "content": question}]

@@ -23,7 +23,7 @@ from trl_lambda.rewards import math_reward
 from ..quiet import QUIET
 from . import arms
 from .sampling import measure
-from .tasks import Row, Task
+from .tasks import Row, Task, first
 
 # Of TRL's metrics, those that a curve against steps is made of.
 LOGGED = ("reward", "entropy", "grad_norm", "completions/mean_length", "frac_reward_zero_std")
@@ -212,7 +212,7 @@ def make_trainer(
     run: Run, task: Task, size: Size, start: str, measured_start: dict, folder: Path
 ) -> tuple[LambdaGRPOTrainer, Curve]:
     tokenizer = AutoTokenizer.from_pretrained(start)
-    rows = task.part(run.part)[: size.held_out]
+    rows = first(task, run.part, size.held_out)
     curve = Curve(size, lambda model: measured(model, tokenizer, rows, task, size), measured_start)
 
     def reward(completions, completion_ids, answers, **columns):
@@ -271,7 +271,7 @@ def measure_start(task: Task, size: Size, start: str, part: str) -> dict:
     model = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32)
     if torch.cuda.is_available():
         model.cuda()
-    rows = task.part(part)[: size.held_out]
+    rows = first(task, part, size.held_out)
     found = measured(model, AutoTokenizer.from_pretrained(start), rows, task, size)
     del model
     # The trainings share the card with this process, which has no more use for it.
