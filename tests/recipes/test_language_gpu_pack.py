@@ -20,6 +20,7 @@ import tiny
 import tiny_chat
 from benchmarks.language import gpu_pack, gpu_wheels, problems, training
 from benchmarks.language.gpu_pack import Pack, packed_model
+from benchmarks.language.model import known_as
 from benchmarks.language.tasks import as_rows, task
 from benchmarks.language.warm_start import WarmStart, warm_start_of
 from packaging.requirements import Requirement
@@ -147,7 +148,9 @@ def test_options_of_a_pack_without_one_are_refused(program, monkeypatch):
 
 def packed(program, tmp_path, *options: str) -> Path:
     """The folder of a pack's model, put together."""
-    model = chat_model(tmp_path / "made_up")
+    model = tmp_path / "made_up"
+    if not model.exists():
+        chat_model(model)
     args = program.parse_arguments(
         ["--model", str(model), "--output_dir", str(tmp_path / "out"), *options]
     )
@@ -158,7 +161,7 @@ def packed(program, tmp_path, *options: str) -> Path:
 
 
 def test_a_warm_start_that_was_made_goes_along_and_is_the_start_there(program, tmp_path):
-    model = str(tmp_path / "made_up")
+    model = known_as(str(chat_model(tmp_path / "made_up")))
     warm, made = warm_start_of(model, tmp_path / "out", WarmStart())
     chat_model(warm)
     (warm / "warm_start.json").write_text("{}")
@@ -175,7 +178,8 @@ def test_without_a_warm_start_the_machine_makes_it(program, tmp_path, monkeypatc
         "benchmarks.language.warm_start.warm_start", lambda *given: began.append(given)
     )
     args = program.parse_arguments(["--source", str(source), "--output_dir", str(tmp_path / "b")])
-    expected, made = warm_start_of(str(tmp_path / "made_up"), tmp_path / "b", WarmStart())
+    model = known_as(str(tmp_path / "made_up"))
+    expected, made = warm_start_of(model, tmp_path / "b", WarmStart())
     assert program.find_start(args) == (str(expected), made)
     assert began == [(source, expected, WarmStart())]
 
@@ -189,7 +193,8 @@ def test_a_model_in_parts_is_refused_with_the_command(program, tmp_path, monkeyp
     assert shell(gpu_pack.JOIN, source.parent).returncode == 0
     weights = (source / "model.safetensors").read_bytes()
     assert weights == (tmp_path / "made_up" / "model.safetensors").read_bytes()
-    assert packed_model(source) == {"origin": str(tmp_path / "made_up"), "made": None}
+    origin = known_as(str(tmp_path / "made_up"))
+    assert packed_model(source) == {"origin": origin, "made": None}
     assert packed_model(tmp_path / "made_up") is packed_model(None) is None
 
 

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import pickle
+import re
 from pathlib import Path
 
 import pytest
-from benchmarks.language import plan, training
-from benchmarks.language.model import ORIGIN
+from benchmarks.language import __main__ as program
+from benchmarks.language import plan, problems, training
+from benchmarks.language.model import ORIGIN, known_as
+from benchmarks.language.tasks import as_rows
 from benchmarks.language.warm_start import WarmStart, warm_start_of
 from benchmarks.learning.warm_start import fingerprint
 from language_runs import SMALL, filled, made_plan
@@ -66,7 +71,8 @@ def run_of_small(**more) -> tuple[plan.Plan, training.Run]:
         groups=2, completions=8, steps=16, held_out=32, samples=4, checkpoint_every=8
     )
     told = {"rates": (1e-5, 2e-5, 4e-5), "tuning_seeds": (1000,), "seeds": (0, 1, 2)}
-    whole = plan.Plan("words", str(folder), made, size, arms=("grpo", "branch"), **told | more)
+    told |= {"task": "words", "arms": ("grpo", "branch")}
+    whole = plan.Plan(start=str(folder), made=made, size=size, **told | more)
     return whole, whole.run("grpo", 1e-5, 1000)
 
 
@@ -91,6 +97,79 @@ def test_what_older_runs_are_known_by_stays(tmp_path, monkeypatch):
         "start-validation-943367fefae11bba.json",
         "start-held_out-a1b5f23d470358d0.json",
     }
+
+
+def gsm8k_folder(folder: Path, extra: int = 0) -> str:
+    """A stand-in for GSM8K; `extra` makes its answers others."""
+    folder.mkdir(parents=True)
+    for split, count in (("train", 20), ("test", 4)):
+        rows = [
+            {"question": f"{split}: {i}+1=", "answer": f"#### {i + 1 + extra}"}
+            for i in range(count)
+        ]
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / f"{split}.jsonl").write_text(text)
+    return str(folder)
+
+
+def words_folder(folder: Path, first: int = 0) -> str:
+    """The tasks of a pack, without the first problems of each part."""
+    folder.mkdir(parents=True)
+    for part in ("held_out", "validation", "training"):
+        rows = as_rows(problems.part(part))[first:]
+        (folder / f"{part}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("task", "write"), [("gsm8k", gsm8k_folder), ("words", words_folder)], ids=["gsm8k", "words"]
+)
+def test_runs_of_other_problems_are_other_runs(tmp_path, monkeypatch, task, write):
+    folders = [
+        write(tmp_path / "a"),
+        write(tmp_path / "b", 1),
+        write(tmp_path / "elsewhere" / "copy_of_a"),
+    ]
+    plans = [run_of_small(task=task, data=folder)[0] for folder in folders]
+    for run in (plans[0].run("grpo", 1e-5, 1000), plans[0].run("grpo", 1e-5, 0)):
+        keys = [plan.key(run, made) for made in plans]
+        assert keys[0] == keys[2] != keys[1]
+        assert keys[0] != plan.key(run, run_of_small(task="words")[0])
+        again = pickle.loads(pickle.dumps(plans[0]))  # as a worker gets it
+        assert plan.key(run, again) == keys[0]
+    monkeypatch.setattr(plan, "measure_start", lambda task, size, start, part: task.part(part)[0])
+    measured = [plan.started(made, "held_out", tmp_path / "starts") for made in plans]
+    assert measured[0] == measured[2] != measured[1]
+
+
+def test_a_local_model_is_known_by_what_is_in_it(tmp_path):
+    folders = [tmp_path / "a" / "model", tmp_path / "b" / "model", tmp_path / "c" / "model"]
+    for folder, weights in zip(folders, (b"old", b"new", b"old"), strict=True):
+        folder.mkdir(parents=True)
+        (folder / "model.safetensors").write_bytes(weights)
+        (folder / "config.json").write_text("{}")
+    names = [known_as(str(folder)) for folder in folders]
+    assert names[0] == names[2] != names[1]
+    assert re.fullmatch("model, [0-9a-f]{16}", names[0])
+    (folders[0] / "tokenizer.json").write_text("{}")
+    assert known_as(str(folders[0])) != names[0]
+    assert known_as("Qwen/Qwen2.5-0.5B-Instruct") == "Qwen/Qwen2.5-0.5B-Instruct"
+
+
+@pytest.mark.parametrize("task", ["words", "gsm8k"])
+def test_runs_of_another_model_at_the_same_place_are_other_runs(tmp_path, monkeypatch, task):
+    monkeypatch.setattr("benchmarks.language.warm_start.warm_start", lambda *given: None)
+    (tmp_path / "model").mkdir()
+    args = program.parse_arguments(
+        ["--task", task, "--model", str(tmp_path / "model"), "--output_dir", str(tmp_path / "out")]
+    )
+    starts = []
+    for weights in (b"old", b"new", b"old"):
+        (tmp_path / "model" / "model.safetensors").write_bytes(weights)
+        starts.append(program.find_start(args))
+    assert starts[0] == starts[2]
+    assert starts[0][1] != starts[1][1]
+    assert (starts[0][0] != starts[1][0]) == (task == "words")  # the folder of the warm start
 
 
 # --- what is refused before any run ---

@@ -230,14 +230,14 @@ def make_plan(args: argparse.Namespace):
 def find_start(args: argparse.Namespace) -> tuple[str, str]:
     """The model that all runs begin with, and what it was made with."""
     from benchmarks.language.gpu_pack import packed_model
-    from benchmarks.language.model import ORIGIN, model_folder
+    from benchmarks.language.model import ORIGIN, known_as, model_folder
     from benchmarks.language.tasks import task
     from benchmarks.language.warm_start import STARTS, warm_start, warm_start_of
 
     described = task(args.task)
     if not described.warm_start:
         name = args.model or described.default_model
-        return name, name
+        return name, known_as(name)
     packed = None if args.model else packed_model(args.source)
     if packed and packed["made"]:
         if args.demonstrations != "solutions":
@@ -246,7 +246,7 @@ def find_start(args: argparse.Namespace) -> tuple[str, str]:
                 "leave out --demonstrations, or give the model before it."
             )
         return str(args.source), packed["made"]
-    origin = args.model or (packed["origin"] if packed else ORIGIN)
+    origin = known_as(args.model) if args.model else packed["origin"] if packed else ORIGIN
     how = STARTS[args.demonstrations]
     folder, made = warm_start_of(origin, args.output_dir, how)
     if not args.report:

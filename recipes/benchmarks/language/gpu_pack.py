@@ -25,7 +25,7 @@ from pathlib import Path
 from trl_lambda.atomic_write import replace_file, replace_json
 
 from . import gpu_wheels
-from .model import ORIGIN, model_folder
+from .model import ORIGIN, known_as, model_folder
 from .tasks import task
 from .warm_start import WarmStart, warm_start_of
 
@@ -174,7 +174,7 @@ def opened(folder: Path) -> Pack:
 
 def add_model(pack: Pack, args: argparse.Namespace) -> None:
     """The warm start, if it was made; otherwise the model that the machine makes it of."""
-    origin = args.model or ORIGIN
+    origin = known_as(args.model) if args.model else ORIGIN
     warm, made = warm_start_of(origin, args.output_dir, WarmStart())
     started = warm.exists()
     source = warm if started else Path(args.model or model_folder(args.source, plain_folder(args)))

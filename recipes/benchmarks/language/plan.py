@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +53,19 @@ class Plan:
     tuning_seeds: tuple[int, ...] = (1000, 1001)
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     data: str | None = None
+
+    @cached_property
+    def digests(self) -> dict[str, str]:
+        """Of the problems in `data`, by part; none without it. A worker gets them with the plan."""
+        if not self.data:
+            return {}
+        described = self.task_itself()
+        return {part: fingerprint({"rows": described.part(part)}) for part in self.parts()}
+
+    def parts(self) -> tuple[str, ...]:
+        """The parts of the problems that the runs need."""
+        tuned = ("validation",) if len(self.rates) > 1 else ()
+        return ("training", "held_out", *tuned)
 
     def task_itself(self) -> Task:
         return task(self.task, Path(self.data) if self.data else None)
@@ -108,7 +121,9 @@ def checked(plan: Plan) -> Plan:
 def key(run: Run, plan: Plan) -> str:
     """Of all settings and versions that decide the numbers of a run; not of the code.
 
-    The credit is spelt out: `default` may mean another one in a later version.
+    The credit is spelt out: `default` may mean another one in a later version. Problems that are
+    made here are known by the task's name, those in `data` by what they are; without `data` the key
+    is what it has always been.
     """
     told = arms.settings(run.arm)
     credit = {option: preset_value(told["method"], option) for option in OPTIONS} | told
@@ -121,7 +136,13 @@ def key(run: Run, plan: Plan) -> str:
             "tokens": plan.task_itself().tokens,
             "versions": installed_versions(*TRAINING),
         }
+        | of_data(plan, "training", run.part)
     )
+
+
+def of_data(plan: Plan, *parts: str) -> dict[str, dict[str, str]]:
+    """What a key gets where the plan's problems were given."""
+    return {"data": {part: plan.digests[part] for part in parts}} if plan.data else {}
 
 
 def perform(run: Run, plan: Plan, folder: Path, *, keep: bool = False) -> Record:
@@ -138,8 +159,13 @@ def perform(run: Run, plan: Plan, folder: Path, *, keep: bool = False) -> Record
 
 
 def started(plan: Plan, part: str, folder: Path) -> dict:
-    """The measurement of the start on a part of the problems; made once, and kept."""
+    """The measurement of the start on a part of the problems; made once, and kept.
+
+    As with the warm start, versions of packages are not in its name: both are what a comparison
+    begins with, and stay when it goes on with a new version.
+    """
     told = {"start": plan.made, "task": plan.task, "part": part, "size": asdict(plan.size)}
+    told |= of_data(plan, part)
     path = folder / f"start-{part}-{fingerprint(told)}.json"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
