@@ -49,16 +49,16 @@ def test_the_verdict_is_the_rule_s(tmp_path, case):
 def test_the_report_is_made_of_the_json_alone(tmp_path):
     made = made_plan()
     store = filled(tmp_path, made, lambda run: [0.5, 0.6 + 0.01 * run.seed])
-    crashed = made.run("default", 1e-5, 2)
-    store.add({"key": plan.key(crashed, made), **vars(crashed), "error": "a\nOSError: full"})
-    readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{report.MARK}\nold\n{report.MARK}\nafter\n")
+    crash(store, made, made.run("default", 1e-5, 2))
+    readme = marked(tmp_path)
     written = report.write_report(made, store, results=tmp_path / "results", readme=readme)
     names = ["language.json", "language.csv", "language.png", "README.md"]
     assert [path.name for path in written] == names
     data = json.loads(written[0].read_text())
     assert between_marks(readme, mark=report.MARK) == report.markdown(data)
-    assert "| `default` | 1e-05 ↓ | 0.403 |" in readme.read_text()  # a third of (.6 + .61 + 0)
+    assert (
+        "| `default` (1 failed) | 1e-05 ↓ | 0.403 |" in readme.read_text()
+    )  # a third of (.6 + .61 + 0)
     assert data["runs"]["default | 2"] == {"error": "OSError: full"}
     assert data["failed_runs"] == 1
     rows = list(csv.DictReader(io.StringIO(written[1].read_text())))
@@ -70,8 +70,7 @@ def test_the_report_is_made_of_the_json_alone(tmp_path):
 def test_the_picture_has_the_mean_of_each_arm_s_runs(tmp_path, monkeypatch):
     made = made_plan()
     store = filled(tmp_path, made, lambda run: [0.5, 0.6 + 0.01 * run.seed])
-    crashed = made.run("default", 1e-5, 2)
-    store.add({"key": plan.key(crashed, made), **vars(crashed), "error": "a\nOSError: full"})
+    crash(store, made, made.run("default", 1e-5, 2))
     drawn = []
     monkeypatch.setattr(
         figure, "draw_mean", lambda _, at, values, label, *style: drawn.append((at, values, label))
@@ -87,6 +86,22 @@ def test_the_picture_has_the_mean_of_each_arm_s_runs(tmp_path, monkeypatch):
     assert label == "default (1 failed)"
     assert list(at) == [0, 100, 200]
     np.testing.assert_allclose(values, [[0.5, 0.7, 0.8], [0.5, 0.7, 0.81]])
+
+
+def test_an_arm_without_a_curve_is_in_the_picture_s_legend(tmp_path, monkeypatch):
+    made = made_plan(rates=(1e-5,))
+    store = filled(tmp_path, made, lambda run: [0.5])
+    crash(store, made, *(made.run("default", 1e-5, seed) for seed in made.seeds))
+    labels = []
+    monkeypatch.setattr(
+        figure,
+        "save",
+        lambda _, panels, title, path: labels.extend(
+            panel.get_legend_handles_labels()[1] for panel in panels.flat
+        ),
+    )
+    figure.plot(report.language(made, store), tmp_path / "unused.png")
+    assert labels == [["grpo", "default (3 failed)"]] * 4
 
 
 def test_without_matplotlib_the_report_has_no_picture_and_says_so(tmp_path, monkeypatch, capsys):
@@ -110,6 +125,55 @@ def test_with_one_seed_or_one_rate_the_table_says_what_it_cannot_say(tmp_path):
 def test_nothing_to_report_is_said(tmp_path):
     with pytest.raises(SystemExit, match="nothing to report"):
         report.language(made_plan(), Store(tmp_path / "none.jsonl", plan.keys(made_plan())))
+
+
+def crash(store: Store, made: plan.Plan, *runs) -> None:
+    for run in runs:
+        store.add({"key": plan.key(run, made), **vars(run), "error": "a\nOSError: full"})
+
+
+def marked(folder: Path) -> Path:
+    readme = folder / "README.md"
+    readme.write_text(f"before\n{report.MARK}\nold\n{report.MARK}\nafter\n")
+    return readme
+
+
+def test_while_an_arm_is_missing_the_readme_stays_as_it_is(tmp_path, capsys):
+    made = made_plan(arms=("default", "branch"))
+    store = filled(tmp_path, made, lambda run: [0.5])
+    readme = marked(tmp_path)
+    before = readme.read_text()
+    last = store.records.pop(plan.key(made.run("branch", 1e-5, 2), made))
+    written = report.write_report(made, store, results=tmp_path / "results", readme=readme)
+    assert readme not in written
+    assert readme.read_text() == before
+    said = f"Not done yet are `branch`. {readme} is left as it is."
+    assert said in capsys.readouterr().out
+    assert json.loads(written[0].read_text())["missing"] == ["branch"]
+    store.add(last)
+    assert readme in report.write_report(made, store, results=tmp_path / "results", readme=readme)
+    assert "Not done yet" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("crashed", [("grpo",), ("default",), ("grpo", "default")])
+def test_an_arm_whose_runs_all_failed_is_one_that_is_never_right(tmp_path, crashed):
+    """The table says so, and the arms that ran are as they were."""
+    made = made_plan(rates=(1e-5,))
+    store = filled(tmp_path, made, lambda run: [0.5, 0.6])
+    crash(store, made, *(made.run(arm, 1e-5, seed) for arm in crashed for seed in made.seeds))
+    readme = marked(tmp_path)
+    written = report.write_report(made, store, results=tmp_path, readme=readme)
+    assert readme in written
+    text, data = readme.read_text(), json.loads(written[0].read_text())
+    for arm in made.arms:
+        shown = f"| `{arm}` (3 failed) | 1e-05 | 0.000 | 0.000 |"
+        assert (shown in text) == (arm in crashed)
+        assert (f"| `{arm}` | 1e-05 | 0.600 | 0.800 |" in text) == (arm not in crashed)
+    assert ("right in 0.300 of its samples" in text) == (len(crashed) == 1)
+    assert "None" not in text
+    if len(crashed) == 1:
+        expected = "better" if crashed == ("grpo",) else "not shown"
+        assert data["arms"]["default"]["verdict"] == expected
 
 
 def test_the_readme_has_the_table_of_the_committed_results():
