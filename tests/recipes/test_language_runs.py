@@ -166,11 +166,15 @@ START = {
 }
 
 
+def by_length(completions, **columns) -> list[float]:
+    """A reward that a model of noise gets unevenly."""
+    return [float(len(one[0]["content"])) for one in completions]
+
+
 @pytest.mark.slow
 def test_a_run_that_was_killed_ends_as_one_that_was_not(chat_model, tmp_path, monkeypatch):
     described, run = words()
-    varied = lambda completions, **columns: [float(len(c[0]["content"])) for c in completions]  # noqa: E731
-    monkeypatch.setattr(training, "math_reward", varied)
+    monkeypatch.setattr(training, "math_reward", by_length)
     kept = [tmp_path / "kept", tmp_path / "kept_too"]
     told = (run, described, SMALL, str(chat_model), START)
     whole = training.train(*told, tmp_path / "whole", kept[0])
@@ -186,7 +190,7 @@ def test_a_run_that_was_killed_ends_as_one_that_was_not(chat_model, tmp_path, mo
         with pytest.raises(KeyboardInterrupt):
             training.train(*told, tmp_path / "parts", kept[1])
     assert not kept[1].exists()
-    assert training.last_checkpoint(tmp_path / "parts").endswith("checkpoint-2")
+    assert training.last_checkpoint(tmp_path / "parts").name == "checkpoint-2"
     parts = training.train(*told, tmp_path / "parts", kept[1])
     before, *after = (loaded(path)[0].state_dict() for path in (chat_model, *kept))
     assert all(torch.equal(after[0][name], after[1][name]) for name in before)
@@ -200,6 +204,66 @@ def test_a_run_that_was_killed_ends_as_one_that_was_not(chat_model, tmp_path, mo
     ]
     assert without_time[0] == without_time[1]
     assert [point["step"] for point in whole["curve"]] == [0, 3]
+
+
+@pytest.mark.slow
+def test_a_run_that_was_killed_after_its_last_checkpoint_is_not_trained_on(
+    chat_model, tmp_path, monkeypatch
+):
+    described, run = words()
+    monkeypatch.setattr(training, "math_reward", by_length)
+    told = (run, described, SMALL, str(chat_model), START)
+    whole = training.train(*told, tmp_path / "whole", tmp_path / "kept")
+
+    real = training.LambdaGRPOTrainer.train
+
+    def trained_and_killed(trainer, **options):
+        real(trainer, **options)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.LambdaGRPOTrainer, "train", trained_and_killed)
+        with pytest.raises(KeyboardInterrupt):
+            training.train(*told, tmp_path / "parts", tmp_path / "kept_too")
+    assert training.last_checkpoint(tmp_path / "parts").name == "checkpoint-3"
+    parts = training.train(*told, tmp_path / "parts", tmp_path / "kept_too")
+    assert not list(tmp_path.glob("parts*"))
+    assert parts["log"] == whole["log"]
+    assert len(parts["log"]["reward"]) == SMALL.steps
+    assert parts["generated_tokens"] == whole["generated_tokens"]
+    assert [point["step"] for point in parts["curve"]] == [0, 3]
+    kept = [loaded(tmp_path / name)[0].state_dict() for name in ("kept", "kept_too")]
+    assert all(torch.equal(kept[0][name], kept[1][name]) for name in kept[0])
+
+
+@pytest.mark.slow
+def test_a_kill_between_a_checkpoint_and_its_curve_loses_only_the_steps_since_the_one_before(
+    chat_model, tmp_path, monkeypatch
+):
+    described, run = words()
+    real = training.Curve.on_save
+
+    def killed(self, args, state, control, **kwargs):
+        if state.global_step == 3:
+            raise KeyboardInterrupt
+        real(self, args, state, control, **kwargs)
+
+    monkeypatch.setattr(training.Curve, "on_save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        training.train(run, described, SMALL, str(chat_model), START, tmp_path / "parts")
+    assert training.last_checkpoint(tmp_path / "parts").name == "checkpoint-2"
+
+
+def test_half_a_checkpoint_is_never_left_where_one_is_looked_for(tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    (folder / "checkpoint-3").mkdir(parents=True)
+    (folder / "curve-3.json").write_text("{}")
+    seen = []
+    monkeypatch.setattr(training.shutil, "rmtree", lambda path, **how: seen.append(path))
+    training.remove(folder)
+    assert not folder.exists()
+    assert (seen[-1] / "curve-3.json").exists()
+    assert training.last_checkpoint(folder) is None
 
 
 @pytest.mark.slow

@@ -14,7 +14,13 @@ from typing import Any
 import torch
 from datasets import Dataset
 from quickstart_parts.measuring import MeasuringCallback
-from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, TrainerCallback
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PrinterCallback,
+    TrainerCallback,
+    TrainerState,
+)
 
 from trl_lambda import LambdaGRPOConfig, LambdaGRPOTrainer
 from trl_lambda.atomic_write import replace_json
@@ -121,9 +127,13 @@ class Curve(MeasuringCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         self.began = time.monotonic()
         if state.global_step:
-            kept = json.loads(self.place(args, state).read_text())
-            self.points, self.tokens = kept["points"], kept["tokens"]
-            self.seconds = kept["seconds"]
+            self.take_up(args, state)
+
+    def take_up(self, args, state) -> None:
+        """What was kept beside the checkpoint of `state`."""
+        kept = json.loads(self.place(args, state).read_text())
+        self.points, self.tokens = kept["points"], kept["tokens"]
+        self.seconds = kept["seconds"]
 
     def on_save(self, args, state, control, **kwargs):
         self.pause()
@@ -175,11 +185,18 @@ def train(
         `curve` (see `Curve.points`), `log` (for each metric of `LOGGED`, and of an answer probe,
         its value at each step), `seconds`, `generated_tokens`.
     """
-    trainer, curve = make_trainer(run, task, size, start, measured_start, folder)
-    trainer.train(resume_from_checkpoint=last_checkpoint(folder))
+    last = last_checkpoint(folder)
+    if last is not None and step_of(last) == size.steps:
+        # Resumed, transformers would take one step more before it looks how many there should be.
+        trainer, curve = make_trainer(run, task, size, str(last), measured_start, folder)
+        trainer.state = TrainerState.load_from_json(str(last / "trainer_state.json"))
+        curve.take_up(trainer.args, trainer.state)
+    else:
+        trainer, curve = make_trainer(run, task, size, start, measured_start, folder)
+        trainer.train(resume_from_checkpoint=last and str(last))
     if kept is not None:
         trainer.save_model(str(kept))
-    shutil.rmtree(folder)
+    remove(folder)
     return {
         "curve": curve.points,
         "log": logged(trainer.state.log_history),
@@ -198,14 +215,26 @@ def logged(history: list[dict[str, float]]) -> dict[str, list[float | None]]:
     }
 
 
-def last_checkpoint(folder: Path) -> str | None:
+def last_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint whose curve is there as well."""
     found = {
-        int(path.name.rpartition("-")[2]): path
+        step_of(path): path
         for path in folder.glob("checkpoint-*")
-        if (folder / f"curve-{path.name.rpartition('-')[2]}.json").exists()
+        if (folder / f"curve-{step_of(path)}.json").exists()
     }
-    return str(found[max(found)]) if found else None
+    return found[max(found)] if found else None
+
+
+def step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def remove(folder: Path) -> None:
+    """Out of the way first: what a kill left of a checkpoint would be taken for a whole one."""
+    ended = folder.with_name(f"{folder.name}-ended")
+    shutil.rmtree(ended, ignore_errors=True)
+    folder.rename(ended)
+    shutil.rmtree(ended)
 
 
 def make_trainer(
@@ -249,7 +278,8 @@ def config(run: Run, task: Task, size: Size, folder: Path) -> dict[str, Any]:
         "bf16": torch.cuda.is_available() and torch.cuda.is_bf16_supported(),
         "save_strategy": "steps",
         "save_steps": size.checkpoint_every,
-        "save_total_limit": 1,
+        # A checkpoint is of use with its curve, which is written after older ones are removed.
+        "save_total_limit": 2,
     }
 
 
