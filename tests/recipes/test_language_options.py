@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from benchmarks.language import __main__ as program
-from benchmarks.language import probing, problems, tasks
+from benchmarks.language import probe_worth, probing, problems, tasks
 from language_runs import made_plan
 
 
@@ -52,3 +54,56 @@ def test_more_problems_than_there_are_are_not_asked_about(tmp_path):
     task = made_plan().task_itself()
     with pytest.raises(SystemExit, match=r"300 problems of held_out .* has 256"):
         probing.ask_all("no model", task, probing.Asking(problems=300), tmp_path)
+
+
+# --- options that would do nothing ---
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--probe", "--arms", "grpo", "--report"], "leave out --arms, --report"),
+        (["--probe", "folder", "--source", "x"], "leave out --source"),
+        *(
+            (["--probe", f"--{name}", "3"], f"--probe trains no arm: leave out --{name}.")
+            for name in (
+                *("groups", "completions", "micro_batch", "steps", "measurements"),
+                *("checkpoint_every", "workers", "budget_hours"),
+            )
+        ),
+        (["--called", "x"], "give that, too"),
+        (["--task", "gsm8k", "--source", "smollm2"], "gsm8k trains Qwen or --model: leave it out"),
+        (["--task", "gsm8k", "--probe", "--source", "x"], "gsm8k trains Qwen or --model"),
+        (["--model", "m", "--source", "s"], "give one of --model and --source"),
+        (["--rates", "1e-5", "--tuning_seeds", "7"], "with one rate there is nothing to choose"),
+        (["--task", "gsm8k", "--demonstrations", "answers_at_once"], "gsm8k has none"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(given, said, capsys):
+    with pytest.raises(SystemExit):
+        program.parse_arguments(given)
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["--probe", "--size", "small", "--held_out", "3", "--samples", "2"],
+        ["--probe", "--source", "x", "--demonstrations", "answers_at_once"],
+        ["--probe", "folder", "--task", "gsm8k", "--data", "x", "--called", "x"],
+        ["--report", "--workers", "2", "--rates", "1e-5", "2e-5", "--tuning_seeds", "7"],
+        ["--task", "gsm8k", "--model", "m", "--data", "d"],
+    ],
+)
+def test_options_that_do_something_are_taken(given):
+    program.parse_arguments(given)
+
+
+def test_two_models_of_one_name_have_two_entries(tmp_path, monkeypatch):
+    monkeypatch.setattr(probing, "ask_all", lambda *given: [])
+    monkeypatch.setattr(probe_worth, "entry", lambda model, rows, how: {"model": model})
+    monkeypatch.setattr(probe_worth, "markdown", lambda data: "")
+    for model in ("a/model", "b/model"):
+        program.probe(program.parse_arguments(["--probe", model, "--output_dir", str(tmp_path)]))
+    data = json.loads((tmp_path / probe_worth.NAME).read_text())
+    assert data == {model: {"model": model} for model in ("a/model", "b/model")}

@@ -52,6 +52,13 @@ SIZE_OPTIONS = (
     *("groups", "completions", "micro_batch", "steps", "held_out", "samples"),
     *("measurements", "checkpoint_every"),
 )
+# What a training has, and --probe has not: that one samples held-out problems.
+TRAINS = (
+    *("arms", "rates", "seeds", "tuning_seeds", "keep_models", "report", "workers", "budget_hours"),
+    *(name for name in SIZE_OPTIONS if name not in ("held_out", "samples")),
+)
+# Here and not in the parser, which would not tell what was given.
+DEFAULTS = {"size": "full", "workers": 1, "budget_hours": 24.0, "demonstrations": "solutions"}
 
 
 def above_0(text: str) -> int:
@@ -97,7 +104,6 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--demonstrations",
         choices=("solutions", "answers_at_once"),
-        default="solutions",
         help="of the start: worked ones, or a fifth of them cut short by the answer (solutions)",
     )
     parser.add_argument(
@@ -114,17 +120,17 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--seeds", nargs="+", type=seed, help="of the results")
     parser.add_argument("--tuning_seeds", nargs="+", type=seed, help="learning rates are chosen by")
-    parser.add_argument("--size", choices=SIZES, default="full", help="(full)")
+    parser.add_argument("--size", choices=SIZES, help="(full)")
     for name in SIZE_OPTIONS:
         parser.add_argument(f"--{name}", type=above_0, help=f"{name} of the size, otherwise")
-    parser.add_argument("--workers", type=above_0, default=1, help="runs at a time (1)")
-    parser.add_argument(
-        "--budget_hours", type=positive, default=24.0, help="no run is begun after these (24)"
-    )
+    parser.add_argument("--workers", type=above_0, help="runs at a time (1)")
+    parser.add_argument("--budget_hours", type=positive, help="no run is begun after these (24)")
     parser.add_argument(
         "--keep_models", action="store_true", help="trained models stay, in OUTPUT_DIR/models"
     )
-    parser.add_argument("--report", action="store_true", help="train nothing, write the report")
+    parser.add_argument(
+        "--report", action="store_true", help="train nothing, report the runs of the other options"
+    )
     parser.add_argument("--results", type=Path, help="folder for language.json (OUTPUT_DIR)")
     parser.add_argument("--readme", type=Path, help="Markdown file with the two marks (none)")
     pack = parser.add_argument_group("for a machine with a GPU and without network")
@@ -137,31 +143,42 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     pack.add_argument("--python_version", help="of that machine, as in 3.12 (this one's)")
     pack.add_argument("--platform", nargs="+", metavar="TAG", help="of its wheels (this one's)")
     args = parser.parse_args(arguments)
+    args.given = {n for n, value in vars(args).items() if value is not None and value is not False}
     if unused := unused_options(args):
         parser.error(unused)
+    for name, value in DEFAULTS.items():
+        setattr(args, name, value if getattr(args, name) is None else getattr(args, name))
     return args
 
 
 def unused_options(args: argparse.Namespace) -> str | None:
-    """Which options would be of no use beside others, in words."""
-    trains = ("arms", "rates", "seeds", "tuning_seeds", "keep_models", "report")
-    named = [f"--{name}" for name in trains if vars(args)[name]]
-    made = [n for n in ("model", "source") if vars(args)[n]]
-    if args.demonstrations != "solutions":
-        made.append("demonstrations")
+    """Which options would be of no use beside others, in words.
+
+    Args:
+        args: with `given`, the names of the options that are there.
+    """
+
+    def among(*names: str) -> str:
+        return ", ".join(f"--{name}" for name in names if name in args.given)
+
     if args.gpu_pack and args.probe is not None:
         return (
             "--gpu-pack packs a training benchmark, and --probe trains nothing: give one of them."
         )
-    if args.probe is None:
-        if args.called:
-            return "--called is the name of a model in the table of --probe: give that, too."
-    elif named:
-        return f"--probe trains no arm: leave out {', '.join(named)}."
-    elif args.probe and made:
-        return f"--probe {args.probe} asks that model: leave out --{', --'.join(made)}."
-    if args.task == "gsm8k" and "demonstrations" in made:
+    if args.called and args.probe is None:
+        return "--called is the name of a model in the table of --probe: give that, too."
+    if args.probe is not None and (trains := among(*TRAINS)):
+        return f"--probe trains no arm: leave out {trains}."
+    if args.probe and (made := among("model", "source", "demonstrations")):
+        return f"--probe {args.probe} asks that model: leave out {made}."
+    if args.task == "gsm8k" and args.source:
+        return "--source is of the task words, and gsm8k trains Qwen or --model: leave it out."
+    if args.task == "gsm8k" and args.demonstrations:
         return "--demonstrations is of the warm start, and gsm8k has none: leave it out."
+    if args.model and args.source:
+        return "--source would not be looked at beside --model: give one of --model and --source."
+    if args.tuning_seeds and args.rates and len(args.rates) == 1:
+        return "with one rate there is nothing to choose: leave out --tuning_seeds."
     return None
 
 
@@ -198,7 +215,7 @@ def probe(args: argparse.Namespace) -> None:
 
     size = make_size(args)
     how = Asking(problems=size.held_out, samples=size.samples)
-    model, made = (args.probe, Path(args.probe).name) if args.probe else find_start(args)
+    model, made = (args.probe, args.probe) if args.probe else find_start(args)
     described = task(args.task, Path(args.data) if args.data else None)
     rows = ask_all(model, described, how, args.output_dir)
     results = args.results or args.output_dir
