@@ -13,13 +13,14 @@ SMALL = training.Size(
 
 def made_plan(**more) -> plan.Plan:
     given = {
+        "task": "words",
+        "size": SMALL,
         "arms": ("default",),
         "rates": (1e-5, 2e-5),
         "tuning_seeds": (7, 8),
         "seeds": (0, 1, 2),
     }
-    size = more.pop("size", SMALL)
-    return plan.checked(plan.Plan("words", "folder", "made", size, **given | more))
+    return plan.checked(plan.Plan(start="folder", made="made", **given | more))
 
 
 def record(made: plan.Plan, run: training.Run, *ends: float, tokens: int = 100, **more) -> dict:

@@ -12,7 +12,7 @@ import pytest
 from benchmarks.language import __main__ as program
 from benchmarks.language import plan, problems, training
 from benchmarks.language.model import ORIGIN, known_as
-from benchmarks.language.tasks import as_rows
+from benchmarks.language.tasks import as_rows, words
 from benchmarks.language.warm_start import WarmStart, warm_start_of
 from benchmarks.learning.warm_start import fingerprint
 from language_runs import SMALL, filled, made_plan
@@ -207,3 +207,93 @@ def test_a_seed_or_a_rate_given_twice_is_refused(given, said):
     """One run counted twice would have an interval of no width."""
     with pytest.raises(SystemExit, match=said):
         made_plan(**given)
+
+
+@pytest.mark.parametrize(
+    ("arm", "said"),
+    [
+        ("grpo + trace_style=recent + trace_lambda=5", r"trace_lambda=5: it must be a number in"),
+        ("default + trace_lambda=0.9", "without a trace"),
+        ("probe + step_ends=nowhere.at_all", r"step_ends='nowhere.at_all'"),
+        ("grpo + trace_lambda=[", r"'trace_lambda=\[' is no YAML"),
+    ],
+)
+def test_a_wrong_option_of_an_arm_is_an_error_and_no_score(arm, said):
+    with pytest.raises(SystemExit, match=said) as refused:
+        plan.ready(made_plan(arms=(arm,)))
+    assert arm in str(refused.value)
+
+
+def test_arms_that_can_be_built_are_ready():
+    names = (*METHODS, "grpo + floor", "grpo + sets", "probe + sentences", "grpo + no floor")
+    plan.ready(made_plan(arms=names))
+
+
+@pytest.mark.parametrize("gone", ["held_out", "validation", "training"])
+def test_a_missing_part_is_an_error_and_no_score(tmp_path, gone):
+    folder = Path(words_folder(tmp_path / "tasks"))
+    (folder / f"{gone}.jsonl").unlink()
+    with pytest.raises(SystemExit, match=rf"--data .*: {gone}.jsonl is not there"):
+        plan.ready(made_plan(data=str(folder)))
+    one_rate = made_plan(data=str(folder), rates=(1e-5,))
+    if gone == "validation":
+        plan.ready(one_rate)
+    else:
+        with pytest.raises(SystemExit, match=gone):
+            plan.ready(one_rate)
+
+
+@pytest.mark.parametrize("gone", ["train", "test"])
+def test_a_missing_split_is_an_error_and_no_score(tmp_path, gone):
+    folder = Path(gsm8k_folder(tmp_path / "gsm8k"))
+    (folder / f"{gone}.jsonl").unlink()
+    with pytest.raises(SystemExit, match=rf"--data .*: {gone}.jsonl is not there"):
+        plan.ready(made_plan(task="gsm8k", data=str(folder)))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[]",
+        "{",
+        '{"prompt": "How many?", "answers": ["1"]}',
+        '{"prompt": [{"role": "user", "content": "How many?"}], "answers": 1}',
+        '{"prompt": [{"role": "user", "content": "How many?"}], "answers": "12"}',
+        '{"question": "How many?", "answer": "1"}',
+    ],
+)
+def test_a_line_that_is_no_problem_is_named(tmp_path, line):
+    folder = Path(words_folder(tmp_path / "tasks"))
+    text = (folder / "training.jsonl").read_text()
+    (folder / "training.jsonl").write_text(text + line + "\n")
+    with pytest.raises(SystemExit, match=r"training.jsonl, line 1601: .* expected a line"):
+        plan.ready(made_plan(data=str(folder)))
+
+
+def test_a_line_ends_at_a_newline_alone(tmp_path):
+    """JSON may hold other ends of lines as they are."""
+    row = {"prompt": [{"role": "user", "content": "a\u2028b\x85c"}], "answers": ["1"]}
+    text = json.dumps(row, ensure_ascii=False) + "\n"
+    (tmp_path / "held_out.jsonl").write_text(text, encoding="utf-8")
+    assert words("held_out", tmp_path) == [row]
+
+
+def test_too_few_problems_are_refused_before_the_first_run(tmp_path):
+    size = dataclasses.replace(SMALL, held_out=257)
+    with pytest.raises(SystemExit, match=r"257 problems of held_out \(--held_out\)"):
+        plan.ready(made_plan(size=size))
+    size = dataclasses.replace(SMALL, groups=19)
+    data = gsm8k_folder(tmp_path / "gsm8k")
+    with pytest.raises(SystemExit, match=r"19 problems of training \(--groups\) .* has 18"):
+        plan.ready(made_plan(task="gsm8k", data=data, size=size))
+
+
+def test_faults_are_found_before_the_start_is_made(tmp_path, monkeypatch):
+    began = []
+    monkeypatch.setattr(program, "find_start", lambda args: began.append(args) or ("x", "made"))
+    given = ["--output_dir", str(tmp_path), "--held_out", "300"]
+    with pytest.raises(SystemExit, match="300 problems"):
+        program.make_plan(program.parse_arguments(given))
+    assert began == []
+    plain = program.make_plan(program.parse_arguments(given[:2]))
+    assert (plain.start, plain.made, len(began)) == ("x", "made", 1)

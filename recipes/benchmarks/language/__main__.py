@@ -234,13 +234,24 @@ def make_size(args: argparse.Namespace):
 
 
 def make_plan(args: argparse.Namespace):
+    """What is run, or reported; faults in it are found before the start is made."""
+    from benchmarks.language.plan import ready
+
+    plan = asked_plan(args)
+    if not args.report:
+        ready(plan)
+    start, made = find_start(args)
+    return replace(plan, start=start, made=made)
+
+
+def asked_plan(args: argparse.Namespace):
+    """The plan that the options make, without its start."""
     from benchmarks.language.plan import Plan, checked
 
-    start, made = find_start(args)
     given = {
         n: tuple(v) for n in ("arms", "rates", "seeds", "tuning_seeds") if (v := vars(args)[n])
     }
-    plan = Plan(args.task, start, made, make_size(args), data=args.data)
+    plan = Plan(args.task, "", "", make_size(args), data=args.data)
     return checked(replace(plan, **given))
 
 

@@ -21,14 +21,15 @@ import numpy as np
 
 from trl_lambda.atomic_write import replace_json
 from trl_lambda.methods import OPTIONS, preset_value
+from trl_lambda.probe.step_ends import StepEnds
 from trl_lambda.versions import TRAINING, installed_versions
 
 from ..learning.plan import best_rate
 from ..learning.runs import Record
 from ..learning.warm_start import fingerprint
 from . import arms
-from .tasks import Task, task
-from .training import Run, Size, measure_start, train
+from .tasks import Task, first, task
+from .training import Run, Size, make_config, measure_start, train
 
 REFERENCE = "grpo"
 ARMS = (REFERENCE, "grpo + floor", "dr_grpo", "grpo + trace_style=recent + floor")
@@ -116,6 +117,31 @@ def checked(plan: Plan) -> Plan:
     if both := sorted({*plan.seeds} & {*plan.tuning_seeds}):
         raise SystemExit(f"The seeds {both} are for tuning and for the results; they must differ.")
     return replace(plan, arms=tuple(dict.fromkeys((REFERENCE, *plan.arms))))
+
+
+def ready(plan: Plan) -> Plan:
+    """The plan, after all that its runs need was made once, here and not in a worker.
+
+    There a wrong option of an arm or a missing file would be the failure of each run, and count as
+    one that is never right.
+
+    Raises:
+        SystemExit: an arm cannot be built, or problems are missing.
+    """
+    described, size = plan.task_itself(), plan.size
+    for part in plan.parts():
+        count, option = (
+            (size.groups, "--groups") if part == "training" else (size.held_out, "--held_out")
+        )
+        first(described, part, count, option)
+    for arm in plan.arms:
+        run = plan.run(arm, plan.rates[0], plan.seeds[0])
+        try:
+            made = make_config(run, described, size, Path("unused"))
+            StepEnds(made.credit_rule.step_ends, str)
+        except (TypeError, ValueError) as error:
+            raise SystemExit(f"arm {arm!r}: {error}") from error
+    return plan
 
 
 def key(run: Run, plan: Plan) -> str:

@@ -41,8 +41,11 @@ class Task:
     default_model: str | None = None
 
 
-def first(task: Task, part: str, count: int) -> list[Row]:
+def first(task: Task, part: str, count: int, option: str = "--held_out") -> list[Row]:
     """The first problems of a part.
+
+    Args:
+        option: what asks for so many.
 
     Raises:
         SystemExit: the part has fewer.
@@ -50,7 +53,7 @@ def first(task: Task, part: str, count: int) -> list[Row]:
     rows = task.part(part)
     if count > len(rows):
         raise SystemExit(
-            f"{count} problems of {part} were asked for (--held_out), and the part has "
+            f"{count} problems of {part} ({option}) were asked for, and the part has "
             f"{len(rows)}; ask for no more."
         )
     return rows[:count]
@@ -69,13 +72,36 @@ def words(part: str, folder: Path | None = None) -> list[Row]:
     """Word problems: made here, or from `PART.jsonl` of a folder that a pack has."""
     if folder is None:
         return as_rows(problems.part(part))
-    path = folder / f"{part}.jsonl"
-    if not path.is_file():
+    path = there(folder, f"{part}.jsonl", "the folder tasks of a pack")
+    # A line of JSON may hold other ends of lines than this one.
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [_row(path, i, line) for i, line in enumerate(lines, 1) if line]
+
+
+def there(folder: Path, name: str, expected: str) -> Path:
+    if not (folder / name).is_file():
         raise SystemExit(
-            f"--data {folder}: {path.name} is not there; expected the folder tasks of a pack. "
-            "Without --data the problems are made here."
+            f"--data {folder}: {name} is not there; expected {expected}. Without --data the task's "
+            "own problems are taken."
         )
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return folder / name
+
+
+def _row(path: Path, number: int, line: str) -> Row:
+    try:
+        row = json.loads(line)
+        lists = all(isinstance(row[name], list) and row[name] for name in ("prompt", "answers"))
+        asked = lists and all({"role", "content"} <= one.keys() for one in row["prompt"])
+        right = asked and all(isinstance(answer, str) for answer in row["answers"])
+    except (ValueError, TypeError, KeyError, AttributeError):
+        right = False
+    if not right:
+        raise SystemExit(
+            f"--data {path.parent}: {path.name}, line {number}: {line[:80]!r}; expected a line as "
+            'in the folder tasks of a pack, {"prompt": [{"role": …, "content": …}], "answers": '
+            "[…]}."
+        )
+    return row
 
 
 def gsm8k(part: str, folder: Path | None = None) -> list[Row]:
@@ -94,7 +120,8 @@ def gsm8k_split(split: str, folder: Path | None) -> list[Row]:
     if folder is None:
         loaded = load_dataset("openai/gsm8k", "main", split=split)
     else:
-        loaded = Dataset.from_json(str(folder / f"{split}.jsonl"))
+        expected = "train.jsonl and test.jsonl of GSM8K"
+        loaded = Dataset.from_json(str(there(folder, f"{split}.jsonl", expected)))
     return [
         # The gold is the worked solution: what follows its #### is the answer.
         {"prompt": chat(row["question"], STEP_BY_STEP), "answers": [row["answer"]]}

@@ -251,13 +251,17 @@ def make_trainer(
     trainer = LambdaGRPOTrainer(
         AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32),
         reward,
-        LambdaGRPOConfig(**config(run, task, size, folder) | arms.settings(run.arm)),
+        make_config(run, task, size, folder),
         train_dataset=Dataset.from_list(task.part("training")),
         processing_class=tokenizer,
         callbacks=[curve, Said(run)],
     )
     trainer.remove_callback(PrinterCallback)
     return trainer, curve
+
+
+def make_config(run: Run, task: Task, size: Size, folder: Path) -> LambdaGRPOConfig:
+    return LambdaGRPOConfig(**config(run, task, size, folder) | arms.settings(run.arm))
 
 
 def config(run: Run, task: Task, size: Size, folder: Path) -> dict[str, Any]:
