@@ -204,7 +204,9 @@ def test_a_model_in_parts_is_refused_with_the_command(program, tmp_path, monkeyp
 def test_the_tasks_of_a_pack_are_those_that_the_benchmark_makes(tmp_path):
     gpu_pack.add_tasks(Pack(tmp_path))
     for part in gpu_pack.PARTS:
-        assert task("words", tmp_path / "tasks").part(part) == as_rows(problems.part(part))
+        there, ours = task("words", tmp_path / "tasks"), problems.part(part)
+        assert there.part(part) == as_rows(ours)
+        assert there.solutions(part) == [p.solution for p in ours]
     with pytest.raises(SystemExit, match=r"held_out.jsonl is not there; expected the folder tasks"):
         task("words", tmp_path).part("held_out")
 

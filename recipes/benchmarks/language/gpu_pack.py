@@ -26,7 +26,7 @@ from trl_lambda.atomic_write import replace_file, replace_json
 
 from . import gpu_wheels
 from .model import ORIGIN, known_as, model_folder
-from .tasks import task
+from .tasks import word_rows
 from .warm_start import WarmStart, warm_start_of
 
 PART = 50 * 2**20  # bytes; some machines take no file of more than 60 MB
@@ -216,10 +216,9 @@ def packed_model(source: Path | None) -> dict[str, str | None] | None:
 
 
 def add_tasks(pack: Pack) -> None:
-    described = task("words")
     for part in PARTS:
-        rows = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in described.part(part))
-        pack.add(f"tasks/{part}.jsonl", rows.encode())
+        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in word_rows(part))
+        pack.add(f"tasks/{part}.jsonl", "".join(lines).encode())
 
 
 def add_recipes(pack: Pack) -> None:

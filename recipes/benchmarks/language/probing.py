@@ -81,11 +81,14 @@ def _settings(model: str, task: Task, how: Asking) -> dict[str, Any]:
     """All that decides what is found, the model's own files included."""
     folder = Path(model)
     files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
+    asked = [task.tokens, task.steps, first(task, PART, how.problems)]
+    if task.given:  # others are known by the problems
+        asked.append(task.solutions(PART)[: how.problems])
     weights = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     return {
         "model": model,
         "weights": weights,
-        "task": [task.tokens, task.steps, first(task, PART, how.problems)],
+        "task": asked,
         "how": asdict(how),
         "versions": installed_versions(*TRAINING),
     }

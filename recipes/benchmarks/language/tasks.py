@@ -31,6 +31,7 @@ class Task:
         tokens: of the longest completion.
         warm_start: whether runs begin at a warm start of the model, or at the model itself.
         default_model: for people with network; None where the model comes from a GGUF.
+        given: whether the problems come from a folder.
     """
 
     part: Callable[[str], list[Row]]
@@ -39,6 +40,7 @@ class Task:
     tokens: int
     warm_start: bool
     default_model: str | None = None
+    given: bool = False
 
 
 def first(task: Task, part: str, count: int, option: str = "--held_out") -> list[Row]:
@@ -70,12 +72,35 @@ def as_rows(ours: list[problems.Problem]) -> list[Row]:
 
 def words(part: str, folder: Path | None = None) -> list[Row]:
     """Word problems: made here, or from `PART.jsonl` of a folder that a pack has."""
+    rows = word_rows(part, folder)
+    return [{name: row[name] for name in ("prompt", "answers")} for row in rows]
+
+
+def word_rows(part: str, folder: Path | None = None) -> list[Row]:
+    """As `words`, with the `solution` of each; given ones have it where their lines do."""
     if folder is None:
-        return as_rows(problems.part(part))
+        ours = problems.part(part)
+        return [row | {"solution": p.solution} for row, p in zip(as_rows(ours), ours, strict=True)]
     path = there(folder, f"{part}.jsonl", "the folder tasks of a pack")
     # A line of JSON may hold other ends of lines than this one.
     lines = path.read_text(encoding="utf-8").split("\n")
     return [_row(path, i, line) for i, line in enumerate(lines, 1) if line]
+
+
+def word_solutions(part: str, folder: Path | None = None) -> list[str]:
+    """Those of the same rows.
+
+    Raises:
+        SystemExit: a given row has none.
+    """
+    found = [row.get("solution") for row in word_rows(part, folder)]
+    for number, solution in enumerate(found, 1):
+        if not isinstance(solution, str):
+            raise SystemExit(
+                f"--data {folder}: {part}.jsonl has no solution in line {number}; --probe asks "
+                "about the steps of solutions. Make the pack anew, or leave out --data."
+            )
+    return found
 
 
 def there(folder: Path, name: str, expected: str) -> Path:
@@ -146,10 +171,11 @@ def task(name: str, data: Path | None = None) -> Task:
     if name == "words":
         return Task(
             part=lambda name: words(name, data),
-            solutions=lambda name: [p.solution for p in problems.part(name)],
+            solutions=lambda name: word_solutions(name, data),
             steps="sentences",
             tokens=80,
             warm_start=True,
+            given=data is not None,
         )
     if name == "gsm8k":
         return Task(
@@ -158,6 +184,7 @@ def task(name: str, data: Path | None = None) -> Task:
             steps="newline",
             tokens=320,
             warm_start=False,
+            given=data is not None,
             default_model="Qwen/Qwen2.5-0.5B-Instruct",
         )
     raise SystemExit(f"There is no task {name!r}; there are words and gsm8k.")
