@@ -138,6 +138,21 @@ def marked(folder: Path) -> Path:
     return readme
 
 
+def test_failures_of_other_plans_are_not_counted(tmp_path):
+    """A folder has the runs of older rates, seeds and arms as well."""
+    made = made_plan()
+    store = filled(tmp_path, made, lambda run: [0.5])
+    crash(store, made, made.run("default", 2e-5, 8))  # of the rates' runs
+    crash(store, made, made.run("grpo", 1e-5, 1))
+    crash(store, made, made.run("branch", 1e-5, 0), made.run("grpo", 4e-5, 7))
+    crash(store, made, made.run("grpo", 1e-5, 99), made.run("grpo", 2e-5, 0))
+    data = report.language(made, store)
+    assert data["rates"] == (1e-5, 2e-5)
+    assert data["failed_runs"] == 2
+    one_rate = made_plan(rates=(1e-5,))
+    assert report.language(one_rate, store)["failed_runs"] == 1
+
+
 def test_while_an_arm_is_missing_the_readme_stays_as_it_is(tmp_path, capsys):
     made = made_plan(arms=("default", "branch"))
     store = filled(tmp_path, made, lambda run: [0.5])

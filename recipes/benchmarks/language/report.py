@@ -71,7 +71,7 @@ def language(plan: Plan, store: Store) -> dict[str, Any]:
         "seeds": {"tuning": plan.tuning_seeds if len(plan.rates) > 1 else (), "final": plan.seeds},
         "size": vars(plan.size),
         "missing": [arm for arm in plan.arms if arm not in runs],
-        "failed_runs": sum("error" in r for r in store.records.values()),
+        "failed_runs": failures(plan, store, rates),
         "settings": {arm: arms.settings(arm) for arm in runs},
         "arms": {arm: entry(arm, runs, rates[arm], plan) for arm in runs},
         "runs": {f"{arm} | {r['seed']}": kept(r) for arm, rs in runs.items() for r in rs},
@@ -86,6 +86,12 @@ def final_runs(plan: Plan, store: Store, rates: dict[str, float]) -> Runs:
         if all(records):
             runs[arm] = records
     return runs
+
+
+def failures(plan: Plan, store: Store, rates: dict[str, float]) -> int:
+    """Runs of this plan that failed, those that choose rates among them."""
+    records = [store.any(run) for run in (*plan.tuning(), *plan.final(rates))]
+    return sum("error" in record for record in records if record)
 
 
 def kept(record: Record) -> dict[str, Any]:
