@@ -1,7 +1,11 @@
-"""Made-up plans and finished runs of the language benchmark, for its tests."""
+"""Made-up plans, finished runs and a model of the language benchmark, for its tests."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import tiny
+import tiny_chat
 from benchmarks.language import plan, training
 from benchmarks.learning.runs import Store
 
@@ -43,3 +47,11 @@ def filled(tmp_path, made: plan.Plan, height) -> Store:
     for run in made.final(plan.chosen_rates(made, store.any)):
         store.add(record(made, run, *height(run)))
     return store
+
+
+def chat_model(folder: Path) -> Path:
+    """A made-up chat model with a token for each character."""
+    tokenizer = tiny_chat.tokenizer()
+    tiny.model(vocab_size=len(tokenizer), max_position_embeddings=2048).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

@@ -138,7 +138,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         *("--gpu-pack", "--gpu_pack"),
         type=Path,
         metavar="FOLDER",
-        help="train nothing, write all that it needs; its line has the options given here",
+        help="train nothing, write all that it needs; its line has the runs' options given here",
     )
     pack.add_argument("--python_version", help="of that machine, as in 3.12 (this one's)")
     pack.add_argument("--platform", nargs="+", metavar="TAG", help="of its wheels (this one's)")
@@ -165,6 +165,8 @@ def unused_options(args: argparse.Namespace) -> str | None:
         return (
             "--gpu-pack packs a training benchmark, and --probe trains nothing: give one of them."
         )
+    if args.gpu_pack and (told := among("report", "results", "readme")):
+        return f"the machine of --gpu-pack writes its report into its own folder: leave out {told}."
     if args.called and args.probe is None:
         return "--called is the name of a model in the table of --probe: give that, too."
     if args.probe is not None and (trains := among(*TRAINS)):
@@ -194,7 +196,7 @@ def main() -> None:
     if args.gpu_pack:
         from benchmarks.language.gpu_pack import write_pack
 
-        return write_pack(args, parse_arguments([]))
+        return write_pack(args, asked_plan(args))
     if args.python_version or args.platform:
         raise SystemExit("--python_version and --platform are for --gpu-pack, which is not given.")
     if args.probe is not None:
