@@ -14,7 +14,8 @@ is. Arms are names of methods (see arms.py). What is compared how is said in REA
 
 Kill it whenever you like and start it again with the same arguments: finished runs are kept in
 OUTPUT_DIR/runs.jsonl, and a run under way goes on at its last checkpoint. A run is known by its
-settings, not by the code: after a change of the code begin with a new OUTPUT_DIR.
+settings, the problems in --data and the files of a local --model, not by the code: after a change
+of the code begin with a new OUTPUT_DIR.
 
 With --probe nothing is trained but the start: completions are sampled, the model is asked for the
 answer and more before each of their steps (see questions.py), and probe_worth.json says how well
