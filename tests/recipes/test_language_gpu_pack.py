@@ -16,12 +16,12 @@ from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
-import tiny
-import tiny_chat
-from benchmarks.language import gpu_pack, gpu_wheels, problems, training
+from benchmarks.language import gpu_pack, gpu_wheels, training
 from benchmarks.language.gpu_pack import Pack, packed_model
-from benchmarks.language.tasks import as_rows, task
+from benchmarks.language.model import known_as
+from benchmarks.language.tasks import task
 from benchmarks.language.warm_start import WarmStart, warm_start_of
+from language_runs import chat_model
 from packaging.requirements import Requirement
 
 ROOT = gpu_pack.RECIPES.parent
@@ -35,14 +35,6 @@ def program(monkeypatch):
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         monkeypatch.setenv(name, os.environ.get(name, "1"))
     return importlib.import_module("benchmarks.language.__main__")
-
-
-def chat_model(folder: Path) -> Path:
-    """A made-up chat model with a token for each character."""
-    tokenizer = tiny_chat.tokenizer()
-    tiny.model(vocab_size=len(tokenizer), max_position_embeddings=2048).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 def shell(line: str, folder: Path, **environment: str) -> subprocess.CompletedProcess:
@@ -124,7 +116,7 @@ def test_a_folder_with_other_files_is_refused(tmp_path):
 
 def test_what_needs_the_hub_is_refused(program):
     with pytest.raises(SystemExit, match="gsm8k: its model and data come from the Hub"):
-        gpu_pack.write_pack(Namespace(task="gsm8k"), program.parse_arguments([]))
+        gpu_pack.write_pack(Namespace(task="gsm8k"), None)
 
 
 def test_a_model_without_safetensors_is_refused(program, tmp_path):
@@ -147,7 +139,9 @@ def test_options_of_a_pack_without_one_are_refused(program, monkeypatch):
 
 def packed(program, tmp_path, *options: str) -> Path:
     """The folder of a pack's model, put together."""
-    model = chat_model(tmp_path / "made_up")
+    model = tmp_path / "made_up"
+    if not model.exists():
+        chat_model(model)
     args = program.parse_arguments(
         ["--model", str(model), "--output_dir", str(tmp_path / "out"), *options]
     )
@@ -158,7 +152,7 @@ def packed(program, tmp_path, *options: str) -> Path:
 
 
 def test_a_warm_start_that_was_made_goes_along_and_is_the_start_there(program, tmp_path):
-    model = str(tmp_path / "made_up")
+    model = known_as(str(chat_model(tmp_path / "made_up")))
     warm, made = warm_start_of(model, tmp_path / "out", WarmStart())
     chat_model(warm)
     (warm / "warm_start.json").write_text("{}")
@@ -175,7 +169,8 @@ def test_without_a_warm_start_the_machine_makes_it(program, tmp_path, monkeypatc
         "benchmarks.language.warm_start.warm_start", lambda *given: began.append(given)
     )
     args = program.parse_arguments(["--source", str(source), "--output_dir", str(tmp_path / "b")])
-    expected, made = warm_start_of(str(tmp_path / "made_up"), tmp_path / "b", WarmStart())
+    model = known_as(str(tmp_path / "made_up"))
+    expected, made = warm_start_of(model, tmp_path / "b", WarmStart())
     assert program.find_start(args) == (str(expected), made)
     assert began == [(source, expected, WarmStart())]
 
@@ -189,39 +184,12 @@ def test_a_model_in_parts_is_refused_with_the_command(program, tmp_path, monkeyp
     assert shell(gpu_pack.JOIN, source.parent).returncode == 0
     weights = (source / "model.safetensors").read_bytes()
     assert weights == (tmp_path / "made_up" / "model.safetensors").read_bytes()
-    assert packed_model(source) == {"origin": str(tmp_path / "made_up"), "made": None}
+    origin = known_as(str(tmp_path / "made_up"))
+    assert packed_model(source) == {"origin": origin, "made": None}
     assert packed_model(tmp_path / "made_up") is packed_model(None) is None
 
 
-# --- tasks, options, device ---
-
-
-def test_the_tasks_of_a_pack_are_those_that_the_benchmark_makes(tmp_path):
-    gpu_pack.add_tasks(Pack(tmp_path))
-    for part in gpu_pack.PARTS:
-        assert task("words", tmp_path / "tasks").part(part) == as_rows(problems.part(part))
-    with pytest.raises(SystemExit, match=r"held_out.jsonl is not there; expected the folder tasks"):
-        task("words", tmp_path).part("held_out")
-
-
-def test_the_line_has_the_options_of_the_packing(program):
-    def options(*given: str) -> str:
-        return gpu_pack.run_options(program.parse_arguments([*given]), program.parse_arguments([]))
-
-    assert options("--source", "x") == gpu_pack.TEN_MINUTES
-    given = "--arms 'grpo + floor' default --rates 0.0001 --steps 3 --workers 4"
-    assert options("--arms", "grpo + floor", "default", "--rates", "1e-4", "--workers", "4",
-                   "--steps", "3") == given  # fmt: skip
-    # As many trainings as fit side by side, none left over.
-    args = program.parse_arguments(gpu_pack.TEN_MINUTES.split())
-    made = program.SIZES["full"] | {"micro_batch": args.micro_batch}
-    assert args.workers == 4 * len(args.seeds)
-    assert made["groups"] * training.Size().completions % made["micro_batch"] == 0
-
-
-def test_the_readme_of_the_benchmark_has_the_line():
-    text = (Path(gpu_pack.__file__).parent / "README.md").read_text(encoding="utf-8")
-    assert f"```bash\n{gpu_pack.shell_line(gpu_pack.TEN_MINUTES)}\n```" in text
+# --- device ---
 
 
 @pytest.mark.parametrize("cuda", [True, False])

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from benchmarks.language import __main__ as program
 from benchmarks.language import arms, probe_worth, probing, problems, training, warm_start
 from benchmarks.language.model import CHAT_TEMPLATE, END
 from benchmarks.language.questions import (
@@ -23,7 +22,7 @@ from benchmarks.language.questions import (
     result_span,
 )
 from benchmarks.language.sentences import sentence_ends
-from benchmarks.language.tasks import task
+from benchmarks.language.tasks import as_rows, task
 from benchmarks.learning.table import between_marks
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
@@ -277,23 +276,50 @@ def test_the_program_asks_any_model(run_recipe, byte_model, tmp_path):
     data = json.loads((tmp_path / "language" / probe_worth.NAME).read_text())
     told = data["made up"]
     assert told["asking"] == {"problems": 2, "samples": 2}
-    assert told["model"] == byte_model.name
+    assert told["model"] == str(byte_model)
     assert set(told["questions"]) == set(QUESTIONS)
 
 
-@pytest.mark.parametrize(
-    ("given", "said"),
-    [
-        (["--probe", "--arms", "grpo", "--report"], "leave out --arms, --report"),
-        (["--probe", "folder", "--source", "x"], "leave out --source"),
-        (["--called", "x"], "give that, too"),
-        (["--task", "gsm8k", "--demonstrations", "answers_at_once"], "gsm8k has none"),
-    ],
-)
-def test_an_option_that_would_do_nothing_is_refused(given, said, capsys):
-    with pytest.raises(SystemExit):
-        program.parse_arguments(given)
-    assert said in capsys.readouterr().err
+def given_problems(folder: Path, *, first: int, solved: bool = True) -> Path:
+    """Problems as a pack has them, others than those that are made here."""
+    folder.mkdir(parents=True)
+    chosen = problems.part("held_out")[first : first + 5]
+    rows = [
+        row | ({"solution": p.solution} if solved else {})
+        for row, p in zip(as_rows(chosen), chosen, strict=True)
+    ]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (folder / "held_out.jsonl").write_text(text)
+    return folder
+
+
+def test_given_problems_are_asked_about_with_their_own_solutions(tmp_path, monkeypatch):
+    given = task("words", given_problems(tmp_path / "data", first=7))
+    asked = []
+    monkeypatch.setattr(probing, "loaded", lambda model: (None, None))
+    monkeypatch.setattr(
+        probing,
+        "ask",
+        lambda policy, tokenizer, task, rows, solutions, chosen, how: (
+            asked.extend(zip(rows[chosen], solutions[chosen], strict=True)) or []
+        ),
+    )
+    probing.ask_all("model", given, SMALL, tmp_path)
+    expected = problems.part("held_out")[7:12]
+    assert asked == list(zip(as_rows(expected), (p.solution for p in expected), strict=True))
+    assert given.part("held_out") == as_rows(expected)  # trainings do not get the solutions
+    # Other solutions of the same problems are asked about anew.
+    path = tmp_path / "data" / "held_out.jsonl"
+    path.write_text(path.read_text().replace("= ", "=  "))
+    probing.ask_all("model", given, SMALL, tmp_path)
+    assert len(asked) == 10
+
+
+def test_given_problems_without_solutions_are_refused(tmp_path):
+    given = task("words", given_problems(tmp_path / "data", first=7, solved=False))
+    assert len(given.part("held_out")) == 5
+    with pytest.raises(SystemExit, match=r"held_out.jsonl has no solution in line 1; --probe asks"):
+        probing.ask_all("no model", given, SMALL, tmp_path)
 
 
 # --- the arm and the start ---

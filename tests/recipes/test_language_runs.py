@@ -1,33 +1,25 @@
-"""The language benchmark: its problems, its arms, the rules, the report, and runs that go on."""
+"""The language benchmark: its problems, its arms, its measurements, and runs that go on."""
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import json
 import re
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
-from benchmarks.language import arms, figure, gradients, plan, problems, report, training
+from benchmarks.language import arms, gradients, problems, training
 from benchmarks.language.sampling import measure, sample
 from benchmarks.language.tasks import gsm8k, task
-from benchmarks.learning.runs import Store
 from benchmarks.learning.table import between_marks
+from language_runs import SMALL
 
 from trl_lambda import LambdaGRPOConfig
 from trl_lambda.methods import METHODS
 
 LANGUAGE = Path(__file__).parents[2] / "recipes" / "benchmarks" / "language"
-RESULTS = LANGUAGE.parent / "results" / "language.json"
-SMALL = training.Size(
-    groups=1, completions=2, micro_batch=2, steps=3, measurements=1, held_out=2, samples=2,
-    measured_at_once=3, checkpoint_every=1,
-)  # fmt: skip
 
 
 # --- problems ---
@@ -102,185 +94,6 @@ def test_an_arm_changes_single_options():
 def test_an_unknown_arm_is_refused(arm, said):
     with pytest.raises(SystemExit, match=said):
         arms.settings(arm)
-
-
-# --- rules ---
-
-
-def made_plan(**more) -> plan.Plan:
-    given = {
-        "arms": ("default",),
-        "rates": (1e-5, 2e-5),
-        "tuning_seeds": (7, 8),
-        "seeds": (0, 1, 2),
-    }
-    return plan.checked(plan.Plan("words", "folder", "made", SMALL, **given | more))
-
-
-def test_tuning_and_results_share_neither_seeds_nor_problems():
-    made = made_plan()
-    assert made.arms == ("grpo", "default")
-    tuned, final = made.tuning(), made.final({"grpo": 1e-5, "default": 2e-5})
-    assert {run.part for run in tuned} == {"validation"}
-    assert {run.part for run in final} == {"held_out"}
-    assert {run.seed for run in tuned}.isdisjoint(run.seed for run in final)
-    trials = {arm: [r.learning_rate for r in tuned if r.arm == arm] for arm in made.arms}
-    assert all(rates == [1e-5, 2e-5, 1e-5, 2e-5] for rates in trials.values())
-    with pytest.raises(SystemExit, match=r"\[1\] are for tuning and for the results"):
-        made_plan(tuning_seeds=(1, 7))
-    assert made_plan(rates=(1e-5,)).tuning() == []
-
-
-def record(made: plan.Plan, run: training.Run, *ends: float, tokens: int = 100, **more) -> dict:
-    """A run whose accuracy goes from .3 to `ends`; pass@k is .2 above it."""
-    points = [
-        {"step": i, "generated_tokens": tokens * i, "seconds": 2.0 * i, "accuracy": value,
-         "pass_at_k": value + 0.2, "correct": [1, 0], "length": 50.0, "format": 1.0, "entropy": 0.3}
-        for i, value in enumerate((0.3, *ends))
-    ]  # fmt: skip
-    log = {name: [0.0] for name in training.LOGGED}
-    told = {"curve": points, "log": log, "seconds": 2.0, "generated_tokens": tokens * len(ends)}
-    return {"key": plan.key(run, made), **vars(run), **told, **more}
-
-
-def filled(tmp_path, made: plan.Plan, height) -> Store:
-    """All runs of the plan, each with the accuracies that `height(run)` gives."""
-    store = Store(tmp_path / "runs.jsonl", plan.keys(made))
-    for run in made.tuning():
-        store.add(record(made, run, *height(run)))
-    for run in made.final(plan.chosen_rates(made, store.any)):
-        store.add(record(made, run, *height(run)))
-    return store
-
-
-def test_the_rate_with_the_best_end_is_chosen_the_smaller_one_in_a_tie(tmp_path):
-    made = made_plan()
-    best = {("default", 2e-5): 0.7}
-    store = filled(tmp_path, made, lambda run: [best.get((run.arm, run.learning_rate), 0.5)])
-    assert plan.chosen_rates(made, store.any) == {"grpo": 1e-5, "default": 2e-5}
-    del store.records[plan.key(made.run("grpo", 2e-5, 8), made)]
-    assert plan.chosen_rates(made, store.any) == {"default": 2e-5}  # a trial less: no choice
-
-
-def test_a_run_s_key_is_of_what_its_method_means(monkeypatch):
-    made = made_plan()
-    run = made.run("default", 1e-5, 0)
-    before = plan.key(run, made)
-    moved = {"default": METHODS["branch"], "grpo": METHODS["grpo"]}
-    with monkeypatch.context() as patch:
-        patch.setattr("trl_lambda.methods.METHODS", {**METHODS, **moved})
-        assert plan.key(run, made) != before
-    longer = dataclasses.replace(made, size=dataclasses.replace(SMALL, steps=4))
-    assert plan.key(run, longer) != before
-    assert plan.key(run, dataclasses.replace(made, made="another start")) != before
-    assert plan.key(run, dataclasses.replace(made, seeds=(0,))) == before
-
-
-VERDICTS = {
-    "better": lambda seed: [0.62 + 0.001 * seed],
-    "level": lambda seed: [0.5 + 0.001 * seed],
-    "not shown": lambda seed: [0.5 + 0.1 * (seed - 1)],
-    "worse": lambda seed: [0.4],
-    "faster": lambda seed: [0.5, 0.5],
-}
-
-
-@pytest.mark.parametrize("case", VERDICTS)
-def test_the_verdict_is_the_rule_s(tmp_path, case):
-    made = made_plan(rates=(1e-5,))
-
-    def height(run):
-        if run.arm == "default":
-            return VERDICTS[case](run.seed)
-        return [0.4, 0.5] if case == "faster" else [0.5]
-
-    entry = report.language(made, filled(tmp_path, made, height))["arms"]["default"]
-    expected = {"worse": "not shown", "faster": "better"}.get(case, case)
-    assert entry["verdict"] == expected
-    if case == "better":
-        assert entry["accuracy_difference"][0] == pytest.approx(0.121)
-        # From .3 to .621 in 100 tokens: .5 is met after 200/321 of them.
-        assert entry["tokens_to_reference"] == pytest.approx(0.2 / 0.321, abs=2e-3)
-    if case == "faster":
-        assert entry["tokens_to_reference"] == 0.5
-
-
-# --- the report ---
-
-
-def test_the_report_is_made_of_the_json_alone(tmp_path):
-    made = made_plan()
-    store = filled(tmp_path, made, lambda run: [0.5, 0.6 + 0.01 * run.seed])
-    crashed = made.run("default", 1e-5, 2)
-    store.add({"key": plan.key(crashed, made), **vars(crashed), "error": "a\nOSError: full"})
-    readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{report.MARK}\nold\n{report.MARK}\nafter\n")
-    written = report.write_report(made, store, results=tmp_path / "results", readme=readme)
-    names = ["language.json", "language.csv", "language.png", "README.md"]
-    assert [path.name for path in written] == names
-    data = json.loads(written[0].read_text())
-    assert between_marks(readme, mark=report.MARK) == report.markdown(data)
-    assert "| `default` | 1e-05 ↓ | 0.403 |" in readme.read_text()  # a third of (.6 + .61 + 0)
-    assert data["runs"]["default | 2"] == {"error": "OSError: full"}
-    assert data["failed_runs"] == 1
-    rows = list(csv.DictReader(io.StringIO(written[1].read_text())))
-    assert len(rows) == 3 * 5  # three measurements of the five runs that ended
-    assert {row["arm"] for row in rows} == {"grpo", "default"}
-    assert rows[2]["accuracy"] == "0.6"
-
-
-def test_the_picture_has_the_mean_of_each_arm_s_runs(tmp_path, monkeypatch):
-    made = made_plan()
-    store = filled(tmp_path, made, lambda run: [0.5, 0.6 + 0.01 * run.seed])
-    crashed = made.run("default", 1e-5, 2)
-    store.add({"key": plan.key(crashed, made), **vars(crashed), "error": "a\nOSError: full"})
-    drawn = []
-    monkeypatch.setattr(
-        figure, "draw_mean", lambda _, at, values, label, *style: drawn.append((at, values, label))
-    )
-    monkeypatch.setattr(figure, "save", lambda _, panels, title, path: path)
-    figure.plot(report.language(made, store), tmp_path / "unused.png")
-    assert len(drawn) == 8  # two arms in four panels
-    at, values, label = drawn[0]
-    assert label == "grpo"
-    assert list(at) == [0, 1, 2]
-    np.testing.assert_allclose(values, [[0.3, 0.5, 0.6], [0.3, 0.5, 0.61], [0.3, 0.5, 0.62]])
-    at, values, label = drawn[-1]  # pass@k against tokens
-    assert label == "default (1 failed)"
-    assert list(at) == [0, 100, 200]
-    np.testing.assert_allclose(values, [[0.5, 0.7, 0.8], [0.5, 0.7, 0.81]])
-
-
-def test_without_matplotlib_the_report_has_no_picture_and_says_so(tmp_path, monkeypatch, capsys):
-    made = made_plan()
-    store = filled(tmp_path, made, lambda run: [0.5])
-    monkeypatch.setattr(report, "find_spec", lambda name: None)
-    written = report.write_report(made, store, results=tmp_path, readme=None)
-    assert [path.name for path in written] == ["language.json", "language.csv"]
-    assert "matplotlib is not installed" in capsys.readouterr().out
-
-
-def test_with_one_seed_or_one_rate_the_table_says_what_it_cannot_say(tmp_path):
-    made = made_plan(rates=(1e-5,), seeds=(0,))
-    data = report.language(made, filled(tmp_path, made, lambda run: [0.9]))
-    text = report.markdown(json.loads(json.dumps(data)))
-    assert "**was not tuned**" in text
-    assert "no arm can be called better" in text
-    assert data["arms"]["default"]["verdict"] is None
-
-
-def test_nothing_to_report_is_said(tmp_path):
-    with pytest.raises(SystemExit, match="nothing to report"):
-        report.language(made_plan(), Store(tmp_path / "none.jsonl", plan.keys(made_plan())))
-
-
-def test_the_readme_has_the_table_of_the_committed_results():
-    readme = LANGUAGE / "README.md"
-    committed, marked = RESULTS.exists(), report.MARK in readme.read_text(encoding="utf-8")
-    assert committed == marked, "language.json and the README's table belong together"
-    if committed:
-        data = json.loads(RESULTS.read_text(encoding="utf-8"))
-        assert between_marks(readme, mark=report.MARK) == report.markdown(data)
 
 
 # --- runs ---
@@ -368,11 +181,15 @@ START = {
 }
 
 
+def by_length(completions, **columns) -> list[float]:
+    """A reward that a model of noise gets unevenly."""
+    return [float(len(one[0]["content"])) for one in completions]
+
+
 @pytest.mark.slow
 def test_a_run_that_was_killed_ends_as_one_that_was_not(chat_model, tmp_path, monkeypatch):
     described, run = words()
-    varied = lambda completions, **columns: [float(len(c[0]["content"])) for c in completions]  # noqa: E731
-    monkeypatch.setattr(training, "math_reward", varied)
+    monkeypatch.setattr(training, "math_reward", by_length)
     kept = [tmp_path / "kept", tmp_path / "kept_too"]
     told = (run, described, SMALL, str(chat_model), START)
     whole = training.train(*told, tmp_path / "whole", kept[0])
@@ -388,7 +205,7 @@ def test_a_run_that_was_killed_ends_as_one_that_was_not(chat_model, tmp_path, mo
         with pytest.raises(KeyboardInterrupt):
             training.train(*told, tmp_path / "parts", kept[1])
     assert not kept[1].exists()
-    assert training.last_checkpoint(tmp_path / "parts").endswith("checkpoint-2")
+    assert training.last_checkpoint(tmp_path / "parts").name == "checkpoint-2"
     parts = training.train(*told, tmp_path / "parts", kept[1])
     before, *after = (loaded(path)[0].state_dict() for path in (chat_model, *kept))
     assert all(torch.equal(after[0][name], after[1][name]) for name in before)
@@ -402,6 +219,66 @@ def test_a_run_that_was_killed_ends_as_one_that_was_not(chat_model, tmp_path, mo
     ]
     assert without_time[0] == without_time[1]
     assert [point["step"] for point in whole["curve"]] == [0, 3]
+
+
+@pytest.mark.slow
+def test_a_run_that_was_killed_after_its_last_checkpoint_is_not_trained_on(
+    chat_model, tmp_path, monkeypatch
+):
+    described, run = words()
+    monkeypatch.setattr(training, "math_reward", by_length)
+    told = (run, described, SMALL, str(chat_model), START)
+    whole = training.train(*told, tmp_path / "whole", tmp_path / "kept")
+
+    real = training.LambdaGRPOTrainer.train
+
+    def trained_and_killed(trainer, **options):
+        real(trainer, **options)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.LambdaGRPOTrainer, "train", trained_and_killed)
+        with pytest.raises(KeyboardInterrupt):
+            training.train(*told, tmp_path / "parts", tmp_path / "kept_too")
+    assert training.last_checkpoint(tmp_path / "parts").name == "checkpoint-3"
+    parts = training.train(*told, tmp_path / "parts", tmp_path / "kept_too")
+    assert not list(tmp_path.glob("parts*"))
+    assert parts["log"] == whole["log"]
+    assert len(parts["log"]["reward"]) == SMALL.steps
+    assert parts["generated_tokens"] == whole["generated_tokens"]
+    assert [point["step"] for point in parts["curve"]] == [0, 3]
+    kept = [loaded(tmp_path / name)[0].state_dict() for name in ("kept", "kept_too")]
+    assert all(torch.equal(kept[0][name], kept[1][name]) for name in kept[0])
+
+
+@pytest.mark.slow
+def test_a_kill_between_a_checkpoint_and_its_curve_loses_only_the_steps_since_the_one_before(
+    chat_model, tmp_path, monkeypatch
+):
+    described, run = words()
+    real = training.Curve.on_save
+
+    def killed(self, args, state, control, **kwargs):
+        if state.global_step == 3:
+            raise KeyboardInterrupt
+        real(self, args, state, control, **kwargs)
+
+    monkeypatch.setattr(training.Curve, "on_save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        training.train(run, described, SMALL, str(chat_model), START, tmp_path / "parts")
+    assert training.last_checkpoint(tmp_path / "parts").name == "checkpoint-2"
+
+
+def test_half_a_checkpoint_is_never_left_where_one_is_looked_for(tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    (folder / "checkpoint-3").mkdir(parents=True)
+    (folder / "curve-3.json").write_text("{}")
+    seen = []
+    monkeypatch.setattr(training.shutil, "rmtree", lambda path, **how: seen.append(path))
+    training.remove(folder)
+    assert not folder.exists()
+    assert (seen[-1] / "curve-3.json").exists()
+    assert training.last_checkpoint(folder) is None
 
 
 @pytest.mark.slow

@@ -14,7 +14,8 @@ is. Arms are names of methods (see arms.py). What is compared how is said in REA
 
 Kill it whenever you like and start it again with the same arguments: finished runs are kept in
 OUTPUT_DIR/runs.jsonl, and a run under way goes on at its last checkpoint. A run is known by its
-settings, not by the code: after a change of the code begin with a new OUTPUT_DIR.
+settings, the problems in --data and the files of a local --model, not by the code: after a change
+of the code begin with a new OUTPUT_DIR.
 
 With --probe nothing is trained but the start: completions are sampled, the model is asked for the
 answer and more before each of their steps (see questions.py), and probe_worth.json says how well
@@ -24,6 +25,7 @@ what it says tells right completions from wrong ones.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 import time
@@ -51,6 +53,35 @@ SIZE_OPTIONS = (
     *("groups", "completions", "micro_batch", "steps", "held_out", "samples"),
     *("measurements", "checkpoint_every"),
 )
+# What a training has, and --probe has not: that one samples held-out problems.
+TRAINS = (
+    *("arms", "rates", "seeds", "tuning_seeds", "keep_models", "report", "workers", "budget_hours"),
+    *(name for name in SIZE_OPTIONS if name not in ("held_out", "samples")),
+)
+# Here and not in the parser, which would not tell what was given.
+DEFAULTS = {"size": "full", "workers": 1, "budget_hours": 24.0, "demonstrations": "solutions"}
+
+
+def above_0(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text}: expected a whole number above 0")
+    return int(text)
+
+
+def seed(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text}: expected a whole number of 0 or above")
+    return int(text)
+
+
+def positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text}: expected a number above 0, and no infinite one")
+    return value
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -74,7 +105,6 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--demonstrations",
         choices=("solutions", "answers_at_once"),
-        default="solutions",
         help="of the start: worked ones, or a fifth of them cut short by the answer (solutions)",
     )
     parser.add_argument(
@@ -86,20 +116,22 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--called", metavar="NAME", help="with --probe: the model, in the table")
     parser.add_argument("--arms", nargs="+", metavar="NAME", help="methods; see arms.py")
-    parser.add_argument("--rates", nargs="+", type=float, help="learning rates; one is not tuned")
-    parser.add_argument("--seeds", nargs="+", type=int, help="of the results")
-    parser.add_argument("--tuning_seeds", nargs="+", type=int, help="learning rates are chosen by")
-    parser.add_argument("--size", choices=SIZES, default="full", help="(full)")
-    for name in SIZE_OPTIONS:
-        parser.add_argument(f"--{name}", type=int, help=f"{name} of the size, otherwise")
-    parser.add_argument("--workers", type=int, default=1, help="runs at a time (1)")
     parser.add_argument(
-        "--budget_hours", type=float, default=24.0, help="no run is begun after these (24)"
+        "--rates", nargs="+", type=positive, help="learning rates; one is not tuned"
     )
+    parser.add_argument("--seeds", nargs="+", type=seed, help="of the results")
+    parser.add_argument("--tuning_seeds", nargs="+", type=seed, help="learning rates are chosen by")
+    parser.add_argument("--size", choices=SIZES, help="(full)")
+    for name in SIZE_OPTIONS:
+        parser.add_argument(f"--{name}", type=above_0, help=f"{name} of the size, otherwise")
+    parser.add_argument("--workers", type=above_0, help="runs at a time (1)")
+    parser.add_argument("--budget_hours", type=positive, help="no run is begun after these (24)")
     parser.add_argument(
         "--keep_models", action="store_true", help="trained models stay, in OUTPUT_DIR/models"
     )
-    parser.add_argument("--report", action="store_true", help="train nothing, write the report")
+    parser.add_argument(
+        "--report", action="store_true", help="train nothing, report the runs of the other options"
+    )
     parser.add_argument("--results", type=Path, help="folder for language.json (OUTPUT_DIR)")
     parser.add_argument("--readme", type=Path, help="Markdown file with the two marks (none)")
     pack = parser.add_argument_group("for a machine with a GPU and without network")
@@ -107,36 +139,49 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         *("--gpu-pack", "--gpu_pack"),
         type=Path,
         metavar="FOLDER",
-        help="train nothing, write all that it needs; its line has the options given here",
+        help="train nothing, write all that it needs; its line has the runs' options given here",
     )
     pack.add_argument("--python_version", help="of that machine, as in 3.12 (this one's)")
     pack.add_argument("--platform", nargs="+", metavar="TAG", help="of its wheels (this one's)")
     args = parser.parse_args(arguments)
+    args.given = {n for n, value in vars(args).items() if value is not None and value is not False}
     if unused := unused_options(args):
         parser.error(unused)
+    for name, value in DEFAULTS.items():
+        setattr(args, name, value if getattr(args, name) is None else getattr(args, name))
     return args
 
 
 def unused_options(args: argparse.Namespace) -> str | None:
-    """Which options would be of no use beside others, in words."""
-    trains = ("arms", "rates", "seeds", "tuning_seeds", "keep_models", "report")
-    named = [f"--{name}" for name in trains if vars(args)[name]]
-    made = [n for n in ("model", "source") if vars(args)[n]]
-    if args.demonstrations != "solutions":
-        made.append("demonstrations")
+    """Which options would be of no use beside others, in words.
+
+    Args:
+        args: with `given`, the names of the options that are there.
+    """
+
+    def among(*names: str) -> str:
+        return ", ".join(f"--{name}" for name in names if name in args.given)
+
     if args.gpu_pack and args.probe is not None:
         return (
             "--gpu-pack packs a training benchmark, and --probe trains nothing: give one of them."
         )
-    if args.probe is None:
-        if args.called:
-            return "--called is the name of a model in the table of --probe: give that, too."
-    elif named:
-        return f"--probe trains no arm: leave out {', '.join(named)}."
-    elif args.probe and made:
-        return f"--probe {args.probe} asks that model: leave out --{', --'.join(made)}."
-    if args.task == "gsm8k" and "demonstrations" in made:
+    if args.gpu_pack and (told := among("report", "results", "readme")):
+        return f"the machine of --gpu-pack writes its report into its own folder: leave out {told}."
+    if args.called and args.probe is None:
+        return "--called is the name of a model in the table of --probe: give that, too."
+    if args.probe is not None and (trains := among(*TRAINS)):
+        return f"--probe trains no arm: leave out {trains}."
+    if args.probe and (made := among("model", "source", "demonstrations")):
+        return f"--probe {args.probe} asks that model: leave out {made}."
+    if args.task == "gsm8k" and args.source:
+        return "--source is of the task words, and gsm8k trains Qwen or --model: leave it out."
+    if args.task == "gsm8k" and args.demonstrations:
         return "--demonstrations is of the warm start, and gsm8k has none: leave it out."
+    if args.model and args.source:
+        return "--source would not be looked at beside --model: give one of --model and --source."
+    if args.tuning_seeds and args.rates and len(args.rates) == 1:
+        return "with one rate there is nothing to choose: leave out --tuning_seeds."
     return None
 
 
@@ -152,7 +197,7 @@ def main() -> None:
     if args.gpu_pack:
         from benchmarks.language.gpu_pack import write_pack
 
-        return write_pack(args, parse_arguments([]))
+        return write_pack(args, asked_plan(args))
     if args.python_version or args.platform:
         raise SystemExit("--python_version and --platform are for --gpu-pack, which is not given.")
     if args.probe is not None:
@@ -173,7 +218,7 @@ def probe(args: argparse.Namespace) -> None:
 
     size = make_size(args)
     how = Asking(problems=size.held_out, samples=size.samples)
-    model, made = (args.probe, Path(args.probe).name) if args.probe else find_start(args)
+    model, made = (args.probe, args.probe) if args.probe else find_start(args)
     described = task(args.task, Path(args.data) if args.data else None)
     rows = ask_all(model, described, how, args.output_dir)
     results = args.results or args.output_dir
@@ -192,27 +237,38 @@ def make_size(args: argparse.Namespace):
 
 
 def make_plan(args: argparse.Namespace):
+    """What is run, or reported; faults in it are found before the start is made."""
+    from benchmarks.language.plan import ready
+
+    plan = asked_plan(args)
+    if not args.report:
+        ready(plan)
+    start, made = find_start(args)
+    return replace(plan, start=start, made=made)
+
+
+def asked_plan(args: argparse.Namespace):
+    """The plan that the options make, without its start."""
     from benchmarks.language.plan import Plan, checked
 
-    start, made = find_start(args)
     given = {
         n: tuple(v) for n in ("arms", "rates", "seeds", "tuning_seeds") if (v := vars(args)[n])
     }
-    plan = Plan(args.task, start, made, make_size(args), data=args.data)
+    plan = Plan(args.task, "", "", make_size(args), data=args.data)
     return checked(replace(plan, **given))
 
 
 def find_start(args: argparse.Namespace) -> tuple[str, str]:
     """The model that all runs begin with, and what it was made with."""
     from benchmarks.language.gpu_pack import packed_model
-    from benchmarks.language.model import ORIGIN, model_folder
+    from benchmarks.language.model import ORIGIN, known_as, model_folder
     from benchmarks.language.tasks import task
     from benchmarks.language.warm_start import STARTS, warm_start, warm_start_of
 
     described = task(args.task)
     if not described.warm_start:
         name = args.model or described.default_model
-        return name, name
+        return name, known_as(name)
     packed = None if args.model else packed_model(args.source)
     if packed and packed["made"]:
         if args.demonstrations != "solutions":
@@ -221,7 +277,7 @@ def find_start(args: argparse.Namespace) -> tuple[str, str]:
                 "leave out --demonstrations, or give the model before it."
             )
         return str(args.source), packed["made"]
-    origin = args.model or (packed["origin"] if packed else ORIGIN)
+    origin = known_as(args.model) if args.model else packed["origin"] if packed else ORIGIN
     how = STARTS[args.demonstrations]
     folder, made = warm_start_of(origin, args.output_dir, how)
     if not args.report:

@@ -51,4 +51,10 @@ def _addition(arm: str, addition: str) -> dict[str, Any]:
             f"arm {arm!r}: {addition!r} is neither one of {', '.join(SHORT)} nor OPTION=VALUE with "
             f"an option of {', '.join(OPTIONS)}."
         )
-    return {option: yaml.safe_load(text)}
+    try:
+        return {option: yaml.safe_load(text)}
+    except yaml.YAMLError as error:
+        raise SystemExit(
+            f"arm {arm!r}: the value of {addition!r} is no YAML ({error}); expected a number, a "
+            "word or the like."
+        ) from None

@@ -39,11 +39,12 @@ def draw(panel, data: dict[str, Any], metric: str, axis: str) -> None:
     for i, arm in enumerate(data["arms"]):
         runs = [run for name, run in data["runs"].items() if name.rsplit(" | ", 1)[0] == arm]
         ran = [run["curve"] for run in runs if "curve" in run]
-        if not ran:
-            continue
         failed = len(runs) - len(ran)
         label = f"{arm} ({failed} failed)" if failed else arm
+        line, colour = LINES[i // len(COLOURS) % len(LINES)], COLOURS[i % len(COLOURS)]
+        if not ran:
+            panel.plot([], [], line, color=colour, label=label)
+            continue
         at = np.mean([[point[axis] for point in curve] for curve in ran], axis=0)
         values = np.array([[point[metric] for point in curve] for curve in ran])
-        line, colour = LINES[i // len(COLOURS) % len(LINES)], COLOURS[i % len(COLOURS)]
         draw_mean(panel, at, values, label, line, colour)

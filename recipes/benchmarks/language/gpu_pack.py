@@ -1,7 +1,7 @@
 """`--gpu-pack FOLDER`: all that a machine needs which has a GPU and no network, in one folder.
 
     FOLDER/README.md       the one shell line that the machine runs
-    FOLDER/SHA256SUMS      of all files below
+    FOLDER/SHA256SUMS      of all other files but pack.json
     FOLDER/model/          the warm start of --output_dir if it is there, else the converted model
     FOLDER/tasks/          the problems of the parts, a line each
     FOLDER/wheels/         this package and what it needs, without PyTorch and transformers
@@ -19,15 +19,16 @@ import hashlib
 import json
 import shlex
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from trl_lambda.atomic_write import replace_file, replace_json
 
 from . import gpu_wheels
-from .model import ORIGIN, model_folder
-from .tasks import task
-from .warm_start import WarmStart, warm_start_of
+from .model import ORIGIN, known_as, model_folder
+from .plan import Plan, ready
+from .tasks import word_rows
+from .warm_start import STARTS, warm_start_of
 
 PART = 50 * 2**20  # bytes; some machines take no file of more than 60 MB
 RECIPES = Path(__file__).resolve().parents[2]
@@ -41,7 +42,8 @@ TEN_MINUTES = "--workers 12 --micro_batch 32 --rates 1e-5 --seeds 0 1 2 --steps 
 # What the machine is told as it was told here; another of them given leaves all of the above out.
 RUN_OPTIONS = (
     *("arms", "rates", "seeds", "tuning_seeds", "size", "groups", "completions", "micro_batch"),
-    *("steps", "held_out", "samples", "workers", "budget_hours"),
+    *("steps", "held_out", "samples", "measurements", "checkpoint_every", "workers"),
+    *("budget_hours", "keep_models"),
 )
 JOIN = (
     "find . -name '*.part-000' | while read -r f; do "
@@ -108,28 +110,33 @@ def blocks(path: Path) -> Iterator[bytes]:
             yield block
 
 
-def write_pack(args: argparse.Namespace, defaults: argparse.Namespace) -> None:
+def write_pack(args: argparse.Namespace, plan: Plan) -> None:
     """Fills `args.gpu_pack`, and says what to do with it.
 
     Args:
-        defaults: what `args` are where nothing is given.
+        plan: what `args` ask for; what would fail on the machine is refused here.
 
     Raises:
-        SystemExit: the task needs network, the folder holds other files, there is no model, or a
-            wheel cannot be had.
+        SystemExit: the task needs network, the plan cannot be run, the folder holds other files,
+            there is no model, or a wheel cannot be had.
     """
     if args.task != "words":
         raise SystemExit(
             f"--gpu-pack --task {args.task}: its model and data come from the Hub, which the "
             "machine cannot reach; a pack is made of the task words."
         )
+    ready(plan)
     pack = opened(args.gpu_pack)
-    add_model(pack, args)
-    add_tasks(pack)
+    warm = add_model(pack, args)
+    data = Path(args.data) if args.data else None
+    add_tasks(pack, plan.parts() if data else PARTS, data)
     add_recipes(pack)
     target = gpu_wheels.Target(args.python_version, tuple(args.platform or ()))
     add_wheels(pack, target)
-    line = shell_line(run_options(args, defaults))
+    options = run_options(args)
+    if not warm and "demonstrations" in args.given:
+        options += f" --demonstrations {args.demonstrations}"
+    line = shell_line(options)
     # The size is that of the files before the README, which names it.
     pack.add("README.md", readme(line, str(target), pack.size()).encode())
     pack.finish()
@@ -140,13 +147,14 @@ def write_pack(args: argparse.Namespace, defaults: argparse.Namespace) -> None:
     )
 
 
-def run_options(args: argparse.Namespace, defaults: argparse.Namespace) -> str:
+def run_options(args: argparse.Namespace) -> str:
     """Those given, as the shell takes them; those for ten minutes where none is."""
-    given = [n for n in RUN_OPTIONS if getattr(args, n) != getattr(defaults, n)]
     words = []
-    for name in given:
-        value = getattr(args, name)
-        words += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+    for name in RUN_OPTIONS:
+        if name in args.given:
+            value = getattr(args, name)
+            values = value if isinstance(value, list) else [] if value is True else [value]
+            words += [f"--{name}", *map(str, values)]
     return shlex.join(words) or TEN_MINUTES
 
 
@@ -172,10 +180,14 @@ def opened(folder: Path) -> Pack:
     return Pack(folder)
 
 
-def add_model(pack: Pack, args: argparse.Namespace) -> None:
-    """The warm start, if it was made; otherwise the model that the machine makes it of."""
-    origin = args.model or ORIGIN
-    warm, made = warm_start_of(origin, args.output_dir, WarmStart())
+def add_model(pack: Pack, args: argparse.Namespace) -> bool:
+    """The warm start, if it was made; otherwise the model that the machine makes it of.
+
+    Returns:
+        Whether it is the warm start.
+    """
+    origin = known_as(args.model) if args.model else ORIGIN
+    warm, made = warm_start_of(origin, args.output_dir, STARTS[args.demonstrations])
     started = warm.exists()
     source = warm if started else Path(args.model or model_folder(args.source, plain_folder(args)))
     if not any(source.glob("*.safetensors")):
@@ -189,6 +201,7 @@ def add_model(pack: Pack, args: argparse.Namespace) -> None:
             pack.add_file(f"model/{path.name}", path)
     record = {"origin": origin, "made": made if started else None}
     pack.add(f"model/{ORIGIN_FILE}", (json.dumps(record, indent=2) + "\n").encode())
+    return started
 
 
 def plain_folder(args: argparse.Namespace) -> Path:
@@ -215,11 +228,10 @@ def packed_model(source: Path | None) -> dict[str, str | None] | None:
     return json.loads((source / ORIGIN_FILE).read_text())
 
 
-def add_tasks(pack: Pack) -> None:
-    described = task("words")
-    for part in PARTS:
-        rows = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in described.part(part))
-        pack.add(f"tasks/{part}.jsonl", rows.encode())
+def add_tasks(pack: Pack, parts: Sequence[str], data: Path | None = None) -> None:
+    for part in parts:
+        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in word_rows(part, data))
+        pack.add(f"tasks/{part}.jsonl", "".join(lines).encode())
 
 
 def add_recipes(pack: Pack) -> None:

@@ -32,6 +32,8 @@ SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 ORIGIN = f"SmolLM2-135M-Instruct {SHA256}"
 END = "<|im_end|>"
 UNKNOWN = "<|endoftext|>"
+# Of a model's folder, what it works with: weights, settings, tokenizer, chat template.
+MODEL_FILES = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt")
 # The model's own template would put a system prompt of twenty tokens before every chat.
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content']"
@@ -41,6 +43,26 @@ CHAT_TEMPLATE = (
 # A text that comes back whole from a tokenizer with the wrong rule, too: its pieces tell.
 SAMPLE = "12345 apples ÷ 6 ≤ √7, ½ of ٣ 語 🍎"
 SAMPLE_PIECES = ("1", "2", "3", "4", "5", "6", "7", "Â½")
+
+
+def known_as(model: str) -> str:
+    """How records of runs name a model that is not the one of the GGUF.
+
+    A folder may come to hold another model, so its name comes with a digest of what it holds.
+
+    Args:
+        model: a folder, or a name on the Hub.
+    """
+    folder = Path(model)
+    if not folder.is_dir():
+        return model
+    told = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and path.suffix in MODEL_FILES:
+            with path.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+            told.update(f"{path.name} {found}\n".encode())
+    return f"{folder.resolve().name}, {told.hexdigest()[:16]}"
 
 
 def model_folder(source: Path | None, folder: Path) -> Path:

@@ -32,7 +32,7 @@ from ..learning.warm_start import fingerprint
 from .questions import Questions, reference_steps
 from .sampling import sample
 from .sentences import sentence_ends
-from .tasks import Task
+from .tasks import Task, first
 
 SEED = 0
 PART = "held_out"
@@ -64,7 +64,7 @@ def ask_all(model: str, task: Task, how: Asking, folder: Path) -> list[dict[str,
     """
     path = folder / f"asked-{fingerprint(_settings(model, task, how))}.jsonl"
     done = {line["part"]: line["rows"] for line in read_lines(path)}
-    rows, solutions = task.part(PART)[: how.problems], task.solutions(PART)
+    rows, solutions = first(task, PART, how.problems), task.solutions(PART)
     starts = range(0, len(rows), how.problems_at_once)
     if set(starts) - done.keys():
         policy, tokenizer = loaded(model)
@@ -81,11 +81,14 @@ def _settings(model: str, task: Task, how: Asking) -> dict[str, Any]:
     """All that decides what is found, the model's own files included."""
     folder = Path(model)
     files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
+    asked = [task.tokens, task.steps, first(task, PART, how.problems)]
+    if task.given:  # others are known by the problems
+        asked.append(task.solutions(PART)[: how.problems])
     weights = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     return {
         "model": model,
         "weights": weights,
-        "task": [task.tokens, task.steps, task.part(PART)[: how.problems]],
+        "task": asked,
         "how": asdict(how),
         "versions": installed_versions(*TRAINING),
     }

@@ -29,7 +29,8 @@ Runs = dict[str, list[Record]]
 def write_report(plan: Plan, store: Store, *, results: Path, readme: Path | None) -> list[Path]:
     """Writes language.json, .csv and .png, and the table into the README if it has its marks.
 
-    The picture takes matplotlib, which a machine with a pack may lack; there it is left out.
+    The README is left alone while an arm lacks one of its runs. The picture takes matplotlib, which
+    a machine with a pack may lack; there it is left out.
 
     Raises:
         SystemExit: no arm has all its final runs.
@@ -45,7 +46,10 @@ def write_report(plan: Plan, store: Store, *, results: Path, readme: Path | None
         from .figure import plot
 
         written.append(plot(data, results / PICTURE))
-    if readme is not None and insert(readme, markdown(data), mark=MARK):
+    if data["missing"]:
+        left = f" {readme} is left as it is." if readme else ""
+        print(f"Not done yet are {', '.join(f'`{arm}`' for arm in data['missing'])}.{left}")
+    elif readme is not None and insert(readme, markdown(data), mark=MARK):
         written.append(readme)
     return written
 
@@ -67,7 +71,7 @@ def language(plan: Plan, store: Store) -> dict[str, Any]:
         "seeds": {"tuning": plan.tuning_seeds if len(plan.rates) > 1 else (), "final": plan.seeds},
         "size": vars(plan.size),
         "missing": [arm for arm in plan.arms if arm not in runs],
-        "failed_runs": sum("error" in r for r in store.records.values()),
+        "failed_runs": failures(plan, store, rates),
         "settings": {arm: arms.settings(arm) for arm in runs},
         "arms": {arm: entry(arm, runs, rates[arm], plan) for arm in runs},
         "runs": {f"{arm} | {r['seed']}": kept(r) for arm, rs in runs.items() for r in rs},
@@ -84,6 +88,12 @@ def final_runs(plan: Plan, store: Store, rates: dict[str, float]) -> Runs:
     return runs
 
 
+def failures(plan: Plan, store: Store, rates: dict[str, float]) -> int:
+    """Runs of this plan that failed, those that choose rates among them."""
+    records = [store.any(run) for run in (*plan.tuning(), *plan.final(rates))]
+    return sum("error" in record for record in records if record)
+
+
 def kept(record: Record) -> dict[str, Any]:
     """Of a run, what is committed: all but the number of right samples of each problem."""
     if "error" in record:
@@ -96,7 +106,10 @@ def entry(arm: str, runs: Runs, rate: float, plan: Plan) -> dict[str, Any]:
     """An arm's means over seeds, and its paired differences to the reference."""
     records = runs[arm]
     ends = [final(r) for r in records]
-    told: dict[str, Any] = {"learning_rate": rate}
+    told: dict[str, Any] = {
+        "learning_rate": rate,
+        "failed": sum("error" in r for r in records),
+    }
     if rate in (min(plan.rates), max(plan.rates)) and len(plan.rates) > 1:
         told["edge"] = "low" if rate == min(plan.rates) else "high"
     starts = [r["curve"][0]["accuracy"] for r in records if "curve" in r]
@@ -150,7 +163,7 @@ def markdown(data: dict[str, Any]) -> str:
     size, seeds = data["size"], data["seeds"]["final"]
     tuned = len(data["rates"]) > 1
     rates = ", ".join(f"{rate:g}" for rate in data["rates"])
-    start = next(iter(data["arms"].values()))["start"]
+    starts = [e["start"] for e in data["arms"].values() if e["start"] is not None]
     head = (
         f"Task `{data['task']}`, {count(len(seeds), 'seed')} of each arm, "
         f"{count(size['steps'], 'step')} of {size['groups']} × {size['completions']} completions, "
@@ -161,7 +174,11 @@ def markdown(data: dict[str, Any]) -> str:
             if tuned
             else f"The learning rate is {rates} for all arms and **was not tuned**. "
         )
-        + f"The start is right in {number(start, 3)} of its samples. "
+        + (
+            f"The start is right in {number(starts[0], 3)} of its samples. "
+            if starts
+            else "**No run ended.** "
+        )
         + (
             "Differences are paired by seed, with Student's 95 % interval. "
             if len(seeds) > 1
@@ -181,8 +198,9 @@ def markdown(data: dict[str, Any]) -> str:
 def row(arm: str, e: dict[str, Any]) -> list[str]:
     mark = {"low": " ↓", "high": " ↑"}.get(e.get("edge"), "")
     difference, ratio = e.get("accuracy_difference"), e.get("tokens_to_reference")
+    failed = f" ({e['failed']} failed)" if e.get("failed") else ""
     return [
-        f"`{arm}`",
+        f"`{arm}`{failed}",
         f"{e['learning_rate']:g}{mark}",
         number(e["accuracy"], 3),
         number(e["pass_at_k"], 3),

@@ -14,7 +14,13 @@ from typing import Any
 import torch
 from datasets import Dataset
 from quickstart_parts.measuring import MeasuringCallback
-from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, TrainerCallback
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PrinterCallback,
+    TrainerCallback,
+    TrainerState,
+)
 
 from trl_lambda import LambdaGRPOConfig, LambdaGRPOTrainer
 from trl_lambda.atomic_write import replace_json
@@ -23,7 +29,7 @@ from trl_lambda.rewards import math_reward
 from ..quiet import QUIET
 from . import arms
 from .sampling import measure
-from .tasks import Row, Task
+from .tasks import Row, Task, first
 
 # Of TRL's metrics, those that a curve against steps is made of.
 LOGGED = ("reward", "entropy", "grad_norm", "completions/mean_length", "frac_reward_zero_std")
@@ -46,6 +52,8 @@ class Size:
         held_out, samples: problems of a measurement, and samples of each.
         measured_at_once: samples that are drawn at a time.
         checkpoint_every: steps; what a kill loses at most.
+
+    Its fields are in the keys of runs: with another field, all older runs are lost.
     """
 
     groups: int = 4
@@ -57,6 +65,10 @@ class Size:
     samples: int = 8
     measured_at_once: int = 128
     checkpoint_every: int = 10
+
+    def at_once(self) -> int:
+        """Completions that go through the model at a time."""
+        return min(self.micro_batch, self.groups * self.completions)
 
 
 @dataclass(frozen=True)
@@ -115,9 +127,13 @@ class Curve(MeasuringCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         self.began = time.monotonic()
         if state.global_step:
-            kept = json.loads(self.place(args, state).read_text())
-            self.points, self.tokens = kept["points"], kept["tokens"]
-            self.seconds = kept["seconds"]
+            self.take_up(args, state)
+
+    def take_up(self, args, state) -> None:
+        """What was kept beside the checkpoint of `state`."""
+        kept = json.loads(self.place(args, state).read_text())
+        self.points, self.tokens = kept["points"], kept["tokens"]
+        self.seconds = kept["seconds"]
 
     def on_save(self, args, state, control, **kwargs):
         self.pause()
@@ -169,11 +185,18 @@ def train(
         `curve` (see `Curve.points`), `log` (for each metric of `LOGGED`, and of an answer probe,
         its value at each step), `seconds`, `generated_tokens`.
     """
-    trainer, curve = make_trainer(run, task, size, start, measured_start, folder)
-    trainer.train(resume_from_checkpoint=last_checkpoint(folder))
+    last = last_checkpoint(folder)
+    if last is not None and step_of(last) == size.steps:
+        # Resumed, transformers would take one step more before it looks how many there should be.
+        trainer, curve = make_trainer(run, task, size, str(last), measured_start, folder)
+        trainer.state = TrainerState.load_from_json(str(last / "trainer_state.json"))
+        curve.take_up(trainer.args, trainer.state)
+    else:
+        trainer, curve = make_trainer(run, task, size, start, measured_start, folder)
+        trainer.train(resume_from_checkpoint=last and str(last))
     if kept is not None:
         trainer.save_model(str(kept))
-    shutil.rmtree(folder)
+    remove(folder)
     return {
         "curve": curve.points,
         "log": logged(trainer.state.log_history),
@@ -192,21 +215,33 @@ def logged(history: list[dict[str, float]]) -> dict[str, list[float | None]]:
     }
 
 
-def last_checkpoint(folder: Path) -> str | None:
+def last_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint whose curve is there as well."""
     found = {
-        int(path.name.rpartition("-")[2]): path
+        step_of(path): path
         for path in folder.glob("checkpoint-*")
-        if (folder / f"curve-{path.name.rpartition('-')[2]}.json").exists()
+        if (folder / f"curve-{step_of(path)}.json").exists()
     }
-    return str(found[max(found)]) if found else None
+    return found[max(found)] if found else None
+
+
+def step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def remove(folder: Path) -> None:
+    """Out of the way first: what a kill left of a checkpoint would be taken for a whole one."""
+    ended = folder.with_name(f"{folder.name}-ended")
+    shutil.rmtree(ended, ignore_errors=True)
+    folder.rename(ended)
+    shutil.rmtree(ended)
 
 
 def make_trainer(
     run: Run, task: Task, size: Size, start: str, measured_start: dict, folder: Path
 ) -> tuple[LambdaGRPOTrainer, Curve]:
     tokenizer = AutoTokenizer.from_pretrained(start)
-    rows = task.part(run.part)[: size.held_out]
+    rows = first(task, run.part, size.held_out)
     curve = Curve(size, lambda model: measured(model, tokenizer, rows, task, size), measured_start)
 
     def reward(completions, completion_ids, answers, **columns):
@@ -216,7 +251,7 @@ def make_trainer(
     trainer = LambdaGRPOTrainer(
         AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32),
         reward,
-        LambdaGRPOConfig(**config(run, task, size, folder) | arms.settings(run.arm)),
+        make_config(run, task, size, folder),
         train_dataset=Dataset.from_list(task.part("training")),
         processing_class=tokenizer,
         callbacks=[curve, Said(run)],
@@ -225,9 +260,13 @@ def make_trainer(
     return trainer, curve
 
 
+def make_config(run: Run, task: Task, size: Size, folder: Path) -> LambdaGRPOConfig:
+    return LambdaGRPOConfig(**config(run, task, size, folder) | arms.settings(run.arm))
+
+
 def config(run: Run, task: Task, size: Size, folder: Path) -> dict[str, Any]:
     """What all arms are told; what an arm sets comes on top."""
-    rows = size.groups * size.completions
+    rows, at_once = size.groups * size.completions, size.at_once()
     return QUIET | {
         "output_dir": str(folder),
         "seed": run.seed,
@@ -236,14 +275,15 @@ def config(run: Run, task: Task, size: Size, folder: Path) -> dict[str, Any]:
         "warmup_steps": min(5, size.steps),
         "max_steps": size.steps,
         "num_generations": size.completions,
-        "per_device_train_batch_size": min(size.micro_batch, rows),
-        "gradient_accumulation_steps": max(1, rows // size.micro_batch),
+        "per_device_train_batch_size": at_once,
+        "gradient_accumulation_steps": rows // at_once,
         "max_completion_length": task.tokens,
         "logging_steps": 1,
         "bf16": torch.cuda.is_available() and torch.cuda.is_bf16_supported(),
         "save_strategy": "steps",
         "save_steps": size.checkpoint_every,
-        "save_total_limit": 1,
+        # A checkpoint is of use with its curve, which is written after older ones are removed.
+        "save_total_limit": 2,
     }
 
 
@@ -265,7 +305,7 @@ def measure_start(task: Task, size: Size, start: str, part: str) -> dict:
     model = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32)
     if torch.cuda.is_available():
         model.cuda()
-    rows = task.part(part)[: size.held_out]
+    rows = first(task, part, size.held_out)
     found = measured(model, AutoTokenizer.from_pretrained(start), rows, task, size)
     del model
     # The trainings share the card with this process, which has no more use for it.

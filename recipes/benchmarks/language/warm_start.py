@@ -117,7 +117,14 @@ class UntilEnough(TrainerCallback):
 
 
 def warm_start_of(origin: str, output_dir: Path, how: WarmStart) -> tuple[Path, str]:
-    """The folder of the warm start of a model, and what records say that it was made with."""
+    """The folder of the warm start of a model, and what records say that it was made with.
+
+    The versions of packages are not in its name: a start that is there is not made again, and the
+    keys of runs have them.
+
+    Args:
+        origin: how records name the model, see `model.known_as`.
+    """
     made = f"{origin}, {fingerprint(vars(how))}"
     return output_dir / f"warm_start-{fingerprint({'made': made})}", made
 
