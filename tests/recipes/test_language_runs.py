@@ -352,6 +352,9 @@ def test_gradients_of_arms_on_one_batch(chat_model, tmp_path, monkeypatch):
     # Again: nothing is measured a second time.
     monkeypatch.setattr(gradients, "measured", None)
     assert gradients.measure_all(str(chat_model), described, names, path, **how) == made
+    # What the file has is of these groups.
+    with pytest.raises(SystemExit, match=r"'size': 4.* asked for are those of .*'size': 2"):
+        gradients.measure_all(str(chat_model), described, names, path, **how | {"size": 2})
 
 
 def test_the_readme_s_gradients_are_those_of_the_committed_results():

@@ -28,6 +28,7 @@ from trl_lambda.rule import resolve
 from ..learning.table import count, table
 from ..quiet import QUIET
 from . import arms
+from .model import known_as
 from .sampling import sample
 from .tasks import Task
 
@@ -185,8 +186,18 @@ def gains(arm: str, entropies: list[list[float]]) -> dict[str, float]:
 def measure_all(
     start: str, task: Task, names: list[str], path: Path, *, batches: int, groups: int, size: int
 ) -> dict[str, Any]:
-    """All arms on several batches; kept in the file after each arm, and taken up again there."""
-    data = json.loads(path.read_text()) if path.exists() else {"batches": []}
+    """All arms on several batches; kept in the file after each arm, and taken up again there.
+
+    Raises:
+        SystemExit: the file has gradients of another model, or of groups of another size.
+    """
+    made = {"model": known_as(start), "groups": groups, "size": size}
+    data = json.loads(path.read_text()) if path.exists() else {"made": made, "batches": []}
+    if data["made"] != made:
+        raise SystemExit(
+            f"{path} has gradients of {data['made']}, and asked for are those of {made}: give "
+            "another file, or move this one away."
+        )
     tokenizer = AutoTokenizer.from_pretrained(start)
     model = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32)
     for index in range(batches):
@@ -243,10 +254,11 @@ def markdown(data: dict[str, Any]) -> str:
     lengths = [len(row) for b in batches for group in b["entropies"] for row in group]
     rewards = [r for b in batches for group in b["rewards"] for r in group]
     prompts = sum(len(b["rows"]) for b in batches)
+    model = data["made"]["model"].partition(",")[0]
     head = (
-        f"{count(len(lengths), 'completion')} of {count(prompts, 'prompt')} by the warm-started "
-        f"SmolLM2-135M in {count(len(batches), 'batch', 'batches')}, {min(lengths)} to "
-        f"{max(lengths)} tokens long, {sum(rewards) / len(rewards):.0%} of them right; the prompts "
+        f"{count(len(lengths), 'completion')} of {count(prompts, 'prompt')} by the model `{model}` "
+        f"in {count(len(batches), 'batch', 'batches')}, {min(lengths)} to {max(lengths)} tokens "
+        f"long, {sum(rewards) / len(rewards):.0%} of them right; the prompts "
         f"are the first of {sum(b['asked'] for b in batches)} whose completions were neither all "
         "right nor all wrong. A number for each batch, within which all rows have the same weights "
         "and samples. A gain is what the trace multiplies a token's gradient by; *by entropy* is "
