@@ -254,12 +254,16 @@ def test_the_verdict_by_hand(accuracy, pass_at_k, tokens, expected):
 
 
 def test_the_share_of_tokens_to_the_references_accuracy():
-    theirs = [([0, 100, 200], [0.0, 0.5, 1.0]), ([0, 100, 200], [0.0, 0.25, 0.5])]  # mean end 0.75
-    ours = [([0, 50, 100], [0.0, 0.75, 1.0]), ([0, 100], [0.0, 1.0])]
-    # Theirs: 150 and never; the median of two is infinite.
-    assert tokens_ratio(ours, theirs) is None
-    assert tokens_ratio(ours, theirs[:1]) == 0.5  # 100 of 200
-    assert tokens_ratio([([], []), *ours], [([0, 100], [0.0, 0.75])]) == 0.75  # never, 50, 75
+    theirs = [([0, 100, 200], [0.0, 0.5, 1.0]), ([0, 100, 200], [0.0, 0.25, 0.5])]
+    ours = [([0, 40, 100], [0.0, 0.6, 1.0]), ([0, 60, 100], [0.0, 0.6, 1.0])]
+    # Theirs ends at 0.75 after 200 tokens; ours is 0.6 at 50, 1.0 at 100: there after 68.75.
+    assert tokens_ratio(ours, theirs) == pytest.approx(68.75 / 200, abs=1e-12)
+    assert tokens_ratio(theirs, theirs) == 1.0
+    # A run that crashed was never right: two thirds of 1.0 are less than 0.75.
+    assert tokens_ratio([([], []), *ours], theirs) is None
+    assert tokens_ratio(ours, [([], []), *theirs]) == pytest.approx(50 / 0.6 * 0.5 / 200, abs=1e-12)
+    assert tokens_ratio(theirs, ours) is None
+    assert tokens_ratio([([], [])], ours) is None
 
 
 def test_a_little_more_than_three_quarters_of_the_tokens_is_not_better():

@@ -128,7 +128,7 @@ def entry(arm: str, runs: Runs, rate: float, plan: Plan) -> dict[str, Any]:
 def compared(ours: list[Record], theirs: list[Record]) -> dict[str, Any]:
     """Differences to the reference and the verdict (`learning/verdict.py`); None with one seed."""
     ratio = tokens_ratio([by_tokens(r) for r in ours], [by_tokens(r) for r in theirs])
-    told: dict[str, Any] = {"tokens_to_reference": ratio}
+    told: dict[str, Any] = {"tokens_to_reference": None if ratio is None else round(ratio, 4)}
     if len(ours) < 2:
         return told | {"accuracy_difference": None, "pass_at_k_difference": None, "verdict": None}
     differences = {

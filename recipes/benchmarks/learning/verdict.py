@@ -36,14 +36,22 @@ def verdict(accuracy: Estimate, pass_at_k: Estimate, tokens: float | None) -> st
 
 
 def tokens_ratio(ours: Sequence[Curve], theirs: Sequence[Curve]) -> float | None:
-    """Median generated tokens to the reference's mean final accuracy, over the reference's own.
+    """Generated tokens at which a method's mean accuracy has been the reference's final one.
 
-    None where half of the runs of a side or more never have it. It is not rounded: the rule's
-    limit is compared with what was measured.
+    It is a share of the tokens at which the reference's own mean was first there; None where the
+    method's mean never is. A run that crashed counts as never right. The share is not rounded: the
+    rule's limit is compared with what was measured.
     """
-    target = statistics.fmean(curve[1][-1] if curve[1] else 0.0 for curve in theirs)
-    reach = [
-        statistics.median(first_reach(*curve, target) if curve[1] else math.inf for curve in side)
-        for side in (ours, theirs)
-    ]
-    return reach[0] / reach[1] if all(map(math.isfinite, reach)) and reach[1] else None
+    mean, reference = mean_curve(ours), mean_curve(theirs)
+    if not mean[1] or not reference[1]:
+        return None
+    reach, own = (first_reach(*curve, reference[1][-1]) for curve in (mean, reference))
+    return reach / own if math.isfinite(reach) and own else None
+
+
+def mean_curve(runs: Sequence[Curve]) -> Curve:
+    """Mean tokens and accuracy at each point of runs that have as many; empty if all crashed."""
+    ran = [run for run in runs if run[1]]
+    tokens = [statistics.fmean(at) for at in zip(*(tokens for tokens, _ in ran), strict=True)]
+    right = [math.fsum(at) / len(runs) for at in zip(*(values for _, values in ran), strict=True)]
+    return tokens, right
