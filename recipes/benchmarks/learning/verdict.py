@@ -1,10 +1,11 @@
 """When a method is level with TRL's GRPO, and when it is better; for small tasks and for language.
 
 Fixed before any result was looked at, but for how tokens are counted: those of the median run are
-infinite where half of GRPO's runs end below their mean. A method is *level* where the lower end of the paired 95 %
-interval of its difference to GRPO is ≥ −0.01, in final accuracy and in pass@k. It is *better* where
-it is level and that end is above 0 in accuracy, or where it is level and its mean accuracy needs at
-most 0.75 of the generated tokens to become GRPO's final one. Everything else is *not shown*.
+infinite where half of GRPO's runs end below their mean. A method is *level* where the lower end of
+the paired 95 % interval of its difference to GRPO is ≥ −0.01, in final accuracy and in pass@k. It
+is *better* where it is level and that end is above 0 in accuracy, or where it is level and its mean
+accuracy needs at most 0.75 of the generated tokens to become GRPO's final one. Everything else is
+*not shown*.
 """
 
 from __future__ import annotations
