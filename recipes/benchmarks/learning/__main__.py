@@ -6,7 +6,7 @@
     python recipes/benchmarks/learning --compare branching # choices of branching rollouts
     python recipes/benchmarks/learning --compare branching --report   # prints its table: see below
 
-Tiny models on four tasks that differ in where the token sits that decides (see tasks.py), one
+Tiny models on three tasks that differ in where the token sits that decides (see tasks.py), one
 process a core with one thread each. The learning rate of each method is tuned on each task with
 seeds of its own, by the rule in plan.py; then ten new seeds are run, or as many as --seeds says.
 All of it takes about an hour on two cores.
