@@ -23,6 +23,7 @@ if __name__ == "__main__":  # the folder `recipes` takes the place of this one
 from benchmarks.learning.table import (  # noqa: E402
     between_marks,
     insert,
+    measuring,
     number,
     optional,
     shown_verdict,
@@ -60,11 +61,6 @@ def cell(data: dict[str, Any], method: str, task: str) -> str:
     text = number(data["results"][f"{method} | {task}"]["final"])
     verdict = shown_verdict(data, method, task)
     return text if verdict == "–" else f"{text} {verdict}"
-
-
-def measuring(data: dict[str, Any]) -> list[str]:
-    """The tasks that measure what their names say; the others are in no mean."""
-    return [task for task, told in data["tasks"].items() if not told["faults"]]
 
 
 def share_of_tokens(data: dict[str, Any], method: str) -> float | None:

@@ -9,7 +9,7 @@
 Tiny models on three tasks that differ in where the token sits that decides (see tasks.py), one
 process a core with one thread each. The learning rate of each method is tuned on each task with
 seeds of its own, by the rule in plan.py; then ten new seeds are run, or as many as --seeds says.
-All of it takes about an hour on two cores.
+All of it takes about 45 minutes on two cores.
 
 Kill it whenever you like and start it again with the same arguments: finished runs are kept in
 OUTPUT_DIR/runs.jsonl, and what was under way is done again. A run that crashed is recorded with its

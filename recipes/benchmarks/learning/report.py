@@ -38,7 +38,7 @@ from .plan import (
     tuning,
 )
 from .runs import Record, Store, versions
-from .table import insert, markdown
+from .table import insert, markdown, measuring
 from .tasks import TASKS
 from .verdict import REFERENCE, tokens_ratio, verdict
 
@@ -151,7 +151,7 @@ def learning(plan: Plan, store: Store) -> dict[str, Any]:
         "cpu_hours": round(sum(seconds) / 3600, 2),
         "tasks": tasks,
         "settings": {m: vars(METHODS[m]) for m in plan.methods},
-        "overall": overall(plan, runs, [t for t, told in tasks.items() if not told["faults"]]),
+        "overall": overall(plan, runs, measuring({"tasks": tasks})),
         "results": {
             f"{m} | {t}": result(runs, (t, m), grid(plan, store.any, t, m)) for t, m in runs
         },

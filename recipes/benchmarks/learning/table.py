@@ -19,13 +19,17 @@ def markdown(data: dict[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def measuring(data: dict[str, Any]) -> list[str]:
+    """The tasks that measure what their names say; the others are in no mean."""
+    return [task for task, told in data["tasks"].items() if not told["faults"]]
+
+
 def overall_table(data: dict[str, Any]) -> str:
     """Who is level, better or neither on each task, and the scores over all tasks."""
     tasks, seeds = list(data["tasks"]), len(data["seeds"]["final"])
-    measuring = [task for task in tasks if not data["tasks"][task]["faults"]]
     head = (
         f"Verdicts on each task, by the rule of [`verdict.py`](learning/verdict.py), and final "
-        f"accuracy over {count(len(measuring), 'task')} and {count(seeds, 'seed')}: the "
+        f"accuracy over {count(len(measuring(data)), 'task')} and {count(seeds, 'seed')}: the "
         "interquartile "
         "mean leaves out the best and the worst quarter of the runs, the plain mean beside it does "
         "not. Brackets are 95 % intervals of a stratified bootstrap. The last column is the chance "
